@@ -1,0 +1,41 @@
+"""Command lines out of functions, and errors that a user can read."""
+import argparse
+import functools
+import sys
+from typing import Any, Callable, Mapping
+
+import tyro
+
+from groundwork.errors import InputError
+
+
+def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset: str | None = None) -> Any:
+    """Call `main` with arguments from the command line; the whole body of a script's `__main__`.
+
+    Every parameter of `main` is an option named after it, `--with_underscores` or `--with-hyphens`; a parameter
+    `config` whose type is a dataclass gives an option for each field. With `presets`, `--preset NAME` chooses the
+    instance that the other options then override. InputError ends the program with one line and status 2.
+    """
+    if presets is not None:
+        chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        chooser.add_argument("--preset", default=default_preset)
+        name = chooser.parse_known_args()[0].preset
+        if name not in presets:
+            sys.exit(_complain(f"--preset {name} is unknown; expected one of {', '.join(presets)}"))
+        main = _with_default(main, presets[name])
+    try:
+        return tyro.cli(main, use_underscores=True, config=(tyro.conf.OmitArgPrefixes,))
+    except InputError as error:
+        sys.exit(_complain(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _with_default(main: Callable, config: Any) -> Callable:
+    bound = functools.partial(main, config=config)
+    return functools.update_wrapper(bound, main)
+
+
+def _complain(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,72 @@
+"""Files that are whole or absent, and that cannot run code when they are read."""
+import json
+import os
+import pickle
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from groundwork.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | Path):
+    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed.
+
+    The temporary name keeps the suffix, because savers (PIL, matplotlib, numpy) choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Raises InputError when `path` is no file or no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def save_tensors(path: str | Path, value: dict) -> None:
+    """`torch.save`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        torch.save(value, temporary)
+
+
+def load_tensors(path: str | Path) -> Any:
+    """`torch.load` onto the CPU with `weights_only=True`: tensors, numbers, strings and containers, never code.
+
+    Raises InputError when `path` is absent, damaged, or holds anything that would have to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist (expected a file of weights)")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"{path} is damaged or holds Python objects that would run code; "
+                         "expected tensors and plain values only") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is no complete PyTorch file: {str(error).splitlines()[0]}") from None

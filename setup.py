@@ -1,0 +1,25 @@
+"""Installation. Only lower bounds, so that a notebook's own torch is never replaced."""
+from setuptools import setup
+
+setup(
+    name="microdoppler-diffusion",
+    version="0.1.0",
+    description="Latent diffusion that draws micro-Doppler spectrograms of walking persons, and measures whether they help",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=["denoising_diffusion_pytorch", "vae", "microdoppler", "groundwork"],
+    install_requires=[
+        "torch>=2.1",
+        "torchvision>=0.16",
+        "numpy>=1.24",
+        "einops>=0.7",
+        "ema-pytorch>=0.4",
+        "accelerate>=0.25",
+        "pillow>=9.4",
+        "tqdm>=4.65",
+        "tyro>=0.9",            # command lines out of dataclasses and functions
+        "matplotlib>=3.7",      # figures
+        "jinja2>=3.1",          # report.html, escaped
+    ],
+    extras_require={"test": ["pytest>=7.4", "hypothesis>=6.80"]},
+)
