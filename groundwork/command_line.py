@@ -22,18 +22,13 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
         name = chooser.parse_known_args()[0].preset
         if name not in presets:
             sys.exit(_complain(f"--preset {name} is unknown; expected one of {', '.join(presets)}"))
-        main = _with_default(main, presets[name])
+        main = functools.partial(main, config=presets[name])
     try:
         return tyro.cli(main, use_underscores=True, config=(tyro.conf.OmitArgPrefixes,))
     except InputError as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _with_default(main: Callable, config: Any) -> Callable:
-    bound = functools.partial(main, config=config)
-    return functools.update_wrapper(bound, main)
 
 
 def _complain(message: str) -> int:

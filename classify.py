@@ -1,0 +1,137 @@
+"""Step 5: does the synthetic data help? ResNet18 on real images alone, and on real + each synthetic set."""
+import re
+from pathlib import Path
+
+from groundwork.command_line import run
+from groundwork.device import choose_device
+from groundwork.errors import InputError
+from groundwork.files import read_json, write_json
+from microdoppler.report import Picture, Section, render_report, save_figure
+from microdoppler.spectrograms import find_users, labels_of, load_images
+from microdoppler.study import Arm, ImageSet, run_study, summarize
+from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, results_table
+from train_latent_cfg import PRESETS, Config, open_split
+
+# ResNet18 halves the image five times, and batch normalisation needs two values per channel.
+MINIMA = {"classifier_image_size": 32, "classifier_steps": 1, "classifier_batch_size": 2, "classifier_seeds": 1}
+
+
+def check_constants(config: Config) -> None:
+    for name, minimum in MINIMA.items():
+        if getattr(config, name) < minimum:
+            raise InputError(f"{name} is {getattr(config, name)}; expected at least {minimum}")
+    if not config.classifier_lr > 0:
+        raise InputError(f"classifier_lr is {config.classifier_lr}; expected more than 0")
+
+
+def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:
+    """The images of a folder that generate.py made: {user: relative paths}, for exactly the users 1 … num_users."""
+    if not folder.is_dir():
+        raise InputError(f"--synthetic {folder} is no folder; expected one made by generate.py, with ID_<n>/*.png")
+    users = {int(match[1]) for path in folder.iterdir() if (match := re.fullmatch(r"ID_0*(\d+)", path.name, re.I))}
+    missing, strange = set(range(1, num_users + 1)) - users, users - set(range(1, num_users + 1))
+    if not users:
+        raise InputError(f"--synthetic {folder} holds no ID_<n> folder; expected ID_1 … ID_{num_users}, as generate.py "
+                         "--all_users writes them")
+    if missing:
+        raise InputError(f"--synthetic {folder} lacks {_named(missing)}; every arm needs all users 1 … {num_users}: "
+                         "generate them with --all_users")
+    if strange:
+        raise InputError(f"--synthetic {folder} holds {_named(strange)}, but num_users is {num_users}; remove them, or "
+                         "give the folder that was made for these users")
+    return find_users(folder, num_users)
+
+
+def name_arms(folders: tuple[Path, ...]) -> list[str]:
+    """'real + <folder name>', with as many parent folders as tell the folders apart."""
+    paths = [folder.resolve() for folder in folders]
+    twice = {str(path) for path in paths if paths.count(path) > 1}
+    if twice:
+        raise InputError(f"--synthetic names {', '.join(sorted(twice))} more than once; give each folder once")
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return [f"real + {Path(*path.parts[-depth:])}" for path in paths]
+
+
+def manifest_warnings(folder: Path, config: Config) -> list[str]:
+    """What generate.py's manifest says against using this folder; nothing when there is no manifest."""
+    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    if not isinstance(manifest, dict):
+        raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
+    warnings = []
+    other = [f"{key} {value} (now {getattr(config, key)})" for key, value in manifest.get("split", {}).items()
+             if getattr(config, key, value) != value]
+    if other:
+        warnings.append(f"{folder} comes from a model trained on another split: {', '.join(other)}; it may have seen "
+                        "images that are tested on now, so its result would be too good")
+    absent = sum(not (folder / name).exists() for name in manifest.get("images", {}))
+    if absent:
+        warnings.append(f"{folder} lacks {absent} of the {len(manifest['images'])} images of its manifest; "
+                        "run generate.py again to finish it")
+    return warnings
+
+
+def load_set(root: Path, images: dict[int, list[str]], image_size: int, label: str) -> ImageSet:
+    paths, labels = labels_of(images)
+    return ImageSet(load_images(root, paths, image_size, label), labels)
+
+
+def main(config: Config, *, synthetic: tuple[Path, ...] = ()):
+    """Train classifiers on real and synthetic images and compare them, step 5 of 5.
+
+    Args:
+        synthetic: folders that generate.py wrote, one arm each; none trains the baseline only
+    """
+    check_constants(config)
+    device = choose_device(config.device)
+    arm_names = name_arms(synthetic)
+    found = [find_synthetic(folder, config.num_users) for folder in synthetic]
+    split = open_split(config)
+    for warning in (warning for folder in synthetic for warning in manifest_warnings(folder, config)):
+        print(f"warning: {warning}")
+
+    size = config.classifier_image_size
+    real = load_set(config.data_path, split.train_images, size, "real training images")
+    test = load_set(config.data_path, split.test_images, size, "test images")
+    arms = [Arm("real only", real)] + [
+        Arm(name, real, load_set(folder, images, size, name))
+        for name, folder, images in zip(arm_names, synthetic, found)]
+    folder = config.results_folder / "classify"
+    runs = run_study(
+        arms, test, num_classes=config.num_users, device=device, folder=folder,
+        seeds=range(config.seed, config.seed + config.classifier_seeds),
+        recipe={"num_steps": config.classifier_steps, "batch_size": config.classifier_batch_size,
+                "lr": config.classifier_lr})
+    summary = summarize(runs)
+    write_report(summary, config, arms, folder)
+    print(f"\n{results_table(summary).as_text()}\n\n{conclusion(summary)}\n\nreport: {folder / 'report.html'}")
+    return summary
+
+
+def write_report(summary: dict, config: Config, arms: list[Arm], folder: Path) -> None:
+    """summary.json, accuracy.png, confusion.png and report.html."""
+    write_json(folder / "summary.json", summary)
+    save_figure(accuracy_figure(summary), folder / "accuracy.png")
+    save_figure(confusion_figure(summary), folder / "confusion.png")
+    method = (f"ResNet18 without pretraining, {config.classifier_image_size} px, {config.classifier_steps} steps of "
+              f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}; "
+              f"{len(arms[0].real.images)} real training images, {summary['num_test']} test images.")
+    mix = [f"{arm.name}: {len(arm.synthetic.images)} synthetic images, mixed with the real ones uniformly."
+           for arm in arms[1:]]
+    render_report(folder / "report.html", "Does the synthetic data help?", [
+        Section("Result", [conclusion(summary)], [results_table(summary)],
+                [Picture(folder / "accuracy.png", "Test accuracy of each arm; dots are seeds, the line the baseline")]),
+        Section("Who is mistaken for whom", pictures=[
+            Picture(folder / "confusion.png", "Confusion of the baseline and of the best synthetic arm, all seeds")]),
+        Section("Method", [method, *mix]),
+    ])
+
+
+def _named(users: set[int], most: int = 8) -> str:
+    names = [f"ID_{user}" for user in sorted(users)]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+if __name__ == "__main__":
+    run(main, PRESETS, Config.preset)

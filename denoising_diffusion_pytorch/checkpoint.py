@@ -1,0 +1,93 @@
+"""Checkpoints: written whole, read without running code, in today's format and the older one.
+
+Today's: {"step", "seconds", "model", "opt", "ema", "scaler", "config": the whole configuration as plain values, ...}.
+The older one has "step", "model", "opt", "ema" and possibly an empty config, and the diffusion's buffers among its
+tensors; what it does not say is read off these.
+"""
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, OBJECTIVES, min_snr_weight
+from groundwork.errors import InputError
+from groundwork.files import load_tensors
+
+
+def milestone_path(folder: str | Path, milestone: int) -> Path:
+    return Path(folder) / f"model-{milestone}.pt"
+
+
+def list_milestones(folder: str | Path) -> list[int]:
+    """The milestones of which `folder` holds a checkpoint, rising."""
+    folder = Path(folder)
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"model-(\d+)\.pt", name)))
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """The checkpoint at `path`, on the CPU. Raises InputError, naming the milestones there are, when it is absent, and
+    when it is no diffusion checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        milestones = ", ".join(map(str, list_milestones(path.parent))) or "none"
+        raise InputError(f"checkpoint {path} does not exist; milestones in {path.parent}: {milestones}")
+    checkpoint = load_tensors(path)
+    if not (isinstance(checkpoint, dict) and {"step", "model", "ema"} <= checkpoint.keys()
+            and any(key.startswith("model.") for key in checkpoint["model"])):
+        found = ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise InputError(f"{path} is no diffusion checkpoint: found {found} …, expected step, model and ema")
+    return checkpoint
+
+
+def ema_unet_weights(checkpoint: dict) -> dict[str, Tensor]:
+    """The state dict of the EMA's Unet."""
+    prefix = "ema_model.model."
+    return {key[len(prefix):]: value for key, value in checkpoint["ema"].items() if key.startswith(prefix)}
+
+
+def load_unet_weights(unet: torch.nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+    """Raises InputError with the first difference when the weights are those of another network."""
+    expected = {key: tuple(value.shape) for key, value in unet.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise InputError(f"{source} holds another network: {key} is {found.get(key, 'absent')}, "
+                             f"expected {expected.get(key, 'absent')}")
+    unet.load_state_dict(weights)
+
+
+def read_off_tensors(checkpoint: dict) -> dict:
+    """What an older checkpoint's tensors say of its network and diffusion: dim, dim_mults, num_classes, channels,
+    attn_heads, attn_dim_head, timesteps, beta_schedule, objective, min_snr_loss_weight.
+
+    The split of the middle attention into heads leaves no trace: heads of 32 are assumed, as ever there.
+    """
+    weights, buffers = ema_unet_weights(checkpoint), checkpoint["model"]
+    dim, channels = weights["init_conv.weight"].shape[:2]
+    dim_mults, level = [], 0
+    while f"downs.{level}.3.weight" in weights:
+        dim_mults.append(weights[f"downs.{level}.3.weight"].shape[0] // dim)
+        level += 1
+    network = {"dim": dim, "dim_mults": tuple(dim_mults), "channels": channels,
+               "num_classes": weights["classes_emb.weight"].shape[0],
+               "attn_dim_head": 32, "attn_heads": weights["mid_attn.fn.fn.to_out.weight"].shape[1] // 32}
+    return {**network, **_read_off_buffers(buffers["alphas_cumprod"].double(), buffers["loss_weight"])}
+
+
+def _read_off_buffers(alphas_cumprod: Tensor, loss_weight: Tensor) -> dict:
+    timesteps = len(alphas_cumprod)
+    for name, schedule in BETA_SCHEDULES.items():
+        if torch.allclose(torch.cumprod(1 - schedule(timesteps), dim=0), alphas_cumprod, rtol=1e-3, atol=1e-6):
+            break
+    else:
+        raise InputError("the checkpoint's noise schedule is neither linear nor cosine; it cannot be sampled from here")
+    for objective in OBJECTIVES:
+        for min_snr in (True, False):
+            weight = min_snr_weight(alphas_cumprod, objective, 5 if min_snr else None).float()
+            if torch.allclose(weight, loss_weight, rtol=1e-3, atol=1e-6):
+                return {"timesteps": timesteps, "beta_schedule": name, "objective": objective,
+                        "min_snr_loss_weight": min_snr}
+    raise InputError("the checkpoint's loss weights belong to no objective known here (pred_noise, pred_x0, pred_v)")

@@ -1,0 +1,79 @@
+"""Samplers: from noise to data along a list of noise levels.
+
+All share one signature, and know nothing of models, guidance or files:
+
+    sampler(denoise, x, alpha_bars, draw_noise) -> x
+
+denoise(x, step) -> (x_start, noise): the estimates of both at noise level alpha_bars[step], shaped like x.
+x: (b, ...) float, at noise level alpha_bars[0], that is x = sqrt(alpha_bar) * x_start + sqrt(1 - alpha_bar) * noise.
+alpha_bars: rising floats in (0, 1]; alpha_bar = 1 is clean data. The result is at level alpha_bars[-1].
+draw_noise() -> fresh standard normal noise shaped like x, for the samplers that add some.
+"""
+import math
+from functools import partial
+from itertools import pairwise
+from typing import Callable, Sequence
+
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
+
+def ddpm(denoise: Denoiser, x: Tensor, alpha_bars: Sequence[float], draw_noise: Callable[[], Tensor]) -> Tensor:
+    """Ancestral sampling with the posterior q(x_next | x, x_start) (Ho et al. 2020, eq. 6 and 7)."""
+    for step, (alpha_bar, alpha_bar_next) in enumerate(pairwise(alpha_bars)):
+        x_start, noise = denoise(x, step)
+        x = math.sqrt(alpha_bar) * x_start + math.sqrt(1 - alpha_bar) * noise      # x itself, save under CFG++
+        alpha = alpha_bar / alpha_bar_next
+        beta, beta_bar, beta_bar_next = 1 - alpha, 1 - alpha_bar, 1 - alpha_bar_next
+        x = (math.sqrt(alpha_bar_next) * beta * x_start + math.sqrt(alpha) * beta_bar_next * x) / beta_bar
+        if alpha_bar_next < 1:
+            x = x + math.sqrt(beta * beta_bar_next / beta_bar) * draw_noise()
+    return x
+
+
+def ddim(denoise: Denoiser, x: Tensor, alpha_bars: Sequence[float], draw_noise: Callable[[], Tensor],
+         eta: float = 0.0) -> Tensor:
+    """DDIM (Song et al. 2021, eq. 12 and 16): eta = 0 is deterministic, eta = 1 adds as much noise as DDPM."""
+    for step, (alpha_bar, alpha_bar_next) in enumerate(pairwise(alpha_bars)):
+        x_start, noise = denoise(x, step)
+        sigma = eta * math.sqrt((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next))
+        x = math.sqrt(alpha_bar_next) * x_start + math.sqrt(1 - alpha_bar_next - sigma ** 2) * noise
+        if sigma > 0:
+            x = x + sigma * draw_noise()
+    return x
+
+
+def dpmpp_2m(denoise: Denoiser, x: Tensor, alpha_bars: Sequence[float], draw_noise: Callable[[], Tensor]) -> Tensor:
+    """DPM-Solver++(2M), deterministic, second order (Lu et al. 2022, algorithm 2).
+
+    With h the step in the half log signal-to-noise ratio lambda, the paper's update of x,
+    (sigma_next / sigma) x + alpha_next (1 - e^-h) D, is written out in x_start and noise, so that a denoiser whose
+    two estimates come from different guidance (CFG++) steps as it does in DDIM. D extrapolates x_start to the middle
+    of the step; the first step has nothing to extrapolate from, and the last, to clean data, is x_start itself.
+    """
+    x_start_before, h_before = None, None
+    for step, (alpha_bar, alpha_bar_next) in enumerate(pairwise(alpha_bars)):
+        x_start, noise = denoise(x, step)
+        if alpha_bar_next == 1:
+            return x_start
+        h = _half_log_snr(alpha_bar_next) - _half_log_snr(alpha_bar)
+        middle = x_start
+        if x_start_before is not None:
+            middle = x_start + (x_start - x_start_before) * (h / (2 * h_before))
+        decay = math.exp(-h)
+        x = (math.sqrt(alpha_bar_next) * (decay * x_start + (1 - decay) * middle)
+             + math.sqrt(1 - alpha_bar_next) * noise)
+        x_start_before, h_before = x_start, h
+    return x
+
+
+def _half_log_snr(alpha_bar: float) -> float:
+    return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+
+
+def get_sampler(name: str, ddim_sampling_eta: float) -> Callable:
+    return partial(ddim, eta=ddim_sampling_eta) if name == "ddim" else SAMPLERS[name]

@@ -1,0 +1,141 @@
+"""The training step and its loop: accumulation, mixed precision, clipping, EMA, several processes."""
+import time
+from contextlib import nullcontext
+from typing import Callable
+
+import torch
+from accelerate import Accelerator
+from ema_pytorch import EMA
+from torch import Tensor
+from tqdm import tqdm
+
+from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
+from groundwork.seeding import seeded
+
+
+def batch_indices(step: int, batch_size: int, num_items: int, seed: int) -> Tensor:
+    """The items of training step `step`, (batch_size,) int64: every epoch is a fresh permutation, and epochs follow
+    each other without a gap, so that the order depends on nothing but the arguments.
+    """
+    positions = torch.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, places = positions // num_items, positions % num_items
+    orders = {epoch: torch.randperm(num_items, generator=seeded(seed, 0, epoch)) for epoch in epochs.unique().tolist()}
+    return torch.stack([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist())])
+
+
+def choose_precision(amp: bool, device: torch.device) -> str:
+    """accelerate's mixed_precision: 'bf16' where the hardware has it (compute capability 8.0), 'fp16' on older CUDA,
+    'no' elsewhere. torch.cuda.is_bf16_supported() is no guide: it counts emulation.
+    """
+    if not amp or device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+class Trainer:
+    """Trains a GaussianDiffusion on items that draw_batch(indices (b,), generator) -> (x (b, c, h, w), classes (b,))
+    hands out on the CPU.
+
+    A step takes train_batch_size * gradient_accumulate_every items, over all processes together. Everything random in
+    it is drawn for that global batch from a generator seeded by (seed, step): a resumed run repeats an uninterrupted
+    one without any random state in the checkpoint, and the number of processes changes it by rounding only.
+    """
+
+    def __init__(self, diffusion: GaussianDiffusion, draw_batch: Callable, num_items: int, *, train_batch_size: int,
+                 gradient_accumulate_every: int, train_lr: float, adam_betas: tuple[float, float],
+                 max_grad_norm: float, ema_decay: float, ema_update_every: int, amp: bool, seed: int,
+                 device: torch.device):
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        self.accelerator = Accelerator(mixed_precision=choose_precision(amp, device), cpu=device.type == "cpu")
+        self.global_batch = train_batch_size * gradient_accumulate_every
+        if self.global_batch % self.accelerator.num_processes:
+            raise ValueError(f"train_batch_size x gradient_accumulate_every = {self.global_batch} cannot be shared out "
+                             f"evenly among {self.accelerator.num_processes} processes")
+        self.micro_batch = train_batch_size
+        self.draw_batch, self.num_items, self.seed, self.max_grad_norm = draw_batch, num_items, seed, max_grad_norm
+        self.diffusion = diffusion.to(self.accelerator.device)
+        self.ema = EMA(self.diffusion, beta=ema_decay, update_every=ema_update_every, include_online_model=False)
+        self.ema.ema_model.eval()
+        optimizer = torch.optim.Adam(diffusion.parameters(), lr=train_lr, betas=adam_betas)
+        self.model, self.optimizer = self.accelerator.prepare(self.diffusion, optimizer)
+        self.model.train()
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def is_main_process(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """One optimisation step → (mean loss, gradient norm before clipping), on the device."""
+        generator = seeded(self.seed, 1, self.step)
+        indices = batch_indices(self.step, self.global_batch, self.num_items, self.seed)
+        x, classes = self.draw_batch(indices, generator)
+        batch = {"img": x, "classes": classes, **self.diffusion.draw(x.shape, generator)}
+        share = self.global_batch // self.accelerator.num_processes
+        first = share * self.accelerator.process_index
+        batch = {key: value[first:first + share].to(self.accelerator.device, non_blocking=True)
+                 for key, value in batch.items()}
+
+        total_loss = torch.zeros((), device=self.accelerator.device)
+        for start in range(0, share, self.micro_batch):
+            micro = {key: value[start:start + self.micro_batch] for key, value in batch.items()}
+            last = start + self.micro_batch >= share
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    loss = self.model(**micro) * (len(micro["img"]) / share)
+                self.accelerator.backward(loss)
+            total_loss += loss.detach()
+        grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update()
+        self.step += 1
+        return total_loss, grad_norm
+
+    def train(self, num_steps: int, *, log_every: int, milestone_every: int, on_log: Callable[[dict], None],
+              on_milestone: Callable[[int], None]) -> None:
+        """Train up to step num_steps. on_log gets a record (step, loss, grad_norm, lr, images_per_second, wall_time in
+        seconds of training) every log_every steps; on_milestone gets m = step / milestone_every, rounded up at the
+        end. Both are called in the main process only.
+        """
+        losses, logged_step, started = [], self.step, time.perf_counter()
+        with tqdm(total=num_steps, initial=self.step, desc="training", unit="step",
+                  disable=None if self.is_main_process else True) as bar:
+            while self.step < num_steps:
+                loss, grad_norm = self.train_step()
+                losses.append(loss)
+                bar.update()
+                at_end = self.step == num_steps
+                if at_end or self.step % log_every == 0:
+                    mean_loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+                    seconds = time.perf_counter() - started
+                    self.seconds += seconds
+                    record = {"step": self.step, "loss": mean_loss, "grad_norm": float(grad_norm),
+                              "lr": self.optimizer.param_groups[0]["lr"],
+                              "images_per_second": (self.step - logged_step) * self.global_batch / seconds,
+                              "wall_time": self.seconds}
+                    if self.is_main_process:
+                        on_log(record)
+                    bar.set_postfix(loss=f"{mean_loss:.4f}", images_per_s=f"{record['images_per_second']:.0f}")
+                    losses, logged_step, started = [], self.step, time.perf_counter()
+                if at_end or self.step % milestone_every == 0:
+                    if self.is_main_process:
+                        on_milestone(-(-self.step // milestone_every))
+                    self.accelerator.wait_for_everyone()
+                    started = time.perf_counter()
+
+    def state_dict(self) -> dict:
+        """All that resuming needs, as tensors and plain values."""
+        scaler = self.accelerator.scaler
+        return {"step": self.step, "seconds": self.seconds, "model": self.diffusion.state_dict(),
+                "opt": self.optimizer.state_dict(), "ema": self.ema.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.diffusion.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["opt"])
+        self.ema.load_state_dict(state["ema"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,216 @@
+"""The U-Net: 3x3 convolutions with RMS norm, linear attention outside the middle, time and class in every block.
+
+Names and arithmetic are those of existing checkpoints (tests/test_unet.py holds it to their outputs).
+"""
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from denoising_diffusion_pytorch.guidance import combine
+
+LINEAR_ATTENTION_HEADS, LINEAR_ATTENTION_DIM_HEAD = 4, 32      # fixed in existing checkpoints, whatever attn_heads says
+
+
+class RMSNorm(nn.Module):
+    """x / ||x||_2 * sqrt(channels) * g over the channels of (b, c, h, w)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, dim, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * self.g * x.shape[1] ** 0.5
+
+
+class Residual(nn.Module):
+    def __init__(self, fn: nn.Module):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(x) + x
+
+
+class PreNorm(nn.Module):
+    def __init__(self, dim: int, fn: nn.Module):
+        super().__init__()
+        self.fn = fn
+        self.norm = RMSNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(self.norm(x))
+
+
+class SinusoidalPosEmb(nn.Module):
+    """(b,) timesteps → (b, dim): sines, then cosines, of geometrically spaced frequencies."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, time: Tensor) -> Tensor:
+        half = self.dim // 2
+        frequencies = torch.exp(torch.arange(half, device=time.device) * (-math.log(10000) / (half - 1)))
+        angles = time[:, None] * frequencies[None, :]
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, dim_out: int):
+        super().__init__()
+        self.proj = nn.Conv2d(dim, dim_out, 3, padding=1)
+        self.norm = RMSNorm(dim_out)
+
+    def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x = self.norm(self.proj(x))
+        if scale_shift is not None:
+            scale, shift = scale_shift
+            x = x * (scale + 1) + shift
+        return F.silu(x)
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, dim: int, dim_out: int, *, cond_dim: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(cond_dim, dim_out * 2))
+        self.block1 = Block(dim, dim_out)
+        self.block2 = Block(dim_out, dim_out)
+        self.res_conv = nn.Conv2d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        scale_shift = rearrange(self.mlp(cond), "b c -> b c 1 1").chunk(2, dim=1)
+        return self.block2(self.block1(x, scale_shift)) + self.res_conv(x)
+
+
+class LinearAttention(nn.Module):
+    """Shen et al. 2018, "Efficient Attention": softmax over features for q, over positions for k; linear in h * w."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        hidden = LINEAR_ATTENTION_HEADS * LINEAR_ATTENTION_DIM_HEAD
+        self.to_qkv = nn.Conv2d(dim, hidden * 3, 1, bias=False)
+        self.to_out = nn.Sequential(nn.Conv2d(hidden, dim, 1), RMSNorm(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.to_qkv(x).chunk(3, dim=1)
+        q, k, v = (rearrange(t, "b (heads d) h w -> b heads d (h w)", heads=LINEAR_ATTENTION_HEADS) for t in qkv)
+        q = q.softmax(dim=-2) * LINEAR_ATTENTION_DIM_HEAD ** -0.5
+        k = k.softmax(dim=-1)
+        out = (v @ k.transpose(-1, -2)) @ q
+        return self.to_out(rearrange(out, "b heads d (h w) -> b (heads d) h w", h=x.shape[-2]))
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int, dim_head: int):
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Conv2d(dim, heads * dim_head * 3, 1, bias=False)
+        self.to_out = nn.Conv2d(heads * dim_head, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.to_qkv(x).chunk(3, dim=1)
+        q, k, v = (rearrange(t, "b (heads d) h w -> b heads (h w) d", heads=self.heads) for t in qkv)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(rearrange(out, "b heads (h w) d -> b (heads d) h w", h=x.shape[-2]))
+
+
+def attend(dim: int, attention: nn.Module) -> nn.Module:
+    return Residual(PreNorm(dim, attention))
+
+
+class Unet(nn.Module):
+    """Predicts noise, x_start or v for (b, channels, h, w), given the timestep and a class that may be dropped.
+
+    dim: width of the first level; dim_mults: each level's width as a multiple of it (h and w must be divisible by
+    2 ** (len(dim_mults) - 1)); cond_drop_prob: how often training replaces the class by the null class (Ho & Salimans
+    2022, "Classifier-Free Diffusion Guidance").
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, dim_mults: tuple[int, ...] = (1, 2, 4, 8), channels: int = 3,
+                 cond_drop_prob: float = 0.5, attn_dim_head: int = 32, attn_heads: int = 4):
+        super().__init__()
+        self.channels, self.num_classes, self.cond_drop_prob = channels, num_classes, cond_drop_prob
+
+        self.init_conv = nn.Conv2d(channels, dim, 7, padding=3)
+        emb_dim = dim * 4
+        self.time_mlp = nn.Sequential(SinusoidalPosEmb(dim), nn.Linear(dim, emb_dim), nn.GELU(),
+                                      nn.Linear(emb_dim, emb_dim))
+        self.classes_emb = nn.Embedding(num_classes, dim)
+        self.null_classes_emb = nn.Parameter(torch.randn(dim))
+        self.classes_mlp = nn.Sequential(nn.Linear(dim, emb_dim), nn.GELU(), nn.Linear(emb_dim, emb_dim))
+
+        resnet = partial(ResnetBlock, cond_dim=emb_dim * 2)
+        widths = [dim] + [dim * mult for mult in dim_mults]
+        levels = list(zip(widths[:-1], widths[1:]))
+        self.downsample_factor = 2 ** (len(levels) - 1)
+
+        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        for i, (dim_in, dim_out) in enumerate(levels):
+            last = i == len(levels) - 1
+            resize = nn.Conv2d(dim_in, dim_out, 3, padding=1) if last else nn.Conv2d(dim_in, dim_out, 4, 2, 1)
+            self.downs.append(nn.ModuleList([resnet(dim_in, dim_in), resnet(dim_in, dim_in),
+                                             attend(dim_in, LinearAttention(dim_in)), resize]))
+
+        mid = widths[-1]
+        self.mid_block1 = resnet(mid, mid)
+        self.mid_attn = attend(mid, Attention(mid, attn_heads, attn_dim_head))
+        self.mid_block2 = resnet(mid, mid)
+
+        for i, (dim_in, dim_out) in enumerate(reversed(levels)):
+            last = i == len(levels) - 1
+            conv = nn.Conv2d(dim_out, dim_in, 3, padding=1)
+            resize = conv if last else nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), conv)
+            self.ups.append(nn.ModuleList([resnet(dim_out + dim_in, dim_out), resnet(dim_out + dim_in, dim_out),
+                                           attend(dim_out, LinearAttention(dim_out)), resize]))
+
+        self.final_res_block = resnet(dim * 2, dim)
+        self.final_conv = nn.Conv2d(dim, channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor, classes: Tensor, *, drop_mask: Tensor | None = None,
+                generator: torch.Generator | None = None) -> Tensor:
+        """x (b, channels, h, w) float, time (b,) int, classes (b,) int in [0, num_classes) → (b, channels, h, w).
+
+        drop_mask (b,) bool: True where the null class takes the place of the class. Without it, classes are dropped
+        with probability cond_drop_prob in training mode (drawn from `generator`), and kept in evaluation mode.
+        """
+        if drop_mask is None:
+            drop_prob = self.cond_drop_prob if self.training else 0.0
+            drop_mask = torch.rand(x.shape[0], generator=generator).to(x.device) < drop_prob
+        cond = torch.cat((self.time_mlp(time), self._embed_classes(classes, drop_mask)), dim=-1)
+
+        x = first = self.init_conv(x)
+        skips = []
+        for block1, block2, attention, resize in self.downs:
+            x = block1(x, cond)
+            skips.append(x)
+            x = attention(block2(x, cond))
+            skips.append(x)
+            x = resize(x)
+        x = self.mid_block2(self.mid_attn(self.mid_block1(x, cond)), cond)
+        for block1, block2, attention, resize in self.ups:
+            x = block1(torch.cat((x, skips.pop()), dim=1), cond)
+            x = block2(torch.cat((x, skips.pop()), dim=1), cond)
+            x = resize(attention(x))
+        return self.final_conv(self.final_res_block(torch.cat((x, first), dim=1), cond))
+
+    def _embed_classes(self, classes: Tensor, drop_mask: Tensor) -> Tensor:
+        null = repeat(self.null_classes_emb, "d -> b d", b=classes.shape[0])
+        return self.classes_mlp(torch.where(drop_mask[:, None], null, self.classes_emb(classes)))
+
+    def forward_both(self, x: Tensor, time: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs with the classes and with the null class, computed as one batch of twice the size."""
+        drop_mask = torch.arange(2 * x.shape[0], device=x.device) >= x.shape[0]
+        x, time, classes = (torch.cat((t, t)) for t in (x, time, classes))
+        return self(x, time, classes, drop_mask=drop_mask).chunk(2)
+
+    def forward_with_cond_scale(self, x: Tensor, time: Tensor, classes: Tensor, *, cond_scale: float = 1.0,
+                                rescaled_phi: float = 0.0, remove_parallel_component: bool = True) -> Tensor:
+        """The guided output (see guidance.combine); cond_scale = 1 needs no null pass and makes none."""
+        if cond_scale == 1:
+            return self(x, time, classes, drop_mask=torch.zeros_like(classes, dtype=torch.bool))
+        cond, null = self.forward_both(x, time, classes)
+        return combine(cond, null, cond_scale, rescaled_phi, remove_parallel_component)

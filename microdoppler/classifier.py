@@ -1,0 +1,89 @@
+"""ResNet18 (He et al. 2016, Table 1) that tells persons apart by their spectrograms: train, predict."""
+import math
+from typing import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+GradScaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler    # torch < 2.3 has the second only
+
+WARMUP_SHARE = 0.1      # of the steps, the learning rate rises linearly; then it falls along a cosine to zero
+WEIGHT_DECAY = 0.05
+LABEL_SMOOTHING = 0.1   # Szegedy et al. 2016, section 7
+
+
+def build_classifier(num_classes: int, seed: int) -> nn.Module:
+    """An untrained ResNet18 with weights drawn from `seed`; PyTorch's global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return torchvision.models.resnet18(weights=None, num_classes=num_classes)
+
+
+def train_classifier(images: Tensor, labels: Tensor, *, num_classes: int, num_steps: int, batch_size: int, lr: float,
+                     seed: int, device: torch.device, on_step: Callable[[], None] | None = None) -> nn.Module:
+    """Train a new classifier for exactly `num_steps` steps of AdamW, however many images there are.
+
+    images: (n, 3, size, size) uint8, labels: (n,) int64 in [0, num_classes). Batches are drawn uniformly over all
+    images, each seen once before any is seen again; weights and order of the data follow from `seed` alone, and on
+    the CPU so does the result, bit by bit. Returns the model in evaluation mode on `device`.
+    """
+    model = build_classifier(num_classes, seed).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
+    precision = _autocast(device)
+    scaler = GradScaler(enabled=precision.fast_dtype == torch.float16)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        for step, batch in enumerate(batches(len(images), batch_size, num_steps, seed)):
+            optimizer.param_groups[0]["lr"] = lr * lr_factor(step, num_steps)
+            with precision:
+                logits = model(normalise(images[batch], device))
+            loss = F.cross_entropy(logits.float(), labels[batch].to(device), label_smoothing=LABEL_SMOOTHING)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            if on_step is not None:
+                on_step()
+    return model.eval()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
+    """(n, 3, size, size) uint8 → (n, classes) float32 probabilities, on the CPU."""
+    device = next(model.parameters()).device
+    with _autocast(device):
+        logits = [model(normalise(batch, device)).float().cpu() for batch in images.split(batch_size)]
+    return torch.cat(logits).softmax(dim=1)
+
+
+def batches(num_images: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Tensor]:
+    """Yield `num_steps` index tensors of `batch_size`: one random permutation of all images after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    waiting = torch.empty(0, dtype=torch.int64)
+    for _ in range(num_steps):
+        while len(waiting) < batch_size:
+            waiting = torch.cat([waiting, torch.randperm(num_images, generator=generator)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def lr_factor(step: int, num_steps: int) -> float:
+    """What the learning rate is multiplied by in step 0 … num_steps − 1: a linear rise, then a cosine to zero."""
+    warmup = max(1, round(WARMUP_SHARE * num_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup + 1) / (num_steps - warmup + 1))
+
+
+def normalise(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 [0, 255] → float32 [−1, 1] on `device`, channels last."""
+    return images.to(device).to(memory_format=torch.channels_last).float() / 127.5 - 1.0
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    """Half precision on CUDA, bfloat16 where the hardware has it (compute capability 8) and else float16."""
+    if device.type != "cuda":
+        return torch.autocast(device.type, torch.bfloat16, enabled=False)
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.autocast("cuda", torch.bfloat16 if has_bfloat16 else torch.float16)

@@ -1,0 +1,342 @@
+"""What metrics.jsonl says about a training run: where it stands, what is wrong, and what to do about it."""
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from groundwork.errors import InputError
+
+TRAINING_KEYS = ("step", "loss", "grad_norm", "lr", "images_per_second", "wall_time")
+MILESTONE_KEYS = ("step", "milestone", "class_gain", "sharpness", "nearest_ratio")
+
+# Losses are judged in units of the start level, the loss of a network that outputs zero: it depends on schedule,
+# weighting and objective in closed form, the losses themselves do on all three. "Measured" = a small U-Net on linear
+# latents of six real persons, standardized or scaled to std 0.18.
+JUDGE_LOSS_STEPS = (200, 2000)      # judge from a tenth of the run, within these: lr 1e-4 leaves the start level by 150
+JUDGE_MILESTONES_FROM = 0.3         # of the run: before it, averaged weights and samples lag behind the loss
+MIN_LINES = 10                      # below it a mean of the loss says little (a line scatters by 5 to 8 %)
+NOT_FALLING_STANDARDIZED = 0.9      # x start: measured 0.7 after 250 steps at lr 1e-4
+NOT_FALLING_RAW = 0.5               # x start: scaling the input linearly, no more, brings std 0.18 to 0.2 already
+STILL_HIGH_STANDARDIZED = ((0, 1.0), (0.1, 0.85), (0.3, 0.7), (1, 0.6))     # progress, x start; measured 0.3 to 0.4
+EXPECTED_RAW = ((0, 0.5), (0.2, 0.05), (80 / 150, 0.01), (1, 0.01))         # progress, loss: what earlier runs logged
+EXPECTED_RAW_START = 0.21           # the start level of those runs: pred_v, cosine, min-SNR 5, std 0.18
+RAW_TOLERANCE = 3                   # x EXPECTED_RAW is still high: noisy latents end well above those runs
+FLAT = 0.02                         # fall between the middle and last third of the run; measured 0.07 and more
+RISEN = 1.5                         # x the lowest running mean
+SPIKE, SPIKE_SIGMAS = 1.5, 8        # x the median of the 20 lines before, and beyond the usual scatter
+SPIKES_MIN, SPIKES_SHARE = 3, 0.01  # fewer are harmless: clipping deals with them
+BAD_GRADIENTS = 0.05                # share of lines: fp16's loss scaling makes a few on purpose
+CLASS_GAIN = 0.01                   # relative; told a wrong user, the loss must rise by more than this
+BLURRED, NOISY = 0.75, 1.35         # sharpness, 1 is right
+COPIED = 0.5                        # nearest_ratio; a blurred average alone comes to about 0.7
+SLOWED = 0.5                        # x the upper quartile of the speed so far
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the run, under their names in config.json; start_loss: the loss of a network that outputs zero."""
+    train_num_steps: int
+    save_and_sample_every: int
+    num_users: int
+    standardize_latents: bool
+    auto_normalize: bool
+    cond_drop_prob: float
+    cond_scale: float
+    train_lr: float
+    max_grad_norm: float
+    sampling_timesteps: int
+    start_loss: float
+
+    @property
+    def is_raw(self) -> bool:
+        return not (self.standardize_latents or self.auto_normalize)
+
+    @property
+    def judge_loss_from(self) -> int:
+        """The first step at which the loss is judged."""
+        return int(np.clip(self.train_num_steps // 10, *JUDGE_LOSS_STEPS))
+
+    @property
+    def judge_milestones_from(self) -> int:
+        return math.ceil(JUDGE_MILESTONES_FROM * self.train_num_steps)
+
+    @property
+    def expected_loss(self) -> str:
+        """What a healthy run's loss does, for people."""
+        if not self.is_raw:
+            return (f"starts at {self.start_loss:.2g}, ends at {0.3 * self.start_loss:.2g} to {0.6 * self.start_loss:.2g}"
+                    ", most of the way in the first tenth; zero is out of reach, as noise cannot be told from fine detail")
+        scale = self.start_loss / EXPECTED_RAW_START
+        parts = [f"{scale * loss:.2g} by step {place * self.train_num_steps:.0f}" for place, loss in EXPECTED_RAW[1:-1]]
+        return f"{', '.join(parts)}, {scale * 0.001:.2g} to {scale * 0.01:.2g} at the end"
+
+    def still_high(self, step: int) -> float:
+        """The loss that a healthy run has fallen below by this step."""
+        progress = step / self.train_num_steps
+        if not self.is_raw:
+            return self.start_loss * np.interp(progress, *zip(*STILL_HIGH_STANDARDIZED))
+        places, losses = zip(*EXPECTED_RAW)
+        expected = math.exp(np.interp(progress, places, np.log(losses)))
+        return RAW_TOLERANCE * expected * self.start_loss / EXPECTED_RAW_START
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """training, milestones: {key of a line: (lines,) float64}; broken_lines: how many were no line of ours."""
+    training: dict[str, np.ndarray]
+    milestones: dict[str, np.ndarray]
+    broken_lines: int
+
+    @property
+    def step(self) -> int:
+        return int(self.training["step"][-1]) if len(self.training["step"]) else 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    seen: str
+    meaning: str
+    remedy: str
+
+
+def read_metrics(path: str | Path) -> Metrics:
+    """metrics.jsonl, also while it is being written: a last line without its end is left out.
+
+    A resumed run repeats the steps after its checkpoint, so a line replaces all earlier ones of its step and later.
+    Raises InputError when there is no such file.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); python train_latent_cfg.py writes it: start that "
+                         "first, or give its --results_folder") from None
+    training, milestones, broken = [], [], 0
+    for place, line in enumerate(lines):
+        record = _parse(line)
+        if record is None:
+            broken += bool(line.strip()) and place < len(lines) - 1
+            continue
+        is_milestone = "milestone" in record
+        same, other = (milestones, training) if is_milestone else (training, milestones)
+        while same and same[-1]["step"] >= record["step"]:
+            same.pop()
+        while other and other[-1]["step"] > record["step"]:
+            other.pop()
+        same.append(record)
+    return Metrics(_columns(training, TRAINING_KEYS), _columns(milestones, MILESTONE_KEYS), broken)
+
+
+def _parse(line: bytes) -> dict[str, float] | None:
+    try:
+        record = json.loads(line)
+        keys = MILESTONE_KEYS if "milestone" in record else TRAINING_KEYS
+        record = {key: float(record[key]) for key in keys}
+    except (ValueError, KeyError, TypeError):
+        return None
+    return record if math.isfinite(record["step"]) else None
+
+
+def _columns(records: list[dict], keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return {key: np.array([record[key] for record in records], dtype=np.float64) for key in keys}
+
+
+def recent(values: np.ndarray) -> np.ndarray:
+    """Of (lines,), those that count as now: the last twentieth, and five at least."""
+    return values[-max(5, len(values) // 20):]
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The mean of each window as long as `recent`, NaN and infinity left out; shaped like `values`."""
+    width = len(recent(values))
+    if width == 0:
+        return values
+    finite = np.isfinite(values)
+    kernel = np.ones(width)
+    total = np.convolve(np.where(finite, values, 0), kernel, "same")
+    count = np.convolve(finite, kernel, "same").round()
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def diagnose(metrics: Metrics, settings: Settings) -> list[Finding]:
+    """What is wrong; an empty list when nothing is."""
+    findings = [_numbers(metrics, settings), _loss(metrics, settings), _speed(metrics)]
+    judged = metrics.milestones["step"] >= settings.judge_milestones_from
+    latest = {}
+    for key in ("class_gain", "sharpness", "nearest_ratio"):
+        values = metrics.milestones[key][judged][-3:]       # a median of three, as one milestone may be an accident
+        values = values[np.isfinite(values)]
+        if len(values):
+            latest[key] = float(np.median(values))
+    findings += [_users(latest, settings), _sharpness(latest, settings), _copies(latest)]
+    return [finding for finding in findings if finding is not None]
+
+
+def _numbers(metrics: Metrics, settings: Settings) -> Finding | None:
+    loss, grad_norm = metrics.training["loss"], metrics.training["grad_norm"]
+    bad_loss = ~np.isfinite(loss)
+    bad_grad = ~np.isfinite(grad_norm[len(grad_norm) // 2:])
+    if not bad_loss.any() and (len(loss) < MIN_LINES or bad_grad.mean() <= BAD_GRADIENTS):
+        return None
+    first = f", first at step {metrics.training['step'][bad_loss][0]:.0f}" if bad_loss.any() else ""
+    return Finding(
+        "NaN",
+        f"{bad_loss.sum()} of {len(loss)} lines have a loss that is NaN or infinite{first}; "
+        f"{bad_grad.sum()} of the last {len(bad_grad)} have such a gradient norm",
+        "numbers overflow; once the weights are NaN they stay so, and later checkpoints are worthless",
+        f"stop, and resume from the milestone before it with train_lr {settings.train_lr / 2:g} (now "
+        f"{settings.train_lr:g}) and max_grad_norm {settings.max_grad_norm / 2:g} (now {settings.max_grad_norm:g}); "
+        "if it returns, amp = False")
+
+
+def _loss(metrics: Metrics, settings: Settings) -> Finding | None:
+    """The first that holds of: unstable, not falling, plateau. A loss that diverges is flat or high at times, too."""
+    finite = np.isfinite(metrics.training["loss"])
+    loss, step = metrics.training["loss"][finite], metrics.step
+    if len(loss) < MIN_LINES or step < settings.judge_loss_from or not recent(finite).any():
+        return None
+    now, lowest = recent(loss).mean(), np.nanmin(smooth(loss))
+    spikes = _count_spikes(loss)
+    has_spikes = spikes >= max(SPIKES_MIN, SPIKES_SHARE * len(loss) / 2)
+    if has_spikes or np.median(recent(loss)) > RISEN * lowest:
+        seen = f"{spikes} spikes in the last {len(loss) - len(loss) // 2} lines" if has_spikes else "the loss climbs"
+        return Finding("unstable", f"{seen}: lowest mean {lowest:.4g}, now {now:.4g}, highest line {loss.max():.4g}",
+                       "steps are too long for the loss to keep falling",
+                       f"resume from the best milestone with train_lr {settings.train_lr / 2:g} (now "
+                       f"{settings.train_lr:g}); max_grad_norm {settings.max_grad_norm / 2:g} (now "
+                       f"{settings.max_grad_norm:g}); on a GPU without bf16 try amp = False")
+    if now > settings.start_loss * (NOT_FALLING_RAW if settings.is_raw else NOT_FALLING_STANDARDIZED):
+        return _not_falling(loss, now, step, settings)
+    middle, last = np.median(loss[len(loss) // 3:len(loss) * 2 // 3]), np.median(loss[len(loss) * 2 // 3:])
+    if step >= settings.judge_milestones_from and now > settings.still_high(step) and last > (1 - FLAT) * middle:
+        return Finding("plateau", f"the loss stands at {now:.4g}, {last / middle - 1:+.1%} between the middle and the "
+                       f"last third of the steps so far; by step {step} it should be below {settings.still_high(step):.3g}",
+                       "training goes on, but no longer learns",
+                       f"train_lr {settings.train_lr / 3:.2g} (now {settings.train_lr:g}) from the last milestone; if "
+                       "that changes nothing, a wider network (dim), or a VAE with less noise in its latents: "
+                       "python test_vae_range.py shows its reconstruction")
+    return None
+
+
+def _not_falling(loss: np.ndarray, now: float, step: int, settings: Settings) -> Finding:
+    first = loss[:3].mean()
+    out_of_range = settings.is_raw or first > 2 * settings.start_loss
+    latents = ("python test_vae_range.py shows the latents' range; set standardize_latents = True"
+               f" (now {settings.standardize_latents}), and auto_normalize = False (now {settings.auto_normalize}) "
+               "unless they lie in [0, 1]")
+    low = settings.train_lr < 1e-4
+    rate = (f"train_lr {settings.train_lr * 10 if low else settings.train_lr / 3:.2g} (now {settings.train_lr:g}; "
+            "1e-4 to 1e-3 suits this network)")
+    return Finding(
+        "loss not falling",
+        f"the loss began at {first:.4g} and is {now:.4g} at step {step}; a network that outputs zero has "
+        f"{settings.start_loss:.3g}",
+        "the latents are not of the size that the noise schedule expects" if out_of_range else
+        f"the network has learnt next to nothing: the learning rate is too {'low' if low else 'high'}, "
+        "or the latents are mostly noise",
+        "; then ".join((latents, rate) if out_of_range else (rate, latents)))
+
+
+def _count_spikes(loss: np.ndarray, before: int = 20) -> int:
+    """Lines in the later half of (n,) that stand out from the `before` lines in front of them."""
+    if len(loss) < 2 * before:
+        return 0
+    windows = np.lib.stride_tricks.sliding_window_view(loss[:-1], before)
+    ratio = loss[before:] / np.median(windows, axis=1)
+    sigma = 1.4826 * np.median(np.abs(ratio - np.median(ratio)))        # of a normal distribution with that scatter
+    return int((ratio > max(SPIKE, 1 + SPIKE_SIGMAS * sigma))[-(len(loss) - len(loss) // 2):].sum())
+
+
+def _speed(metrics: Metrics) -> Finding | None:
+    speed = metrics.training["images_per_second"]
+    if len(speed) < 2 * MIN_LINES:
+        return None
+    usual, now = np.quantile(speed, 0.75), np.median(recent(speed))
+    if now >= SLOWED * usual:
+        return None
+    return Finding("slow", f"{now:.3g} images/s now, {usual:.3g} before", "something else takes the machine's time",
+                   "look for other processes (nvidia-smi, top), a hot or throttled GPU, a full disk; after a resume, "
+                   "whether it still runs on the same device")
+
+
+def _users(latest: dict[str, float], settings: Settings) -> Finding | None:
+    gain = latest.get("class_gain", math.inf)
+    if settings.num_users < 2 or gain > CLASS_GAIN:
+        return None
+    raise_drop = "" if settings.cond_drop_prob >= 0.6 else \
+        f"raise cond_drop_prob to 0.6 (now {settings.cond_drop_prob:g}) and train again; until then "
+    return Finding("users not distinguishable",
+                   f"told a wrong user, the network's loss rises by {gain:.2%}; expected more than {CLASS_GAIN:.0%}",
+                   "the network ignores whom it is to draw, so all users' samples look alike",
+                   f"{raise_drop}raise the guidance: cond_scale {settings.cond_scale + 1:g} (now "
+                   f"{settings.cond_scale:g}); check that the images lie in the right ID_* folders")
+
+
+def _sharpness(latest: dict[str, float], settings: Settings) -> Finding | None:
+    value = latest.get("sharpness", 1.0)
+    seen = f"samples have {value:.2f} times the pixel gradient of decoded training images; expected about 1"
+    if value < BLURRED:
+        return Finding("blurred samples", seen, "fine detail is not drawn yet, or averaged away",
+                       f"train longer (train_num_steps, now {settings.train_num_steps}); sampling_timesteps "
+                       f"{2 * settings.sampling_timesteps} (now {settings.sampling_timesteps}); if real images look "
+                       "blurred after the VAE as well (python test_vae_range.py), train the VAE longer")
+    if value > NOISY:
+        return Finding("noisy samples", seen, "noise is left in the samples, or guidance exaggerates",
+                       f"sampling_timesteps {2 * settings.sampling_timesteps} (now {settings.sampling_timesteps}); "
+                       f"cond_scale down (now {settings.cond_scale:g}); train longer; if it stays: "
+                       "python test_vae_range.py and standardize_latents = True")
+    return None
+
+
+def _copies(latest: dict[str, float]) -> Finding | None:
+    ratio = latest.get("nearest_ratio", 1.0)
+    if ratio >= COPIED:
+        return None
+    return Finding("overfitting", f"a sample lies {ratio:.2f} times as far from its nearest training image as separate "
+                   "windows of one user lie from each other; expected about 1",
+                   "training images are memorised: copies add nothing for the classifier",
+                   "generate from an earlier milestone; train for fewer steps, with more images per user "
+                   "(images_per_user_train) or a smaller network (dim)")
+
+
+def plot(metrics: Metrics, settings: Settings) -> Figure:
+    """Loss, gradient norm, speed and the milestones' figures over the steps; 12 x 9 inches."""
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    axes = figure.subplot_mosaic([["loss", "loss"], ["grad_norm", "speed"], ["class_gain", "sharpness"]],
+                                 height_ratios=[1.6, 1, 1])
+    step, milestones = metrics.training["step"], metrics.milestones
+    _curve(axes["loss"], step, metrics.training["loss"])
+    axes["loss"].axhline(settings.start_loss, color="0.4", linestyle="--", linewidth=1, label="outputs zero")
+    axes["loss"].set(title="loss", yscale="log")
+    _curve(axes["grad_norm"], step, metrics.training["grad_norm"])
+    axes["grad_norm"].axhline(settings.max_grad_norm, color="0.4", linestyle="--", linewidth=1, label="clipped above")
+    axes["grad_norm"].set(title="gradient norm", yscale="log")
+    _curve(axes["speed"], step, metrics.training["images_per_second"])
+    axes["speed"].set(title="images per second", ylim=(0, None))
+    axes["class_gain"].plot(milestones["step"], milestones["class_gain"], "o-", color="C0", markersize=3)
+    axes["class_gain"].axhspan(-CLASS_GAIN, CLASS_GAIN, color="C3", alpha=0.2, label="users not distinguishable")
+    axes["class_gain"].set(title="class gain: rise of the loss when told a wrong user")
+    for color, key in (("C0", "sharpness"), ("C1", "nearest_ratio")):
+        axes["sharpness"].plot(milestones["step"], milestones[key], "o-", color=color, markersize=3,
+                               label=key.replace("_", " "))
+    axes["sharpness"].axhline(1, color="0.4", linestyle="--", linewidth=1)
+    axes["sharpness"].set(title="samples, beside training images (1 is right)", ylim=(0, None))
+    for axis in axes.values():
+        axis.set(xlim=(0, max(settings.train_num_steps, metrics.step)), xlabel="step")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8, loc="upper right")
+    for place in milestones["step"]:
+        axes["loss"].axvline(place, ymax=0.03, color="C2", linewidth=1.5)       # a tick: 75 full lines hide the curve
+    return figure
+
+
+def _curve(axis, step: np.ndarray, values: np.ndarray) -> None:
+    """Raw and smoothed; where a value is NaN or infinite, a red mark at the top."""
+    bad = ~np.isfinite(values)
+    axis.plot(step, np.where(bad, np.nan, values), color="C0", alpha=0.3, linewidth=0.8)
+    axis.plot(step, smooth(values), color="C0", linewidth=1.6, label="smoothed")
+    if bad.any():
+        axis.plot(step[bad], np.full(bad.sum(), 0.97), "rx", transform=axis.get_xaxis_transform(), label="NaN or inf")

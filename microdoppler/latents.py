@@ -1,0 +1,148 @@
+"""The latent cache: posterior of every training image, encoded once, in one memory-mapped file; standardisation."""
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from groundwork.errors import InputError
+from groundwork.files import atomic_path, read_json, write_json
+from microdoppler.spectrograms import load_images
+
+LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
+
+
+@dataclass(frozen=True)
+class LatentScaling:
+    """Between the VAE's scaled latents and what the diffusion model sees: (latents - mean) / std per channel."""
+    mean: list[float]       # (channels,)
+    std: list[float]        # (channels,)
+
+    @staticmethod
+    def identity(channels: int) -> "LatentScaling":
+        return LatentScaling([0.0] * channels, [1.0] * channels)
+
+    def standardize(self, latents: Tensor) -> Tensor:
+        """(b, c, h, w) from the VAE → (b, c, h, w) for the diffusion model."""
+        return (latents - self._per_channel(self.mean, latents)) / self._per_channel(self.std, latents)
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """The inverse of standardize."""
+        return latents * self._per_channel(self.std, latents) + self._per_channel(self.mean, latents)
+
+    @staticmethod
+    def _per_channel(values: list[float], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Of the scaled latents that training draws, in closed form over the posteriors: per channel, and over all."""
+    mean: list[float]       # (channels,)
+    std: list[float]        # (channels,)
+    min: float              # of the posterior means, scaled
+    max: float
+
+    def scaling(self, standardize: bool) -> LatentScaling:
+        """To zero mean and unit variance per channel, or none at all."""
+        return LatentScaling(self.mean, self.std) if standardize else LatentScaling.identity(len(self.mean))
+
+
+class LatentCache:
+    """posteriors: (n, 2, c, h, w) float32, memory-mapped, [:, 0] the mean and [:, 1] the log-variance, unscaled;
+    labels: (n,) int64; scale_factor: what the VAE multiplies samples by; statistics: of the scaled latents.
+    """
+
+    def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float):
+        self.posteriors, self.labels, self.scale_factor = posteriors, labels, scale_factor
+        self.statistics = measure(posteriors, scale_factor)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def scaled_means(self) -> Tensor:
+        """The posterior means, scaled, (n, c, h, w) float32."""
+        return self.scale_factor * torch.from_numpy(self.posteriors[:, 0].copy())     # the map is read-only
+
+    def draw(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """A fresh posterior sample of each index: (scaled latents (b, c, h, w), labels (b,)), on the CPU."""
+        posteriors = torch.from_numpy(self.posteriors[indices.numpy()])
+        mean, logvar = posteriors[:, 0], posteriors[:, 1]
+        noise = torch.randn(mean.shape, generator=generator)
+        return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), self.labels[indices]
+
+
+def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = 4096) -> LatentStatistics:
+    """Variance = variance of the means + mean of the variances, accumulated in float64 chunk by chunk."""
+    total = total_square = 0.0
+    low, high, count = np.inf, -np.inf, 0
+    for start in range(0, len(posteriors), chunk):
+        mean, logvar = (posteriors[start:start + chunk, i].astype(np.float64) for i in (0, 1))
+        total = total + mean.sum(axis=(0, 2, 3))
+        total_square = total_square + (mean ** 2 + np.exp(logvar)).sum(axis=(0, 2, 3))
+        low, high = min(low, mean.min()), max(high, mean.max())
+        count += mean.shape[0] * mean.shape[2] * mean.shape[3]
+    mean = total / count
+    std = np.sqrt(total_square / count - mean ** 2)
+    return LatentStatistics((scale_factor * mean).tolist(), (scale_factor * std).tolist(),
+                            float(scale_factor * low), float(scale_factor * high))
+
+
+def load_or_encode(vae, data_path: str | Path, paths: Sequence[str], labels: Tensor, *, image_size: int,
+                   folder: str | Path, batch_size: int, device: torch.device) -> LatentCache:
+    """The cache in `folder`, encoded anew unless it was made by these VAE weights from these images at this size.
+
+    vae: encode(images) with a posterior of .mean and .logvar, scale_factor, fingerprint(); paths: relative to
+    data_path; labels: (n,) int64.
+    """
+    folder = Path(folder)
+    fingerprint = _fingerprint(vae, data_path, paths, labels, image_size)
+    latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
+    if not (index_file.exists() and latents_file.exists() and read_json(index_file).get("fingerprint") == fingerprint):
+        index_file.unlink(missing_ok=True)      # first, so that no moment pairs it with other latents
+        _encode(vae, data_path, paths, image_size, latents_file, batch_size, device)
+        cache = LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
+        write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
+                                "statistics": asdict(cache.statistics), "images": list(paths),
+                                "labels": labels.tolist()})
+        return cache
+    return LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
+
+
+@torch.inference_mode()
+def _encode(vae, data_path, paths: Sequence[str], image_size: int, file: Path, batch_size: int, device) -> None:
+    with atomic_path(file) as temporary, tqdm(total=len(paths), desc="encoding", unit="image", disable=None) as bar:
+        stored = None
+        for start in range(0, len(paths), batch_size):
+            batch = load_images(data_path, paths[start:start + batch_size], image_size).to(device)
+            posterior = vae.encode(batch.float() / 255)
+            both = torch.stack((posterior.mean, posterior.logvar), dim=1).float().cpu().numpy()
+            if not np.isfinite(both).all():
+                raise InputError(f"the VAE gives NaN or infinity for an image of {paths[start]} …; are its weights whole?")
+            if stored is None:
+                stored = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(paths), *both.shape[1:]))
+            stored[start:start + len(both)] = both
+            bar.update(len(both))
+        stored.flush()
+
+
+def _fingerprint(vae, data_path, paths: Sequence[str], labels: Tensor, image_size: int) -> str:
+    digest = hashlib.blake2b(f"{vae.fingerprint()} {image_size} {labels.tolist()}".encode(), digest_size=16)
+    for path in paths:
+        digest.update(path.encode() + hashlib.blake2b((Path(data_path) / path).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def check_range(statistics: LatentStatistics, *, auto_normalize: bool) -> None:
+    """auto_normalize maps [0, 1] to [-1, 1]. Raises InputError when latents outside [0, 1] would go through it."""
+    if auto_normalize and not is_unit_range(statistics.min, statistics.max):
+        raise InputError(f"auto_normalize is True, but the latents lie in [{statistics.min:.3f}, {statistics.max:.3f}], "
+                         "not in [0, 1]; set auto_normalize = False")
+
+
+def is_unit_range(low: float, high: float) -> bool:
+    return 0 <= low and high <= 1

@@ -1,0 +1,90 @@
+"""A continuous-wave radar that looks at moving ellipsoids: echo, short-time Fourier transform, picture."""
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+LIGHT_SPEED = 299_792_458.0
+BLOCK = 16          # chirps between two computed body poses; 4 ms, between which positions are interpolated cubically
+
+
+@dataclass(frozen=True)
+class Radar:
+    """FMCW radar, reduced to the slow-time signal of the walker's range gate: one complex sample per chirp."""
+    carrier_hz: float = 77e9
+    chirp_rate_hz: float = 3750.0       # spans 7.3 m/s of radial speed without ambiguity
+    height_m: float = 1.0               # of the antenna above ground
+    window_chirps: int = 96             # one spectrum, 26 ms, and so the number of its frequency bins
+    hop_chirps: int = 152               # from column to column, 41 ms: the radar rests between two bursts of chirps
+    receding_bins: int = 18             # bins below zero Doppler; all others see approaching speeds
+    noise_db: float = -82.0             # receiver noise per chirp; 0 dB is the echo of 1 m² at 1 m
+    floor_db: float = -34.0             # drawn dark blue, as is all below; 0 dB is the usual peak of a column
+    top_db: float = 6.0                 # drawn dark red, as is all above
+
+    @property
+    def wavelength_m(self) -> float:
+        return LIGHT_SPEED / self.carrier_hz
+
+    @property
+    def hop_seconds(self) -> float:
+        return self.hop_chirps / self.chirp_rate_hz
+
+    def speeds_mps(self) -> np.ndarray:
+        """Radial speed of each spectrogram row (positive: approaching), falling from the top: v = f λ / 2."""
+        bins = np.arange(self.window_chirps)[::-1] - self.receding_bins
+        return bins * self.chirp_rate_hz / self.window_chirps * self.wavelength_m / 2
+
+
+def ellipsoid_rcs(semi_axes: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Radar cross-section in m² of ellipsoids with semi-axes a, b, c (…, 3), seen along unit vectors (…, 3).
+
+    Both in the ellipsoid's own axes: π a²b²c² / (a²u² + b²v² + c²w²)² (Ruck et al. 1970; Chen 2011, eq. 3.16).
+    """
+    squares = np.square(semi_axes)
+    return np.pi * np.prod(squares, axis=-1) / np.square(np.sum(squares * np.square(direction), axis=-1))
+
+
+def receive(radar: Radar, ranges_m: np.ndarray, amplitudes: np.ndarray) -> np.ndarray:
+    """Sum of the echoes exp(-4πi R / λ) of point scatterers, complex64 (chirps,).
+
+    ranges_m, amplitudes: float (points, blocks + 3), one value every BLOCK chirps, beginning one before the first
+    chirp; chirps = blocks · BLOCK. Between them ranges follow cubics (Catmull-Rom), since Doppler is their derivative.
+    """
+    t = np.arange(BLOCK)[:, None] / BLOCK
+    cubic = np.hstack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2]).T / 2
+    linear = np.hstack([1 - t, t]).T.astype(np.float32)
+    signal = np.zeros(((ranges_m.shape[1] - 3) * BLOCK, 2), np.float32)
+    for turns, amplitude in zip(ranges_m * (2 / radar.wavelength_m), amplitudes.astype(np.float32)):
+        fine = (np.lib.stride_tricks.sliding_window_view(turns, 4) @ cubic).ravel()
+        angle = ((fine - np.floor(fine)) * (-2 * np.pi)).astype(np.float32)     # whole turns away before float32
+        gain = (np.lib.stride_tricks.sliding_window_view(amplitude[1:-1], 2) @ linear).ravel()
+        signal[:, 0] += gain * np.cos(angle)
+        signal[:, 1] += gain * np.sin(angle)
+    return signal.view(np.complex64)[:, 0]
+
+
+def spectrogram_db(radar: Radar, signal: np.ndarray) -> np.ndarray:
+    """Short-time Fourier transform, Hann window: power in dB, float32 (window_chirps, columns); rows: speeds_mps."""
+    frames = np.lib.stride_tricks.sliding_window_view(signal, radar.window_chirps)[::radar.hop_chirps]
+    window = np.hanning(radar.window_chirps + 2)[1:-1]
+    spectrum = np.fft.fft(frames * (window / np.sqrt(np.sum(window ** 2))), axis=1)
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    order = (np.arange(radar.window_chirps)[::-1] - radar.receding_bins) % radar.window_chirps
+    return (10 * np.log10(power[:, order].T + 1e-20)).astype(np.float32)
+
+
+def level(spectrogram: np.ndarray, columns: int) -> np.ndarray:
+    """Slow automatic gain: from each column, the mean peak of the `columns` around it is subtracted."""
+    reach = columns // 2
+    peaks = np.pad(spectrogram.max(axis=0), reach, mode="edge")
+    return spectrogram - np.lib.stride_tricks.sliding_window_view(peaks, 2 * reach + 1).mean(axis=1)
+
+
+def draw(radar: Radar, spectrogram: np.ndarray, image_size: int) -> np.ndarray:
+    """Levelled dB (bins, columns) → uint8 (image_size, image_size, 3): clipped, jet colours, cells with sharp edges."""
+    shade = np.clip((spectrogram - radar.floor_db) / (radar.top_db - radar.floor_db), 0, 1)
+    image = Image.fromarray(matplotlib.colormaps["jet"](shade, bytes=True)[..., :3])
+    whole = max(image_size, *image.size)
+    image = image.resize((whole, whole), Image.Resampling.NEAREST)
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BOX))

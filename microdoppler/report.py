@@ -1,0 +1,113 @@
+"""Building blocks of a report: tables, pictures, and one HTML file that holds all of them."""
+import base64
+import mimetypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+import jinja2
+from matplotlib.figure import Figure
+
+from groundwork.files import atomic_path, write_text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells; the first column is aligned left, the others right. `caption` stands above it in HTML."""
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    def as_text(self) -> str:
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
+        padded = [[cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))]
+                  for line in lines]
+        padded.insert(1, ["-" * width for width in widths])
+        return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file, embedded when the report is rendered; `caption` stands below it and is its alternative text."""
+    path: Path
+    caption: str = ""
+
+    @property
+    def data_uri(self) -> str:
+        kind = mimetypes.guess_type(self.path.name)[0] or "image/png"
+        return f"data:{kind};base64,{base64.b64encode(Path(self.path).read_bytes()).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, then paragraphs, tables and pictures in this order; all texts are plain, not HTML."""
+    heading: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int = 120) -> None:
+    """A matplotlib figure made without pyplot (`matplotlib.figure.Figure()`) → an image file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, bbox_inches="tight")
+
+
+def render_report(path: str | Path, title: str, sections: Sequence[Section]) -> None:
+    """Write one HTML file that needs no other: pictures become data URIs, every text is escaped."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)
+    write_text(path, environment.from_string(TEMPLATE).render(title=title, sections=sections))
+
+
+TEMPLATE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+  h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; }
+  p { max-width: 46rem; }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+  caption { text-align: left; color: #555; padding-bottom: .3rem; }
+  th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+  th:first-child, td:first-child { text-align: left; }
+  figure { margin: 1.5rem 0; }
+  figure img { max-width: 100%; height: auto; }
+  figcaption { color: #555; font-size: .9rem; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section in sections %}
+<section>
+<h2>{{ section.heading }}</h2>
+{% for paragraph in section.paragraphs %}
+<p>{{ paragraph }}</p>
+{% endfor %}
+{% for table in section.tables %}
+<div class="scroll"><table>
+{% if table.caption %}
+<caption>{{ table.caption }}</caption>
+{% endif %}
+<thead><tr>{% for cell in table.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endfor %}
+{% for picture in section.pictures %}
+<figure><img src="{{ picture.data_uri }}" alt="{{ picture.caption }}">
+<figcaption>{{ picture.caption }}</figcaption></figure>
+{% endfor %}
+</section>
+{% endfor %}
+</body>
+</html>
+"""

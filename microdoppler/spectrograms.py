@@ -1,0 +1,93 @@
+"""Folders of spectrograms: found, ordered in time, decoded."""
+import re
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from groundwork.errors import InputError
+from groundwork.images import load_image
+
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+MAX_BROKEN_SHARE = 0.03       # beyond a few per cent it is no accident, and the user should look at the data
+
+
+def time_order(name: str) -> tuple[int, str]:
+    """Sort key: the last number in the file's name, as a number (…Doppler9 before …Doppler10)."""
+    numbers = re.findall(r"\d+", Path(name).stem)
+    return (int(numbers[-1]) if numbers else -1, name)
+
+
+def find_users(data_path: str | Path, num_users: int) -> dict[int, list[str]]:
+    """The images of users 1 … num_users: {user number: paths relative to data_path, in time order}.
+
+    Looks for data_path/ID_<number>/*.jpg|jpeg|png in any letter case. Raises InputError when the folder, a user, or
+    all images of a user are missing.
+    """
+    data_path = Path(data_path)
+    if not data_path.is_dir():
+        raise InputError(f"data_path {data_path} is no folder; expected one that holds ID_1 … ID_{num_users}")
+    folders = {int(match[1]): folder for folder in sorted(data_path.iterdir())
+               if folder.is_dir() and (match := re.fullmatch(r"ID_0*(\d+)", folder.name, re.IGNORECASE))}
+    if not folders:
+        raise InputError(f"no ID_<number> folder in {data_path}; expected ID_1 … ID_{num_users}, "
+                         f"found {_shortened(sorted(p.name for p in data_path.iterdir())) or 'nothing'}")
+    missing = [user for user in range(1, num_users + 1) if user not in folders]
+    if missing:
+        raise InputError(f"{data_path} lacks {_shortened([f'ID_{user}' for user in missing])} of num_users = {num_users}; "
+                         f"found {len(folders)} ID folders: add them, or set num_users to the number of folders")
+    images = {user: [f"{folders[user].name}/{file.name}" for file in folders[user].iterdir()
+                     if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+              for user in range(1, num_users + 1)}
+    empty = [f"ID_{user}" for user, names in images.items() if not names]
+    if empty:
+        raise InputError(f"no .jpg, .jpeg or .png in {_shortened(empty)} of {data_path}")
+    return {user: sorted(names, key=time_order) for user, names in images.items()}
+
+
+def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[dict[int, list[str]], list[str]]:
+    """Decode every image once: (images without the broken ones, warnings that name those).
+
+    Raises InputError when more than MAX_BROKEN_SHARE of all are broken.
+    """
+    whole, warnings = {user: [] for user in images}, []
+    total = sum(map(len, images.values()))
+    with tqdm(total=total, desc="checking images", unit="image", disable=None) as bar:
+        for user, names in images.items():
+            for name in names:
+                try:
+                    load_image(Path(data_path) / name, 8)
+                    whole[user].append(name)
+                except Exception as error:      # a broken file makes PIL raise nearly anything
+                    warnings.append(f"skipped {name}: {type(error).__name__}: {error}")
+                bar.update()
+    if len(warnings) > MAX_BROKEN_SHARE * total:
+        raise InputError(f"{len(warnings)} of {total} images in {data_path} cannot be decoded "
+                         f"(at most {MAX_BROKEN_SHARE:.0%} are tolerated); the first: {warnings[0]}")
+    return whole, warnings
+
+
+def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: str | None = None) -> torch.Tensor:
+    """(n, 3, image_size, image_size) uint8, in the order of `paths` (relative to root); `label` names a progress bar.
+
+    Raises InputError when a file cannot be read.
+    """
+    images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
+    for i, path in enumerate(tqdm(paths, desc=label, unit="image", disable=None if label else True)):
+        try:
+            images[i] = load_image(Path(root) / path, image_size)
+        except Exception as error:
+            raise InputError(f"{Path(root) / path} cannot be decoded: {type(error).__name__}: {error}") from None
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def labels_of(images: dict[int, list[str]]) -> tuple[list[str], torch.Tensor]:
+    """{user: paths} → (all paths, user by user; their labels (n,) int64 = user number - 1)."""
+    paths = [path for user in images for path in images[user]]
+    return paths, torch.tensor([user - 1 for user in images for _ in images[user]], dtype=torch.int64)
+
+
+def _shortened(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

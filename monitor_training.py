@@ -1,0 +1,137 @@
+"""While step 3 runs, or after: where it stands, what is wrong, what to do."""
+import dataclasses
+import math
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, min_snr_weight
+from groundwork.command_line import run
+from groundwork.errors import InputError
+from groundwork.files import read_json
+from microdoppler.diagnosis import Finding, Metrics, Settings, diagnose, plot, read_metrics, recent
+from microdoppler.report import save_figure
+from train_latent_cfg import PRESETS, Config
+
+RAW_STD = 0.18      # usual for these latents; config.json knows whether they are raw, not how large they are
+
+
+def zero_output_loss(config: dict) -> float:
+    """The mean weighted loss of a network that outputs zero: E_t[weight(t) * E[target^2]], for latents of variance 1
+    (standardized), 1/3 (uniform in [-1, 1], auto_normalize) or RAW_STD^2; config: the contents of config.json.
+    """
+    variance = 1.0 if config["standardize_latents"] else 1 / 3 if config["auto_normalize"] else RAW_STD ** 2
+    alphas_cumprod = torch.cumprod(1 - BETA_SCHEDULES[config["beta_schedule"]](config["timesteps"]), dim=0)
+    gamma = config["min_snr_gamma"] if config["min_snr_loss_weight"] else None
+    target_power = {"pred_v": alphas_cumprod + (1 - alphas_cumprod) * variance, "pred_x0": variance,
+                    "pred_noise": 1.0}[config["objective"]]
+    return (min_snr_weight(alphas_cumprod, config["objective"], gamma) * target_power).mean().item()
+
+
+def read_settings(path: Path) -> Settings:
+    """What the diagnosis needs of the run's own config.json."""
+    config = read_json(path)
+    names = [field.name for field in dataclasses.fields(Settings) if field.name != "start_loss"]
+    try:
+        return Settings(**{name: config[name] for name in names}, start_loss=zero_output_loss(config))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not what train_latent_cfg.py writes ({type(error).__name__}: {error}); "
+                         "it is written anew when training is started or resumed") from None
+
+
+def progress(metrics: Metrics, settings: Settings) -> list[str]:
+    """Where training stands, a line each."""
+    training, total = metrics.training, settings.train_num_steps
+    if not len(training["step"]):
+        return [f"step 0 of {total}: no line of metrics yet"]
+    milestones = math.ceil(total / settings.save_and_sample_every)
+    done = int(metrics.milestones["milestone"][-1]) if len(metrics.milestones["milestone"]) else 0
+    left = (total - metrics.step) * seconds_per_step(training)
+    lines = [f"step {metrics.step} of {total} ({metrics.step / total:.1%}), milestone {done} of {milestones}",
+             f"{np.median(recent(training['images_per_second'])):.3g} images/s, {clock(training['wall_time'][-1])} of "
+             f"training, " + (f"{clock(left)} left, milestones not counted" if left else "complete"),
+             f"loss {trend(training)}", f"healthy: {settings.expected_loss}"]
+    if done:
+        latest = {key: values[-1] for key, values in metrics.milestones.items()}
+        lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), sharpness "
+                     f"{latest['sharpness']:.2f} (1 = as training images), nearest ratio {latest['nearest_ratio']:.2f} "
+                     "(1 = new, 0 = copies)")
+    if metrics.broken_lines:
+        lines.append(f"{metrics.broken_lines} lines of metrics.jsonl cannot be read, and were left out")
+    return lines
+
+
+def seconds_per_step(training: dict[str, np.ndarray]) -> float:
+    """Of the recent lines; training started at step 0 and 0 seconds."""
+    step, wall_time = (np.insert(training[key], 0, 0) for key in ("step", "wall_time"))
+    first = -1 - len(recent(step[1:]))
+    return (wall_time[-1] - wall_time[first]) / (step[-1] - step[first])
+
+
+def trend(training: dict[str, np.ndarray]) -> str:
+    """The recent mean loss, and how it changed from the same number of lines before."""
+    loss, window = training["loss"], len(recent(training["loss"]))
+    now, before = loss[-window:].mean(), loss[-2 * window:-window]
+    if len(before) < window:
+        return f"{now:.4g}"
+    return f"{now:.4g}, {now / before.mean() - 1:+.1%} from the {training['step'][-1] - training['step'][-1 - window]:.0f} " \
+           "steps before"
+
+
+def clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def verdict(findings: list[Finding], metrics: Metrics, settings: Settings) -> str:
+    """The diagnosis as text."""
+    if not findings:
+        early = [f"{what} is judged from step {step}" for what, step in (
+            ("loss", settings.judge_loss_from), ("milestones", settings.judge_milestones_from)) if metrics.step < step]
+        return "all is well" + (f" so far ({', '.join(early)})" if early else "")
+    parts = []
+    for finding in findings:
+        parts += [finding.name.upper()] + [
+            textwrap.fill(f"{title:<9}{text}", 100, initial_indent="  ", subsequent_indent=" " * 11)
+            for title, text in (("seen", finding.seen), ("means", finding.meaning), ("remedy", finding.remedy))]
+    return "\n".join(parts)
+
+
+def look(folder: Path) -> tuple[Metrics, Settings, str]:
+    """Read, draw results/training.png, and say in words."""
+    metrics, settings = read_metrics(folder / "metrics.jsonl"), read_settings(folder / "config.json")
+    lines = progress(metrics, settings)
+    if len(metrics.training["step"]):
+        save_figure(plot(metrics, settings), folder / "training.png")
+        lines.append(f"figure: {folder / 'training.png'}")
+    return metrics, settings, "\n".join([*lines, "", verdict(diagnose(metrics, settings), metrics, settings)])
+
+
+def main(config: Config, *, watch: float | None = None):
+    """Say how training stands, what is wrong, and what to do; draws results/training.png.
+
+    Args:
+        watch: look again every so many seconds, until training is complete
+    """
+    if watch is not None and not watch > 0:
+        raise InputError(f"--watch {watch:g}; expected a number of seconds above 0")
+    try:
+        while True:
+            metrics, settings, text = look(config.results_folder)
+            print(("\033[2J\033[H" if watch and sys.stdout.isatty() else "") + text, flush=True)
+            if watch is None or metrics.step >= settings.train_num_steps:
+                return
+            time.sleep(watch)
+            print()
+    except KeyboardInterrupt:       # the usual end of watching
+        print()
+
+
+if __name__ == "__main__":
+    run(main, PRESETS, Config.preset)

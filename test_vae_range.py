@@ -1,0 +1,96 @@
+"""Step 1: the range of the VAE's latents, hence auto_normalize, and how well it reconstructs. A script, not a test."""
+import sys
+
+import numpy as np
+import torch
+
+from groundwork.command_line import run
+from groundwork.device import choose_device
+from groundwork.errors import InputError
+from groundwork.files import write_json
+from microdoppler.latents import is_unit_range
+from microdoppler.pictures import image_grid
+from microdoppler.report import save_figure
+from microdoppler.spectrograms import labels_of, load_images
+from train_latent_cfg import PRESETS, Config, open_split, open_vae
+
+GOOD_MSE, ACCEPTABLE_MSE = 0.01, 0.05       # of pixels in [0, 1]; 20 dB and 13 dB
+SHOWN = 8
+
+
+@torch.inference_mode()
+def measure(vae, images: torch.Tensor, batch_size: int, device: torch.device, seed: int) -> tuple[dict, torch.Tensor]:
+    """({shape, min, max, mean, std, per-channel values, mse, psnr_db}, reconstructions uint8 on the CPU).
+
+    images: (n, 3, s, s) uint8. The latents are posterior samples, as in training; reconstructions are of the means.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    latents, reconstructions, square_error = [], [], 0.0
+    for batch in images.split(batch_size):
+        batch = batch.to(device).float() / 255
+        posterior = vae.encode(batch)
+        latents.append((vae.scale_factor * posterior.sample(generator)).cpu())
+        decoded = vae.decode_latents(vae.scale_factor * posterior.mean)
+        square_error += (decoded - batch).square().sum().item()
+        reconstructions.append((decoded * 255).round().byte().cpu())
+    latents, mse = torch.cat(latents), square_error / images.numel()
+    return {"shape": list(latents.shape), "min": latents.min().item(), "max": latents.max().item(),
+            "mean": latents.mean().item(), "std": latents.std().item(),
+            "channel_mean": latents.mean(dim=(0, 2, 3)).tolist(), "channel_std": latents.std(dim=(0, 2, 3)).tolist(),
+            "channel_min": latents.amin(dim=(0, 2, 3)).tolist(), "channel_max": latents.amax(dim=(0, 2, 3)).tolist(),
+            "mse": mse, "psnr_db": -10 * float(np.log10(max(mse, 1e-12)))}, torch.cat(reconstructions)
+
+
+def judge(figures: dict) -> dict:
+    """What the figures mean: auto_normalize, and a verdict on the reconstruction."""
+    mse = figures["mse"]
+    verdict = "good" if mse < GOOD_MSE else "acceptable" if mse < ACCEPTABLE_MSE else "poor"
+    return {"auto_normalize": is_unit_range(figures["min"], figures["max"]), "verdict": verdict}
+
+
+def report(figures: dict, config: Config) -> str:
+    inside = figures["auto_normalize"]
+    lines = [f"latents {tuple(figures['shape'])}: min {figures['min']:.4f}, max {figures['max']:.4f}, "
+             f"mean {figures['mean']:.4f}, std {figures['std']:.4f}"]
+    for i, values in enumerate(zip(*(figures[f"channel_{name}"] for name in ("min", "max", "mean", "std")))):
+        lines.append(f"  channel {i}: min {values[0]:.4f}, max {values[1]:.4f}, mean {values[2]:.4f}, std {values[3]:.4f}")
+    lines.append(f"auto_normalize may be True only with standardize_latents False: latents are inside [0, 1]" if inside
+                 else "auto_normalize must be False: it maps [0, 1] to [-1, 1], and these latents are not inside [0, 1]")
+    if not config.standardize_latents and not inside and figures["std"] < 0.5:
+        lines.append(f"standardize_latents is False: std {figures['std']:.2f} against noise of 1 wastes most of the "
+                     "noise schedule; True is better")
+    lines.append(f"reconstruction: MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB: {figures['verdict']} "
+                 f"(< {GOOD_MSE} good, < {ACCEPTABLE_MSE} acceptable)")
+    return "\n".join(lines)
+
+
+def main(config: Config, *, num_images: int = 100) -> dict:
+    """Check the VAE before training, step 1 of 5. Exit status 1 when it reconstructs poorly.
+
+    Args:
+        num_images: training images to encode, spread over all users
+    """
+    if num_images < 1:
+        raise InputError(f"num_images is {num_images}; expected at least 1")
+    device = choose_device(config.device)
+    paths, _ = labels_of(open_split(config).train_images)
+    vae = open_vae(config, device)
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
+    images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading")
+    figures, reconstructions = measure(vae, images, config.vae_batch_size, device, config.seed)
+    figures |= judge(figures)
+    print(report(figures, config))
+
+    write_json(config.results_folder / "vae_range.json", {"vae_path": str(config.vae_path), **figures})
+    shown = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).astype(int))
+    grid = image_grid([("original", list(images[shown])), ("reconstruction", list(reconstructions[shown]))],
+                      [paths[chosen[i]].split("/")[0] for i in shown],
+                      f"MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB")
+    save_figure(grid, config.results_folder / "vae_reconstruction.png")
+    print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")
+    return figures
+
+
+if __name__ == "__main__":
+    if run(main, PRESETS, Config.preset)["verdict"] == "poor":
+        sys.exit(1)

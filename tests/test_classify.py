@@ -1,0 +1,139 @@
+"""classify.py as the user meets it: what it writes, and what it says about folders that it cannot use."""
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import classify
+from groundwork.errors import InputError
+from train_latent_cfg import PRESETS
+
+NUM_USERS = 3
+
+
+def write_users(folder: Path, users, count: int, seed: int) -> Path:
+    """Noise with a bright line at a height that tells the user."""
+    random = np.random.default_rng(seed)
+    for user in users:
+        (folder / f"ID_{user}").mkdir(parents=True)
+        for number in range(1, count + 1):
+            image = random.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+            image[6 * user:6 * user + 4] += 150
+            Image.fromarray(image).save(folder / f"ID_{user}" / f"Doppler{number}.png")
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    data_path = write_users(tmp_path / "data", range(1, NUM_USERS + 1), 12, seed=0)
+    return replace(PRESETS["cpu-minutes"], data_path=data_path, results_folder=tmp_path / "results", device="cpu",
+                   latents_cache_folder=tmp_path / "cache", num_users=NUM_USERS, images_per_user_train=5, split_guard=2,
+                   classifier_image_size=32, classifier_steps=2, classifier_batch_size=4, classifier_seeds=2)
+
+
+def test_outputs(config, tmp_path, capsys):
+    synthetic = [write_users(tmp_path / name, range(1, NUM_USERS + 1), 4, seed) for seed, name in enumerate(["a", "b"])]
+    classify.main(config, synthetic=tuple(synthetic))
+    folder = config.results_folder / "classify"
+    with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["arm"] for row in rows] == ["real only", "real + a", "real + b"] * 2
+    assert {(row["num_real"], row["num_synthetic"]) for row in rows} == {("15", "0"), ("15", "12")}
+    assert all({"recall_1", "recall_2", "recall_3"} <= set(row) and row["num_test"] == "15" for row in rows)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert [arm["name"] for arm in summary["arms"]] == ["real only", "real + a", "real + b"]
+    for arm in summary["arms"]:
+        own = [float(row["accuracy"]) for row in rows if row["arm"] == arm["name"]]
+        assert arm["accuracies"] == pytest.approx(own, abs=1e-6)
+    for name in ("accuracy.png", "confusion.png"):
+        Image.open(folder / name).verify()
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64,") == 2
+    printed = capsys.readouterr().out
+    assert "real + b" in printed and "Best arm" in printed and "report.html" in printed
+
+
+def test_baseline_alone(config, capsys):
+    summary = classify.main(replace(config, classifier_seeds=1))
+    assert [arm["name"] for arm in summary["arms"]] == ["real only"] and summary["arms"][0]["accuracy_std"] is None
+    assert "no synthetic set to compare" in capsys.readouterr().out
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    folders = tuple(tmp_path / name for name in ("one/checkpoint_5", "two/checkpoint_5", "two/checkpoint_6"))
+    assert classify.name_arms(folders[1:]) == ["real + checkpoint_5", "real + checkpoint_6"]
+    assert classify.name_arms(folders) == ["real + one/checkpoint_5", "real + two/checkpoint_5",
+                                           "real + two/checkpoint_6"]
+    with pytest.raises(InputError, match="more than once"):
+        classify.name_arms((folders[0], tmp_path / "two" / ".." / "one" / "checkpoint_5"))
+
+
+@pytest.mark.parametrize("constant", [{"classifier_seeds": 0}, {"classifier_batch_size": 1}, {"classifier_lr": 0.0}])
+def test_impossible_constants_are_named(config, constant):
+    with pytest.raises(InputError, match=next(iter(constant))):
+        classify.main(replace(config, **constant))
+
+
+def missing(folder):
+    pass
+
+
+def without_users(folder):
+    (folder / "pictures").mkdir(parents=True)
+
+
+def lacking_a_user(folder):
+    write_users(folder, (1, 3), 1, seed=0)
+
+
+def with_an_empty_user(folder):
+    write_users(folder, (1, 3), 1, seed=0)
+    (folder / "ID_2").mkdir()
+
+
+def with_a_strange_user(folder):
+    write_users(folder, (1, 2, 3, 17), 1, seed=0)
+
+
+def with_a_broken_image(folder):
+    write_users(folder, (1, 2, 3), 1, seed=0)
+    (folder / "ID_2" / "Doppler1.png").write_bytes(b"\x89PNG half a file")
+
+
+@pytest.mark.parametrize("make, named", [
+    (missing, "is no folder"), (without_users, "no ID_<n> folder"), (lacking_a_user, "lacks ID_2"),
+    (with_an_empty_user, "ID_2"), (with_a_strange_user, "ID_17"), (with_a_broken_image, "Doppler1.png")])
+def test_unusable_folders_are_named_and_nothing_is_written(config, tmp_path, make, named):
+    make(tmp_path / "synthetic_x")
+    with pytest.raises(InputError) as caught:
+        classify.main(config, synthetic=(tmp_path / "synthetic_x",))
+    assert "synthetic_x" in str(caught.value) and named in str(caught.value)
+    assert not config.results_folder.exists()
+
+
+def test_command_line_says_it_in_one_line_with_status_2(config, tmp_path):
+    done = subprocess.run([sys.executable, classify.__file__, "--preset", "cpu-minutes", "--data_path",
+                           config.data_path, "--synthetic", tmp_path / "nothing", tmp_path / "neither"],
+                          capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and f"{tmp_path / 'nothing'} is no folder" in done.stderr
+
+
+def test_manifest_of_another_split_or_of_an_unfinished_set_is_warned_of(config, tmp_path, capsys):
+    folder = write_users(tmp_path / "x", range(1, NUM_USERS + 1), 1, seed=0)
+
+    def printed(manifest: dict) -> str:
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return "\n".join(classify.manifest_warnings(folder, config))
+    same = {"num_users": NUM_USERS, "split_fold": config.split_fold}
+    assert printed({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == "" == printed({})
+    assert "split_fold 2 (now 0)" in printed({"split": {**same, "split_fold": 2}})
+    assert "lacks 1 of the 2" in printed({"images": {"ID_1/Doppler1.png": {}, "ID_1/Doppler2.png": {}}})
+    classify.main(replace(config, classifier_seeds=1), synthetic=(folder,))
+    assert "warning: " in capsys.readouterr().out

@@ -1,0 +1,151 @@
+"""KL_VAE: what the first version's network computes, and files that do or do not hold a VAE."""
+import math
+
+import numpy as np
+import parity
+import pytest
+import torch
+
+from groundwork.errors import InputError
+from groundwork.files import save_tensors
+from vae import KL_VAE
+
+SMALL = {"ch": 8, "ch_mult": (1, 2, 2), "num_res_blocks": 1}
+
+
+def small_vae(seed: int = 0) -> KL_VAE:
+    torch.manual_seed(seed)
+    return KL_VAE(SMALL).eval()
+
+
+def relative_error(ours: torch.Tensor, theirs: np.ndarray) -> float:
+    return float(np.linalg.norm(ours.numpy() - theirs) / np.linalg.norm(theirs))
+
+
+@pytest.fixture(scope="module")
+def fixture() -> dict[str, np.ndarray]:
+    return dict(np.load(parity.FIXTURES / "kl_vae.npz"))
+
+
+@pytest.fixture(scope="module")
+def original_vae(tmp_path_factory) -> KL_VAE:
+    """The fixture weights, by way of a file that holds a bare state dict."""
+    path = tmp_path_factory.mktemp("vae") / "kl_vae_best.pt"
+    save_tensors(path, parity.state_dict("kl_vae.shapes.json"))
+    return KL_VAE.load(path)
+
+
+def test_parameters_have_the_original_names_and_shapes():
+    with torch.device("meta"):
+        ours = {key: tuple(value.shape) for key, value in KL_VAE().state_dict().items()}
+    assert ours == parity.shapes("kl_vae.shapes.json")
+
+
+@torch.no_grad()
+def test_posterior_is_the_original_one(original_vae, fixture):
+    posterior = original_vae.encode(torch.from_numpy(fixture["x"]).float())
+    assert relative_error(posterior.mean, fixture["mean"]) < 1e-4
+    assert relative_error(posterior.logvar, fixture["logvar"]) < 1e-4
+
+
+@torch.no_grad()
+def test_decoded_image_is_the_original_one(original_vae, fixture):
+    decoded = original_vae.decode(torch.from_numpy(fixture["z"]) / 0.18215)
+    assert relative_error(decoded[:, :, 96:160, 96:160], fixture["decoded_crop"]) < 1e-4
+    assert decoded.mean().item() == pytest.approx(float(fixture["decoded_mean"]), rel=1e-4)
+    assert decoded.std().item() == pytest.approx(float(fixture["decoded_std"]), rel=1e-4)
+
+
+def test_latents_are_the_scaled_mean_and_come_back_as_images_in_unit_range():
+    vae, images = small_vae(), torch.rand(2, 3, 16, 32)
+    latents = vae.encode_images(images)
+    assert latents.shape == (2, 4, 4, 8)
+    torch.testing.assert_close(latents, 0.18215 * vae.encode(images).mean)
+    decoded = vae.decode_latents(100 * latents)
+    assert decoded.shape == images.shape
+    assert decoded.min() == 0 and decoded.max() <= 1        # these latents overshoot, so the clamp has work to do
+
+
+def test_latent_samples_have_the_posterior_mean_and_std_and_repeat_with_the_seed():
+    vae, image = small_vae(), torch.rand(1, 3, 16, 16)
+    posterior = vae.encode(image)
+    latents = vae.encode_images(image.expand(4000, -1, -1, -1), torch.Generator().manual_seed(1)) / 0.18215
+    torch.testing.assert_close(latents.mean(0), posterior.mean[0], atol=5 * posterior.std.max().item() / 63, rtol=0)
+    torch.testing.assert_close(latents.std(0), posterior.std[0], atol=0, rtol=0.06)
+    first, second = (posterior.sample(torch.Generator().manual_seed(seed)) for seed in (1, 1))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+
+
+def test_kl_matches_torch_distributions_and_logvar_is_clamped():
+    vae = small_vae()
+    posterior = vae.encode(torch.rand(3, 3, 16, 16))
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(posterior.mean, posterior.std), normal(0.0, 1.0)).sum((1, 2, 3))
+    torch.testing.assert_close(posterior.kl(), expected, rtol=1e-5, atol=1e-4)
+    for bias, logvar in ((-1e4, -30), (1e4, 20)):
+        torch.nn.init.constant_(vae.quant_conv.bias, bias)
+        assert torch.all(vae.encode(torch.rand(1, 3, 16, 16)).logvar == logvar)
+
+
+def test_latent_size_follows_the_number_of_levels():
+    assert small_vae().latent_size(64) == 16
+    with pytest.raises(InputError, match="multiple of 4"):
+        small_vae().latent_size(66)
+    with pytest.raises(ValueError, match="channels"):
+        KL_VAE({"channels": 8})
+
+
+@torch.no_grad()
+def test_smaller_vae_is_saved_with_its_shape_and_other_keys_are_ignored(tmp_path):
+    vae = KL_VAE(SMALL, embed_dim=3, scale_factor=0.5)
+    save_tensors(tmp_path / "vae.pt", {**vae.checkpoint(), "epoch": 7, "history": [1.0]})
+    loaded, images = KL_VAE.load(tmp_path / "vae.pt"), torch.rand(1, 3, 16, 16)
+    assert torch.equal(loaded.encode_images(images), vae.encode_images(images))
+    assert not loaded.training and loaded.fingerprint() == vae.fingerprint()
+
+
+def test_half_precision_weights_load_as_float32(tmp_path):
+    checkpoint = small_vae().half().checkpoint()
+    save_tensors(tmp_path / "vae.pt", checkpoint)
+    assert all(weight.dtype == torch.float32 for weight in KL_VAE.load(tmp_path / "vae.pt").parameters())
+
+
+def test_fingerprint_changes_with_any_weight_and_with_the_scale():
+    vae = small_vae()
+    prints = [vae.fingerprint(), small_vae(seed=1).fingerprint()]
+    with torch.no_grad():
+        vae.decoder.conv_out.bias[0] += 1e-6
+    prints.append(vae.fingerprint())
+    vae.scale_factor = 0.2
+    prints.append(vae.fingerprint())
+    assert len(set(prints)) == 4
+    assert small_vae().fingerprint() == prints[0]
+
+
+def test_weights_that_do_not_fit_are_named_with_their_shapes(tmp_path):
+    save_tensors(tmp_path / "vae.pt", small_vae().state_dict())
+    with pytest.raises(InputError) as error:
+        KL_VAE.load(tmp_path / "vae.pt")
+    message = str(error.value)
+    assert "encoder.conv_in.weight found (8, 3, 3, 3), expected (128, 3, 3, 3)" in message
+    assert "ddconfig" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("content, named", [
+    ({"step": 5, "model": {"w": torch.zeros(1)}, "ema": {"w": torch.zeros(1)}, "opt": {}}, "diffusion checkpoint"),
+    ({}, "nothing"),
+    ([torch.zeros(2)], "list"),
+    ({"model_state_dict": 3}, "model_state_dict"),
+])
+def test_files_of_something_else_are_refused(tmp_path, content, named):
+    save_tensors(tmp_path / "vae.pt", content)
+    with pytest.raises(InputError, match=named):
+        KL_VAE.load(tmp_path / "vae.pt")
+
+
+def test_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "vae.pt"
+    save_tensors(path, small_vae().checkpoint())
+    path.write_bytes(path.read_bytes()[:math.ceil(path.stat().st_size / 2)])
+    with pytest.raises(InputError, match="vae.pt"):
+        KL_VAE.load(path)

@@ -1,0 +1,269 @@
+"""Step 3: train the latent diffusion model. Config, at the top, holds the constants of every script."""
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
+                                                    load_unet_weights, milestone_path, read_off_tensors)
+from denoising_diffusion_pytorch.trainer import Trainer
+from groundwork.command_line import run
+from groundwork.device import choose_device
+from groundwork.errors import InputError
+from groundwork.files import save_tensors, write_json
+from microdoppler.latents import LatentCache, LatentStatistics, check_range, load_or_encode
+from microdoppler.milestone import MilestoneWatcher
+from microdoppler.pictures import sample_grid
+from microdoppler.report import save_figure
+from microdoppler.spectrograms import labels_of, load_images
+from microdoppler.split import Split, SplitSettings, describe, load_or_make_split
+from vae.kl_vae import KL_VAE
+
+
+@dataclass(frozen=True)
+class Config:
+    """The constants. Edit them here, or override any on the command line of a script that reads them."""
+    preset: str = "full"  # full (one GPU), cpu-hours (128 px, no GPU), cpu-minutes (64 px, the demo)
+    # --- paths
+    vae_path: Path = Path("/kaggle/input/kl-vae-best-pt/kl_vae_best.pt")  # weights of the VAE
+    data_path: Path = Path("/kaggle/input/organized-gait-dataset/Normal_line")  # holds ID_1 … ID_<num_users>
+    results_folder: Path = Path("./results")  # checkpoints, samples, metrics, reports
+    latents_cache_folder: Path = Path("./latents_cache")  # the split and the encoded training images
+    # --- data
+    num_users: int = 31  # users 1 … num_users, labels 0 … num_users - 1
+    images_per_user_train: int = 50  # the rest, less the guard, is for testing
+    split_strategy: str = "contiguous"  # contiguous: a run of windows in time; random: leaks, as windows overlap
+    split_fold: int = 0  # contiguous: which third of each recording is trained on: 0, 1 or 2
+    split_guard: int = 4  # windows on each side of the training run that belong to neither set
+    image_size: int = 256  # pixels, height = width
+    latent_size: int = 32  # height = width of the VAE's latents at that image size
+    latent_channels: int = 4  # channels of the VAE's latents
+    standardize_latents: bool = True  # per channel to mean 0, std 1: they have std 0.18, and noise has 1
+    seed: int = 42  # of everything random
+    # --- model
+    dim: int = 48  # width of the first level
+    dim_mults: tuple[int, ...] = (1, 2, 4)  # width of each level, in multiples of dim
+    attn_dim_head: int = 32  # width of a head of the middle attention
+    attn_heads: int = 4  # heads of the middle attention
+    cond_drop_prob: float = 0.5  # share of training images whose user is hidden, for guidance
+    # --- diffusion
+    timesteps: int = 1000  # noise levels
+    objective: str = "pred_v"  # what the network predicts: pred_v, pred_noise or pred_x0
+    beta_schedule: str = "cosine"  # noise schedule: cosine or linear
+    min_snr_loss_weight: bool = True  # cap the weight of the easy, nearly clean timesteps
+    min_snr_gamma: float = 5  # the cap, a signal-to-noise ratio
+    offset_noise_strength: float = 0.0  # noise shared by all pixels of a channel; 0.1 helps very dark or bright data
+    auto_normalize: bool = False  # map [0, 1] to [-1, 1]; wrong for latents outside [0, 1], see test_vae_range.py
+    # --- training
+    train_batch_size: int = 8  # images that go through the network at once
+    gradient_accumulate_every: int = 2  # such batches per optimisation step
+    train_lr: float = 1e-4  # Adam's learning rate
+    adam_betas: tuple[float, float] = (0.9, 0.99)  # Adam's averages of the gradient and its square
+    max_grad_norm: float = 1.0  # longer gradients are cut to this norm
+    train_num_steps: int = 150000  # optimisation steps
+    ema_decay: float = 0.9995  # of the averaged weights, which are the ones that draw samples
+    ema_update_every: int = 10  # steps between two updates of the average
+    amp: bool = True  # mixed precision on CUDA: bf16 where native, else fp16; float32 on CPU
+    device: str = "auto"  # auto, cpu, cuda or cuda:<n>
+    # --- watching
+    save_and_sample_every: int = 2000  # steps between two milestones: model-<m>.pt and sample-<m>.png
+    num_samples: int = 16  # images in sample-<m>.png, rows of users
+    log_every: int = 50  # steps between two lines of metrics.jsonl
+    # --- sampling
+    sampler: str = "dpmpp_2m"  # dpmpp_2m, ddim, or ddpm (all timesteps)
+    sampling_timesteps: int = 20  # network evaluations per image with dpmpp_2m and ddim
+    ddim_sampling_eta: float = 0.0  # ddim: 0 deterministic, 1 as noisy as ddpm and poor at few steps
+    cond_scale: float = 2.0  # guidance: 1 none, higher = more typical of the user and less diverse
+    rescaled_phi: float = 0.7  # how far guidance's gain in contrast is taken back, 0 … 1
+    use_cfg_plus_plus: bool = False  # CFG++; cond_scale then lies in (0, 1]
+    vae_batch_size: int = 16  # images that go through the VAE at once
+    # --- classifier
+    classifier_image_size: int = 128  # pixels, height = width
+    classifier_steps: int = 1500  # optimisation steps, the same in every arm
+    classifier_batch_size: int = 32  # images per step
+    classifier_lr: float = 1e-3  # peak learning rate
+    classifier_seeds: int = 3  # repeats per arm
+
+
+PRESETS = {
+    "full": Config(),
+    "cpu-hours": replace(
+        Config(), preset="cpu-hours", image_size=128, latent_size=16, dim=48, train_batch_size=16,
+        gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=12000, ema_decay=0.999,
+        save_and_sample_every=1000, classifier_image_size=96, classifier_steps=600),
+    "cpu-minutes": replace(
+        Config(), preset="cpu-minutes", image_size=64, latent_size=16, num_users=8, dim=32, train_batch_size=32,
+        gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.99,
+        save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_steps=150, classifier_seeds=2),
+}
+
+# A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
+FIXED_BY_CHECKPOINT = (
+    "num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "image_size", "latent_size",
+    "latent_channels", "standardize_latents", "seed", "dim", "dim_mults", "attn_dim_head", "attn_heads", "timesteps",
+    "objective", "beta_schedule", "auto_normalize", "save_and_sample_every")
+
+
+def config_to_plain(config: Config) -> dict:
+    """Config as JSON's types, for checkpoints and config.json."""
+    return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(config).items()}
+
+
+def config_of(checkpoint: dict) -> Config:
+    """The Config a checkpoint was trained with; of an older one without any, what its tensors say."""
+    plain = checkpoint.get("config")
+    if not plain:
+        known = read_off_tensors(checkpoint)
+        return replace(Config(), num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),
+                       standardize_latents=False, **known)
+    kinds = {field.name: type(getattr(Config(), field.name)) for field in dataclasses.fields(Config)}
+    return Config(**{key: kinds[key](value) if kinds[key] in (Path, tuple) else value
+                     for key, value in plain.items() if key in kinds})
+
+
+def open_split(config: Config) -> Split:
+    """The split of this configuration, made on first use; prints what it is."""
+    settings = SplitSettings(config.num_users, config.images_per_user_train, config.split_strategy, config.split_fold,
+                             config.split_guard, config.seed)
+    split, warnings = load_or_make_split(config.latents_cache_folder / "data_split.json", config.data_path, settings)
+    print("\n".join([f"warning: {warning}" for warning in warnings] + [describe(split)]))
+    return split
+
+
+def open_vae(config: Config, device: torch.device) -> KL_VAE:
+    """The VAE at vae_path, checked against image_size, latent_size and latent_channels."""
+    vae = KL_VAE.load(config.vae_path, device=device)
+    found = (vae.embed_dim, vae.latent_size(config.image_size))
+    if found != (config.latent_channels, config.latent_size):
+        raise InputError(f"{config.vae_path} makes {found[0]} x {found[1]} x {found[1]} latents of {config.image_size} px "
+                         f"images; latent_channels = {config.latent_channels} and latent_size = {config.latent_size} "
+                         "expect otherwise: set them to what the VAE makes")
+    return vae
+
+
+def build_diffusion(config: Config, *, clip_x_start: bool) -> GaussianDiffusion:
+    """The network and its diffusion. Raises InputError when the constants contradict each other."""
+    try:
+        unet = Unet(config.dim, config.num_users, dim_mults=config.dim_mults, channels=config.latent_channels,
+                    cond_drop_prob=config.cond_drop_prob, attn_dim_head=config.attn_dim_head,
+                    attn_heads=config.attn_heads)
+        return GaussianDiffusion(
+            unet, image_size=config.latent_size, timesteps=config.timesteps, objective=config.objective,
+            beta_schedule=config.beta_schedule, min_snr_loss_weight=config.min_snr_loss_weight,
+            min_snr_gamma=config.min_snr_gamma, offset_noise_strength=config.offset_noise_strength,
+            auto_normalize=config.auto_normalize, clip_x_start=clip_x_start, sampler=config.sampler,
+            sampling_timesteps=config.sampling_timesteps, ddim_sampling_eta=config.ddim_sampling_eta,
+            use_cfg_plus_plus=config.use_cfg_plus_plus)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def clipping_is_justified(config: Config, statistics: LatentStatistics) -> bool:
+    """Clamping x_start to [-1, 1] is right for data within it, which standardized latents never are."""
+    if config.standardize_latents:
+        return False
+    return config.auto_normalize or max(-statistics.min, statistics.max) <= 1
+
+
+def open_cache(config: Config, split: Split, vae: KL_VAE, device: torch.device) -> LatentCache:
+    """The latents of the training images, encoded on first use. Refuses a range that auto_normalize would ruin."""
+    paths, labels = labels_of(split.train_images)
+    cache = load_or_encode(vae, config.data_path, paths, labels, image_size=config.image_size,
+                           folder=config.latents_cache_folder, batch_size=config.vae_batch_size, device=device)
+    if config.auto_normalize and config.standardize_latents:
+        raise InputError("auto_normalize and standardize_latents are both True; set auto_normalize = False")
+    check_range(cache.statistics, auto_normalize=config.auto_normalize)
+    return cache
+
+
+def resume_point(config: Config, resume: str | None) -> dict | None:
+    """The checkpoint to go on from, or None for a fresh start. Raises InputError rather than overwrite a run."""
+    milestones = list_milestones(config.results_folder)
+    if resume is None:
+        if milestones:
+            raise InputError(f"{config.results_folder} already holds milestones up to {milestones[-1]}; go on with "
+                             "--resume latest, or choose another results_folder")
+        return None
+    if resume == "latest" and not milestones:
+        raise InputError(f"--resume latest, but {config.results_folder} holds no checkpoint; start without --resume")
+    if not (resume == "latest" or resume.isdecimal()):
+        raise InputError(f"--resume {resume}; expected latest or a milestone's number")
+    path = milestone_path(config.results_folder, milestones[-1] if resume == "latest" else int(resume))
+    checkpoint = load_checkpoint(path)
+    if "opt" not in checkpoint or not checkpoint.get("config"):
+        raise InputError(f"{path} is of the older format, which can generate but not be resumed")
+    was, now = config_to_plain(config_of(checkpoint)), config_to_plain(config)
+    changed = [f"{name} {was[name]} (now {now[name]})" for name in FIXED_BY_CHECKPOINT if was[name] != now[name]]
+    if changed:
+        raise InputError(f"{path} was trained with {', '.join(changed)}; go back to those constants to resume")
+    return checkpoint
+
+
+def main(config: Config, *, resume: str | None = None):
+    """Train the latent diffusion model, step 3 of 5.
+
+    Args:
+        resume: go on from a checkpoint in results_folder: latest, or a milestone's number
+    """
+    device = choose_device(config.device)
+    checkpoint = resume_point(config, resume)
+    split = open_split(config)
+    vae = open_vae(config, device)
+    cache = open_cache(config, split, vae, device)
+    statistics = cache.statistics
+    print(f"latents: {len(cache)}, min {statistics.min:.3f}, max {statistics.max:.3f}, "
+          f"std per channel {', '.join(f'{std:.3f}' for std in statistics.std)}")
+
+    vae_fingerprint = vae.fingerprint()
+    scaling = statistics.scaling(config.standardize_latents)
+
+    def draw_batch(indices, generator):
+        latents, labels = cache.draw(indices, generator)
+        return scaling.standardize(latents), labels
+
+    torch.manual_seed(config.seed)      # the network's first weights
+    diffusion = build_diffusion(config, clip_x_start=clipping_is_justified(config, statistics))
+    trainer = Trainer(
+        diffusion, draw_batch, len(cache), train_batch_size=config.train_batch_size,
+        gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
+        adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
+        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device)
+    if checkpoint is not None:
+        trainer.load_state_dict(checkpoint)
+        print(f"resumed at step {trainer.step}")
+
+    if trainer.is_main_process:
+        write_json(config.results_folder / "config.json", config_to_plain(config))
+    watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, num_samples=config.num_samples,
+                               cond_scale=config.cond_scale, rescaled_phi=config.rescaled_phi, seed=config.seed)
+    shown = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
+             for user in watcher.users}
+
+    def log(record: dict) -> None:
+        with open(config.results_folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def on_milestone(milestone: int) -> None:
+        save_tensors(milestone_path(config.results_folder, milestone),
+                     {**trainer.state_dict(), "config": config_to_plain(config),
+                      "latent_statistics": dataclasses.asdict(statistics), "vae_fingerprint": vae_fingerprint})
+        samples, health = watcher.look()
+        save_figure(sample_grid(shown, samples, f"step {trainer.step}: " + ", ".join(
+            f"{name} {value:.2f}" for name, value in health.items())), config.results_folder / f"sample-{milestone}.png")
+        log({"step": trainer.step, "milestone": milestone, **health})
+
+    trainer.train(config.train_num_steps, log_every=config.log_every, milestone_every=config.save_and_sample_every,
+                  on_log=log, on_milestone=on_milestone)
+    if trainer.is_main_process:
+        last = list_milestones(config.results_folder)[-1]
+        print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
+              f"next: python generate.py --checkpoint {config.results_folder}/model-{last}.pt --all_users "
+              f"--samples_per_user 50 --output_dir synthetic_data/checkpoint_{last}")
+
+
+if __name__ == "__main__":
+    run(main, PRESETS, Config.preset)

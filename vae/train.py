@@ -1,0 +1,275 @@
+"""Train a KL_VAE from images:  python -m vae.train --data_path … --split latents_cache/data_split.json --output …
+
+loss = mean |x − x̂| + 2 · mean (x − x̂)² + kl_weight · KL / number of pixel values
+
+L1 keeps the thin bright traces sharp, L2 keeps PSNR up. Whatever kl_weight is, KL alone decides the latents' scale:
+stretching mean and std of the posterior together leaves x̂ as it is, and KL is least when mean² + std² averages 1. So
+unscaled latents get a std near 1, scaled ones near scale_factor. kl_weight decides how much noise the posterior carries,
+that is, how smooth the latent space is that diffusion has to learn.
+"""
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from groundwork.command_line import run
+from groundwork.device import choose_device
+from groundwork.errors import InputError
+from groundwork.files import load_tensors, read_json, save_tensors
+from groundwork.images import load_image, save_image
+from groundwork.seeding import derive_seed, seeded
+from vae.kl_vae import DDCONFIG, KL_VAE
+
+VALIDATION_SHARE = 0.1      # of each user's training windows: the last ones in time
+GUARD = 3                   # windows overlap by 75 %, so these before them share pixels with validation
+WARMUP_SHARE = 0.05         # of all steps
+MAX_GRAD_NORM = 1.0
+EMA_DECAY = 0.995           # averages about the last 200 steps
+SHOWN = 8                   # images in the reconstruction picture
+INIT, BATCH = 0, 1          # what a derived seed is for
+
+
+def read_split(split: str | Path) -> tuple[list[str], list[str]]:
+    """(paths to train on, paths to validate on), relative to data_path, from the split's `train_images` alone.
+
+    Per user the last VALIDATION_SHARE of the training windows validate, and the GUARD windows before them are left out.
+    Raises InputError when there is no split or a user has too few windows.
+    """
+    if not Path(split).is_file():
+        raise InputError(f"{split} does not exist; make it with python -m microdoppler.split --data_path … --num_users …")
+    content = read_json(split)
+    try:
+        users = {user: list(entry["train_images"]) for user, entry in content["users"].items()}
+    except (TypeError, KeyError, AttributeError):
+        raise InputError(f"{split} is no split: expected users, each with train_images; "
+                         "make it with python -m microdoppler.split") from None
+    training, validation = [], []
+    for user, names in users.items():
+        held_out = max(1, round(VALIDATION_SHARE * len(names)))
+        if len(names) <= held_out + GUARD:
+            raise InputError(f"user {user} has {len(names)} training images in {split}; "
+                             f"expected at least {held_out + GUARD + 1} to hold some out for validation")
+        training += names[:-held_out - GUARD]
+        validation += names[-held_out:]
+    return training, validation
+
+
+def read_images(data_path: str | Path, names: list[str], image_size: int) -> Tensor:
+    """(n, 3, image_size, image_size) uint8. Raises InputError naming the file that cannot be read."""
+    images = np.empty((len(names), image_size, image_size, 3), dtype=np.uint8)
+    for i, name in enumerate(tqdm(names, desc="reading images", unit="image", disable=None)):
+        try:
+            images[i] = load_image(Path(data_path) / name, image_size)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"{Path(data_path) / name} cannot be read ({error}); "
+                             "make the split again with python -m microdoppler.split") from None
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def learning_rate(step: int, num_steps: int, peak: float) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    warmup = max(1, round(WARMUP_SHARE * num_steps))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+
+def vae_loss(vae: KL_VAE, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
+    """The loss above for a batch in [0, 1]; the network runs under the caller's autocast, the loss in float32."""
+    posterior = vae.encode(images)
+    error = vae.decode(posterior.sample(generator)).float() - images
+    with torch.autocast(images.device.type, enabled=False):
+        kl = kl_weight * posterior.kl().sum() / images.numel()
+    return error.abs().mean() + 2 * error.square().mean() + kl
+
+
+class VAETrainer:
+    """Weights, their moving average, the optimiser and the step count: all that a resumed run needs."""
+
+    def __init__(self, ddconfig: dict, device: torch.device, num_steps: int, lr: float, kl_weight: float, seed: int):
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, INIT))
+            self.vae = KL_VAE(ddconfig).to(device)
+        self.average = KL_VAE(ddconfig).to(device).eval().requires_grad_(False)
+        self.average.load_state_dict(self.vae.state_dict())
+        self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
+        half = None if device.type == "cpu" else \
+            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+        self.autocast = lambda: torch.autocast(device.type, half) if half else nullcontext()
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
+        self.device, self.num_steps, self.lr, self.kl_weight, self.seed = device, num_steps, lr, kl_weight, seed
+        self.step, self.best_mse = 0, math.inf
+
+    def train_step(self, images: Tensor, batch_size: int) -> float:
+        """One optimisation step on images drawn from (n, 3, s, s) uint8; all randomness depends on (seed, step) only."""
+        generator = seeded(self.seed, BATCH, self.step)
+        chosen = torch.randperm(len(images), generator=generator)[:batch_size]
+        batch = images[chosen].to(self.device).float() / 255
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.num_steps, self.lr)
+        with self.autocast():
+            loss = vae_loss(self.vae, batch, generator, self.kl_weight)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), MAX_GRAD_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        decay = min(EMA_DECAY, self.step / (self.step + 9))         # early on the average must be able to follow
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), 1 - decay)
+        return loss.item()
+
+    def state(self) -> dict:
+        return {"step": self.step, "best_mse": self.best_mse, "model": self.vae.state_dict(),
+                "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict()}
+
+    def load_state(self, state: dict) -> None:
+        self.step, self.best_mse = state["step"], state["best_mse"]
+        self.vae.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+@torch.inference_mode()
+def evaluate(vae: KL_VAE, images: Tensor, batch_size: int = 32) -> dict:
+    """Reconstruction from the posterior mean, and the range of the scaled latents: {"mse", "psnr_db", "latent_…"}.
+
+    images: (n, 3, s, s) uint8; mse is of pixels in [0, 1].
+    """
+    device = next(vae.parameters()).device
+    latents, square_error = [], 0.0
+    for batch in images.split(batch_size):
+        batch = batch.to(device).float() / 255
+        latents.append(vae.encode_images(batch))
+        square_error += (vae.decode_latents(latents[-1]) - batch).square().sum().item()
+    latents, mse = torch.cat(latents), square_error / images.numel()
+    return {"mse": mse, "psnr_db": -10 * math.log10(max(mse, 1e-12)), "latent_mean": latents.mean().item(),
+            "latent_std": latents.std().item(), "latent_min": latents.min().item(), "latent_max": latents.max().item()}
+
+
+@torch.inference_mode()
+def reconstruction_picture(vae: KL_VAE, images: Tensor) -> np.ndarray:
+    """Originals above reconstructions, (2 s, SHOWN · s, 3) uint8, of up to SHOWN evenly spread images."""
+    chosen = images[torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().long()]
+    batch = chosen.to(next(vae.parameters()).device).float() / 255
+    decoded = (vae.decode_latents(vae.encode_images(batch)) * 255).round().byte().cpu()
+    return torch.cat([torch.cat(list(row), dim=2) for row in (chosen, decoded)], dim=1).permute(1, 2, 0).numpy()
+
+
+def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> dict | None:
+    """What an interrupted run left, or None for a new one.
+
+    Raises InputError when there is something and `resume` is not set, or when it comes from other settings.
+    """
+    found = [path for path in (output, state_path) if path.exists()]
+    if found and not resume:
+        raise InputError(f"{found[0]} exists; go on with --resume, choose another --output, or delete it")
+    if not state_path.exists():
+        if found:
+            raise InputError(f"{output} exists but {state_path} does not, so it cannot be resumed; "
+                             "choose another --output, or delete it")
+        return None
+    state = load_tensors(state_path)
+    different = [f"{key} was {state['settings'].get(key)}, is {value}" for key, value in settings.items()
+                 if state["settings"].get(key) != value]
+    if different:
+        raise InputError(f"{state_path} was trained with other settings: {'; '.join(different)}; "
+                         "resume with the same ones, or choose another --output")
+    return state
+
+
+def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | Path, ddconfig: dict,
+              num_steps: int, batch_size: int, lr: float, kl_weight: float, seed: int, device: torch.device,
+              validate_every: int = 200, resume: bool = False) -> dict:
+    """Train a VAE and keep the moving average of its weights that reconstructs the validation images best.
+
+    Images are (n, 3, s, s) uint8. Every `validate_every` steps writes `output` (which KL_VAE.load reads) if it is the
+    best yet, and, beside it, <stem>_state.pt (for `resume`) and <stem>_reconstruction.png (validation images above
+    their reconstructions). Returns `evaluate` of the best on the validation images, its step, and the seconds spent.
+    Raises InputError when the output exists and `resume` is False, or when the settings differ from the resumed ones.
+    """
+    output = Path(output)
+    state_path = output.with_name(f"{output.stem}_state.pt")
+    image_size = train_images.shape[-1]
+    settings = {"ddconfig": {key: list(value) if isinstance(value, tuple) else value for key, value in ddconfig.items()},
+                "image_size": image_size, "num_train_images": len(train_images), "num_steps": num_steps,
+                "batch_size": batch_size, "lr": lr, "kl_weight": kl_weight, "seed": seed,
+                "validate_every": validate_every}
+    state = open_state(state_path, output, settings, resume)
+    trainer = VAETrainer(ddconfig, device, num_steps, lr, kl_weight, seed)
+    trainer.vae.latent_size(image_size)                 # refuses a size that does not suit, before any work
+    if state:
+        trainer.load_state(state)
+    start, loss_average = time.monotonic(), None
+    with tqdm(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step", disable=None) as bar:
+        while trainer.step < num_steps:
+            loss = trainer.train_step(train_images, batch_size)
+            if not math.isfinite(loss):
+                raise InputError(f"the VAE's loss is {loss} at step {trainer.step}; try a lower --lr than {lr}")
+            loss_average = loss if loss_average is None else 0.95 * loss_average + 0.05 * loss
+            bar.update()
+            bar.set_postfix(loss=f"{loss_average:.4f}", best_psnr=f"{-10 * math.log10(trainer.best_mse):.1f} dB"
+                            if trainer.best_mse < math.inf else "-", refresh=False)
+            if trainer.step % validate_every == 0 or trainer.step == num_steps:
+                figures = evaluate(trainer.average, validation_images)
+                if figures["mse"] < trainer.best_mse:
+                    trainer.best_mse = figures["mse"]
+                    save_tensors(output, {**trainer.average.checkpoint(), "image_size": image_size,
+                                          "step": trainer.step, "validation": figures, "settings": settings})
+                    save_image(output.with_name(f"{output.stem}_reconstruction.png"),
+                               reconstruction_picture(trainer.average, validation_images))
+                save_tensors(state_path, {**trainer.state(), "settings": settings})
+    best = load_tensors(output)
+    return {**best["validation"], "step": best["step"], "seconds": time.monotonic() - start}
+
+
+def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
+         image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
+         num_res_blocks: int = DDCONFIG["num_res_blocks"], num_steps: int = 20000, batch_size: int = 8,
+         lr: float = 1e-4, kl_weight: float = 0.001, validate_every: int = 200, seed: int = 42, device: str = "auto",
+         resume: bool = False) -> dict:
+    """Train a VAE on the split's training images; the test images are never read.
+
+    Args:
+        data_path: holds ID_1 … ID_<n>
+        output: where the weights go; its state for --resume and a picture of reconstructions go beside it
+        split: made by python -m microdoppler.split
+        image_size: pixels, height = width
+        ch: channels at full size; 16 is enough for 64 px
+        ch_mult: channels per level, in multiples of ch; each level but the last halves the side
+        num_res_blocks: per level of the encoder; the decoder has one more
+        num_steps: optimisation steps
+        batch_size: images per step
+        lr: AdamW's learning rate at its peak; narrow networks stand more
+        kl_weight: more gives a smoother latent space and softer images
+        validate_every: steps between validations, each of which also saves
+        seed: of everything random
+        device: auto, cpu, cuda or cuda:<n>
+        resume: go on where an interrupted run stopped
+    """
+    for name, value in {"image_size": image_size, "ch": ch, "num_res_blocks": num_res_blocks, "num_steps": num_steps,
+                        "batch_size": batch_size, "validate_every": validate_every, **dict(ch_mult=min(ch_mult))}.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}; expected at least 1")
+    torch_device = choose_device(device)
+    training, validation = read_split(split)
+    train_images, validation_images = (read_images(data_path, names, image_size) for names in (training, validation))
+    results = train_vae(train_images, validation_images, output=output, num_steps=num_steps, batch_size=batch_size,
+                        ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks}, lr=lr,
+                        kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every, resume=resume)
+    print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(validation)} validation images "
+          f"at step {results['step']}; latents std {results['latent_std']:.3f}, "
+          f"{results['latent_min']:.2f} … {results['latent_max']:.2f}; {results['seconds']:.0f} s")
+    return results
+
+
+if __name__ == "__main__":
+    run(main)
