@@ -163,7 +163,7 @@ def draw_grid(output_dir: Path, names: list[str], users: list[int], image_size: 
         own = [name for name in names if name.startswith(f"ID_{user}/")][:GRID_COLUMNS]
         images = [torch.from_numpy(load_image(output_dir / name, image_size).copy()).permute(2, 0, 1) for name in own]
         rows.append((f"user {user}", images))
-    return image_grid(rows, [""] * GRID_COLUMNS, str(output_dir))
+    return image_grid(rows, [], str(output_dir))
 
 
 if __name__ == "__main__":

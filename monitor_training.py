@@ -57,9 +57,9 @@ def progress(metrics: Metrics, settings: Settings) -> list[str]:
              f"loss {trend(training)}", f"healthy: {settings.expected_loss}"]
     if done:
         latest = {key: values[-1] for key, values in metrics.milestones.items()}
-        lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), sharpness "
-                     f"{latest['sharpness']:.2f} (1 = as training images), nearest ratio {latest['nearest_ratio']:.2f} "
-                     "(1 = new, 0 = copies)")
+        lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), "
+                     f"sharpness {latest['sharpness']:.2f} (1 = as training images), "
+                     f"nearest ratio {latest['nearest_ratio']:.2f} (1 = new, 0 = copies)")
     if metrics.broken_lines:
         lines.append(f"{metrics.broken_lines} lines of metrics.jsonl cannot be read, and were left out")
     return lines
@@ -78,8 +78,8 @@ def trend(training: dict[str, np.ndarray]) -> str:
     now, before = loss[-window:].mean(), loss[-2 * window:-window]
     if len(before) < window:
         return f"{now:.4g}"
-    return f"{now:.4g}, {now / before.mean() - 1:+.1%} from the {training['step'][-1] - training['step'][-1 - window]:.0f} " \
-           "steps before"
+    steps = training["step"][-1] - training["step"][-1 - window]
+    return f"{now:.4g}, {now / before.mean() - 1:+.1%} from the {steps:.0f} steps before"
 
 
 def clock(seconds: float) -> str:
@@ -92,8 +92,8 @@ def clock(seconds: float) -> str:
 def verdict(findings: list[Finding], metrics: Metrics, settings: Settings) -> str:
     """The diagnosis as text."""
     if not findings:
-        early = [f"{what} is judged from step {step}" for what, step in (
-            ("loss", settings.judge_loss_from), ("milestones", settings.judge_milestones_from)) if metrics.step < step]
+        starts = {"the loss": settings.judge_loss_from, "sample quality": settings.judge_milestones_from}
+        early = [f"{what} is judged from step {step}" for what, step in starts.items() if metrics.step < step]
         return "all is well" + (f" so far ({', '.join(early)})" if early else "")
     parts = []
     for finding in findings:

@@ -255,6 +255,7 @@ def main(config: Config, *, resume: str | None = None):
         save_figure(sample_grid(shown, samples, f"step {trainer.step}: " + ", ".join(
             f"{name} {value:.2f}" for name, value in health.items())), config.results_folder / f"sample-{milestone}.png")
         log({"step": trainer.step, "milestone": milestone, **health})
+        print(f"step {trainer.step}: wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
 
     trainer.train(config.train_num_steps, log_every=config.log_every, milestone_every=config.save_and_sample_every,
                   on_log=log, on_milestone=on_milestone)

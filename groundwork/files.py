@@ -68,5 +68,6 @@ def load_tensors(path: str | Path) -> Any:
     except pickle.UnpicklingError:
         raise InputError(f"{path} is damaged or holds Python objects that would run code; "
                          "expected tensors and plain values only") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is no complete PyTorch file: {str(error).splitlines()[0]}") from None
+    except Exception as error:      # on a damaged file torch.load raises nearly anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} is no complete PyTorch file: {reason}") from None

@@ -7,14 +7,12 @@ CELL_INCHES = 1.4
 
 def sample_grid(real: dict[int, Tensor], samples: dict[int, Tensor], caption: str) -> Figure:
     """A row per user: one real image (3, s, s) uint8, then the samples (columns, 3, s, s) uint8 of that user."""
-    columns = 1 + max(map(len, samples.values()))
     rows = [(f"user {user}", [real[user], *samples[user]]) for user in samples]
-    titles = ["real", "synthetic"] + [""] * (columns - 2)
-    return image_grid(rows, titles, caption)
+    return image_grid(rows, ["real", "synthetic"], caption)
 
 
 def image_grid(rows: list[tuple[str, list[Tensor]]], column_titles: list[str], caption: str = "") -> Figure:
-    """Rows of (label, images (3, s, s) uint8)."""
+    """Rows of (label, images (3, s, s) uint8); titles stand above the first columns."""
     columns = max(len(images) for _, images in rows)
     figure = Figure(figsize=(CELL_INCHES * columns + 0.4, CELL_INCHES * len(rows) + 0.5), layout="constrained", dpi=150)
     axes = figure.subplots(len(rows), columns, squeeze=False)

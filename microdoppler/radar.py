@@ -39,7 +39,7 @@ class Radar:
 def ellipsoid_rcs(semi_axes: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Radar cross-section in m² of ellipsoids with semi-axes a, b, c (…, 3), seen along unit vectors (…, 3).
 
-    Both in the ellipsoid's own axes: π a²b²c² / (a²u² + b²v² + c²w²)² (Ruck et al. 1970; Chen 2011, eq. 3.16).
+    Both in the ellipsoid's own axes: π a²b²c² / (a²u² + b²v² + c²w²)² (Ruck et al. 1970; Chen 2011).
     """
     squares = np.square(semi_axes)
     return np.pi * np.prod(squares, axis=-1) / np.square(np.sum(squares * np.square(direction), axis=-1))

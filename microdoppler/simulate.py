@@ -23,8 +23,8 @@ RAMP_SECONDS = 1.2          # to reach walking speed, and to brake
 # Ellipsoids: joints at their ends, semi-axes (depth, width) / body height, and over how many scattering centres along
 # the axis the echo is spread, since the ends of a long limb move at different speeds.
 TRUNK = [("chest", "head", 0.055, 0.045, 2), ("pelvis", "chest", 0.070, 0.115, 5),
-         ("left_shoulder", "right_shoulder", 0.045, 0.045, 4), ("left_hip", "right_hip", 0.055, 0.055, 3)]
-LEG = [("hip", "knee", 0.046, 0.046, 8), ("knee", "ankle", 0.036, 0.036, 12), ("ankle", "toe", 0.030, 0.030, 5)]
+         ("left_shoulder", "right_shoulder", 0.045, 0.045, 4), ("left_hip", "right_hip", 0.045, 0.045, 3)]
+LEG = [("hip", "knee", 0.036, 0.036, 8), ("knee", "ankle", 0.029, 0.029, 12), ("ankle", "toe", 0.032, 0.032, 5)]
 ARM = [("shoulder", "elbow", 0.028, 0.028, 4), ("elbow", "hand", 0.022, 0.022, 5)]
 
 
@@ -61,15 +61,15 @@ def random_person(user: int, seed: int) -> Person:
     rng = np.random.default_rng([seed, user])
     return Person(
         height_m=float(np.clip(rng.normal(1.72, 0.08), 1.5, 1.98)),
-        speed_mps=float(np.clip(rng.normal(1.32, 0.11), 1.0, 1.65)),
-        cadence_factor=float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.12)),
+        speed_mps=float(np.clip(rng.normal(1.32, 0.14), 1.0, 1.65)),
+        cadence_factor=float(np.clip(rng.normal(1.0, 0.06), 0.88, 1.12)),
         hip_ratio=float(np.clip(rng.normal(0.53, 0.01), 0.5, 0.56)),
         thigh_ratio=float(np.clip(rng.normal(0.5, 0.015), 0.46, 0.54)),
-        build=float(rng.uniform(0.85, 1.2)),
-        surge=float(rng.uniform(0.7, 1.5)),
+        build=float(rng.uniform(0.8, 1.25)),
+        surge=float(rng.uniform(0.5, 1.7)),
         arm_swing=float(rng.uniform(0.5, 2.0)),
-        knee_lift=float(rng.uniform(0.85, 1.12)),
-        lean_deg=float(rng.uniform(0, 8)),
+        knee_lift=float(rng.uniform(0.75, 1.15)),
+        lean_deg=float(rng.uniform(0, 10)),
         asymmetry=float(np.clip(rng.normal(0, 0.03), -0.08, 0.08)),
     )
 
@@ -78,19 +78,19 @@ def random_pass(person: Person, rng: np.random.Generator) -> Pass:
     """How this person walks this time, and how well the radar sees it."""
     return Pass(
         num_windows=int(rng.integers(15, 26)),
-        speed_mps=person.speed_mps * float(np.clip(rng.normal(1, 0.03), 0.92, 1.08)),
+        speed_mps=person.speed_mps * float(np.clip(rng.normal(1, 0.02), 0.94, 1.06)),
         start_phase=float(rng.uniform()),
-        start_fraction=float(rng.choice([1.0, rng.uniform(0.2, 0.7)])),
-        end_fraction=float(rng.choice([1.0, rng.uniform(0.2, 0.7)])),
-        drift=tuple((float(rng.normal(0, 0.015)), float(rng.uniform(0.05, 0.4)), float(rng.uniform()))
+        start_fraction=float(rng.choice([1.0, rng.uniform(0.2, 0.7)], p=[0.65, 0.35])),
+        end_fraction=float(rng.choice([1.0, rng.uniform(0.2, 0.7)], p=[0.65, 0.35])),
+        drift=tuple((float(rng.normal(0, 0.01)), float(rng.uniform(0.05, 0.4)), float(rng.uniform()))
                     for _ in range(4)),
         closest_m=float(rng.uniform(2.0, 4.0)),
         offset_m=float(rng.uniform(0.0, 1.5)),
         noise_change_db=float(rng.uniform(-5, 5)),
-        legs_db=float(rng.normal(0, 3)),
+        legs_db=float(rng.normal(-2, 2)),
         clutter_db=float(rng.uniform(-45, -20)),
         bursts=int(rng.poisson(rng.choice([0.3, 5.0], p=[0.7, 0.3]))),
-        burst_db=float(rng.uniform(-4, 9)),
+        burst_db=float(rng.uniform(-8, 5)),
     )
 
 
@@ -255,13 +255,15 @@ def claim(output_dir: Path, truth: dict) -> None:
 
 
 def write_images(paths: list[Path], spectrogram: np.ndarray, radar: Radar, image_size: int) -> None:
+    """The first len(paths) windows of a pass as JPG."""
     for i, path in enumerate(paths):
         window = spectrogram[:, i * HOP_COLUMNS:i * HOP_COLUMNS + WINDOW_COLUMNS]
         with atomic_path(path) as temporary:
             Image.fromarray(draw(radar, window, image_size)).save(temporary, quality=95, subsampling=0)
 
 
-def main(output_dir: Path, num_users: int = 31, images_per_user: int = 150, image_size: int = 256, seed: int = 0) -> None:
+def main(output_dir: Path, num_users: int = 31, images_per_user: int = 150, image_size: int = 256,
+         seed: int = 0) -> None:
     """Simulate walking persons before a radar and write their micro-Doppler spectrograms.
 
     Args:

@@ -38,7 +38,7 @@ class Person:
 
 
 def periodic_spline(phases: list[float], values: list[float]) -> Callable[[np.ndarray], np.ndarray]:
-    """The cubic spline of period 1 with continuous curvature through `values` at ascending `phases` within one period."""
+    """The cubic spline of period 1 and continuous curvature through `values` at ascending `phases` of one period."""
     x, y = np.asarray(phases, float), np.asarray(values, float)
     step, slope = np.diff(x, append=x[0] + 1), np.diff(y, append=y[0])
     slope = slope / step
@@ -54,7 +54,8 @@ def periodic_spline(phases: list[float], values: list[float]) -> Callable[[np.nd
         left = t - (x[i] - x[0])
         right, h, m0, m1 = step[i] - left, step[i], curvature[i], curvature[(i + 1) % len(x)]
         y0, y1 = y[i], y[(i + 1) % len(x)]
-        return (m0 * right ** 3 + m1 * left ** 3) / (6 * h) + (y0 / h - m0 * h / 6) * right + (y1 / h - m1 * h / 6) * left
+        return ((m0 * right ** 3 + m1 * left ** 3) / (6 * h)
+                + (y0 / h - m0 * h / 6) * right + (y1 / h - m1 * h / 6) * left)
 
     return evaluate
 
@@ -72,13 +73,15 @@ class Gait:
         self._keep_the_standing_foot_still()
 
     def _set_flexions(self) -> None:
-        """Control points (phase, degrees) of the paper's flexion curves; they grow with speed below R_v = 0.5.
+        """Control points (phase, degrees) of the flexion curves, shaped as the paper's.
 
-        Knee: contact, shock absorption, extension, swing; ankle: contact, foot flat, heel off, toe off, swing.
+        Below R_v = 0.5 they grow with speed, as there; hip and swinging knee grow with the step's length, lest the
+        correction below grow large. Knee: contact, shock absorption, extension, swing; ankle: contact, foot flat,
+        heel off, toe off, swing.
         """
         slow, quick = min(2 * self.relative_speed, 1.0), max(self.relative_speed - 0.5, 0.0)
-        bend = min(52 * slow + 4 * quick, 64) * self.person.knee_lift
-        reach = slow / self.person.cadence_factor                                  # fewer steps are longer steps
+        reach = np.sqrt(self.relative_speed / 1.4) / self.person.cadence_factor    # 1 at 1.3 m/s; the step's length
+        bend = 57 * reach * self.person.knee_lift
         self.hip = periodic_spline([0.0, 0.3, 0.5, 0.9], [21 * reach, -3 * reach, -15 * reach, 25 * reach])
         self.knee = periodic_spline([0.0, 0.15, 0.4, self.support + 0.1, 0.98], [3, 3 + 12 * quick, 4, bend, 2])
         self.ankle = periodic_spline([0.0, 0.08, 0.48, self.support + 0.02, 0.85],
@@ -109,6 +112,7 @@ class Gait:
 
         `stride` (time,) scales the excursions when the momentary speed differs from the nominal: sqrt(speed / nominal),
         as both step length and cadence go with the root of speed in the model. Returns name → (time, 3), metres.
+        Against the paper the trunk's surge has a second harmonic: measured torso lines have sharp peaks, flat troughs.
         """
         person, rv = self.person, self.relative_speed
         scale = person.hip_height_m * stride
@@ -119,7 +123,7 @@ class Gait:
             -scale * 0.032 * slow * np.sin(2 * np.pi * (phase - 0.1)),
             person.hip_height_m + scale * 0.015 * rv * (np.sin(2 * np.pi * (2 * phase - 0.35)) - 1)], axis=-1)
         torsion = np.radians(4 * rv) * stride * np.cos(2 * np.pi * phase)           # right hip forward at its contact
-        nod = np.radians(slow) * stride * np.sin(2 * np.pi * (2 * phase - 0.1))     # half the pelvis's: the spine gives
+        nod = np.radians(slow / 2) * stride * np.sin(2 * np.pi * (2 * phase - 0.1)) # the pelvis nods 2°, the spine less
         lean = np.radians(person.lean_deg) + nod
         chest = pelvis + 0.288 * person.height_m * _sagittal(np.pi - lean)
         out = {"pelvis": pelvis, "chest": chest, "head": chest + 0.182 * person.height_m * _sagittal(np.pi - lean / 2)}

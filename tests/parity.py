@@ -31,4 +31,4 @@ def shapes(shapes_file: str) -> dict[str, tuple[int, ...]]:
 
 def state_dict(shapes_file: str) -> dict[str, torch.Tensor]:
     """All parameters listed in a shapes file, float32, e.g. state_dict("kl_vae.shapes.json")."""
-    return {key: torch.from_numpy(np.asarray(fill(key, shape))) for key, shape in shapes(shapes_file).items()}
+    return {key: torch.from_numpy(np.asarray(fill(key, shape))).float() for key, shape in shapes(shapes_file).items()}

@@ -1,0 +1,121 @@
+"""The whole way, small: simulate → VAE → range test → diffusion → generate → classify → demo/report.html."""
+import resource
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+import classify
+import generate
+import monitor_training
+import test_vae_range
+import train_latent_cfg
+import vae.train
+from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
+from groundwork.command_line import run
+from groundwork.files import read_json
+from microdoppler import simulate
+from microdoppler.pictures import image_grid
+from microdoppler.report import Picture, Section, Table, render_report, save_figure
+from microdoppler.spectrograms import find_users, load_images
+from microdoppler.study_report import conclusion, results_table
+from train_latent_cfg import PRESETS, Config
+
+SHOWN = 4       # images of each kind per person
+
+
+@dataclass
+class Stopwatch:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str):
+        print(f"\n=== {stage}", flush=True)
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - started
+
+    def table(self) -> Table:
+        rows = [[stage, f"{seconds:.1f}"] for stage, seconds in self.seconds.items()]
+        return Table(["stage", "seconds"], [*rows, ["all", f"{sum(self.seconds.values()):.1f}"]])
+
+
+def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: int = 150, samples_per_user: int = 50,
+         vae_num_steps: int = 1000, vae_ch: int = 16):
+    """Simulated radar data through VAE, diffusion, generation and classification to output_dir/report.html.
+
+    Stopped and started again, it goes on where it was.
+
+    Args:
+        output_dir: gets everything: data, weights, results, synthetic images, report.html
+        images_per_user: simulated windows of each person
+        samples_per_user: synthetic images of each person
+        vae_num_steps: optimisation steps of the VAE
+        vae_ch: the VAE's channels at full size
+    """
+    config = replace(config, data_path=output_dir / "data", vae_path=output_dir / "kl_vae_best.pt",
+                     results_folder=output_dir / "results", latents_cache_folder=output_dir / "latents_cache")
+    synthetic = output_dir / "synthetic"
+    stage = Stopwatch()
+    with stage("simulate"):
+        simulate.main(config.data_path, num_users=config.num_users, images_per_user=images_per_user,
+                      image_size=config.image_size)
+        train_latent_cfg.open_split(config)
+    with stage("train the VAE"):
+        levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves the side
+        vae.train.main(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
+                       image_size=config.image_size, ch=vae_ch, ch_mult=(1, 2, 4, 4)[:levels],
+                       num_steps=vae_num_steps, device=config.device, resume=config.vae_path.exists())
+    with stage("test the VAE's range"):
+        test_vae_range.main(config)
+    with stage("train the diffusion model"):
+        resume = "latest" if list_milestones(config.results_folder) else None
+        train_latent_cfg.main(config, resume=resume)
+        monitor_training.main(config)
+    with stage("generate"):
+        newest = milestone_path(config.results_folder, list_milestones(config.results_folder)[-1])
+        generate.main(checkpoint=newest, all_users=True, samples_per_user=samples_per_user, output_dir=synthetic,
+                      device=config.device, save_grid=True)
+    with stage("classify"):
+        summary = classify.main(config, synthetic=(synthetic,))
+    save_figure(compare(config, synthetic), output_dir / "real_and_synthetic.png")
+    write_report(config, summary, stage, output_dir)
+    print(f"\nreport: {(output_dir / 'report.html').resolve()}")
+
+
+def compare(config: Config, synthetic: Path) -> Figure:
+    """A row per user: real test images, then synthetic ones; test images, because those could not be copied."""
+    split, rows = train_latent_cfg.open_split(config), []
+    drawn = find_users(synthetic, config.num_users)
+    for user in split.users:
+        test = split.test_images[user]
+        spread = [test[len(test) * i // SHOWN] for i in range(SHOWN)]
+        rows.append((f"user {user}", [*load_images(config.data_path, spread, config.image_size),
+                                      *load_images(synthetic, drawn[user][:SHOWN], config.image_size)]))
+    return image_grid(rows, (["real"] + [""] * (SHOWN - 1)) + ["synthetic"])
+
+
+def write_report(config: Config, summary: dict, stage: Stopwatch, output_dir: Path) -> None:
+    vae_figures = read_json(config.results_folder / "vae_range.json")
+    newest = list_milestones(config.results_folder)[-1]
+    memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+    render_report(output_dir / "report.html", "Simulated micro-Doppler, from radar to verdict", [
+        Section("Real (here: simulated) beside synthetic", ["The real images are test images, which no model has seen."],
+                pictures=[Picture(output_dir / "real_and_synthetic.png", "A row per person")]),
+        Section("Does the synthetic data help?", [conclusion(summary)], [results_table(summary)],
+                [Picture(config.results_folder / "classify" / "accuracy.png", "Accuracy on the test images"),
+                 Picture(config.results_folder / "classify" / "confusion.png", "Who is mistaken for whom")]),
+        Section("Diffusion training", pictures=[
+            Picture(config.results_folder / "training.png", "Loss, gradient norm, speed, milestones"),
+            Picture(config.results_folder / f"sample-{newest}.png", "The last milestone")]),
+        Section("The VAE", [f"Reconstruction of training images: PSNR {vae_figures['psnr_db']:.1f} dB, "
+                            f"{vae_figures['verdict']}; latents with std {vae_figures['std']:.3f}."],
+                pictures=[Picture(config.results_folder / "vae_reconstruction.png", "Originals above reconstructions")]),
+        Section("Time", [f"Peak memory {memory_gb:.1f} GB."], [stage.table()]),
+    ])
+
+
+if __name__ == "__main__":
+    run(main, PRESETS, "cpu-minutes")

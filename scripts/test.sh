@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# All tests, on a fresh machine. Options go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh "[test]"
+exec python -m pytest "$@"

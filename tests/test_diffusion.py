@@ -1,0 +1,193 @@
+"""GaussianDiffusion: schedule, loss and sampling against existing checkpoints' figures and closed forms."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from parity import FIXTURES, state_dict
+
+from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from denoising_diffusion_pytorch.classifier_free_guidance import OBJECTIVES, min_snr_weight
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return {key: torch.from_numpy(value) for key, value in np.load(FIXTURES / "unet.npz").items()}
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    unet = Unet(48, 31, dim_mults=(1, 2, 4), channels=4, attn_dim_head=32, attn_heads=4)
+    unet.load_state_dict(state_dict("unet.shapes.json"))
+    return GaussianDiffusion(unet, image_size=32, sampler="ddim", sampling_timesteps=50,
+                             clip_x_start=True).eval().requires_grad_(False)
+
+
+def relative(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    settings = {"image_size": 8, "sampling_timesteps": 5} | changes
+    return GaussianDiffusion(Unet(8, 3, dim_mults=(1, 2), channels=2, attn_dim_head=8, attn_heads=2),
+                             **settings).eval().requires_grad_(False)
+
+
+def test_schedule_and_loss_weight_match(diffusion, arrays):
+    assert relative(diffusion.alphas_cumprod, arrays["alphas_cumprod"]) < 1e-5
+    assert relative(diffusion.loss_weight, arrays["loss_weight"]) < 1e-5
+
+
+def test_q_sample_and_losses_match(diffusion, arrays):
+    x0, t, noise = arrays["x0"], arrays["t"], arrays["noise"]
+    assert relative(diffusion.q_sample(x0, t, noise), arrays["q_sample"]) < 1e-5
+    losses = diffusion.p_losses(x0, t, classes=arrays["classes"], noise=noise,
+                                drop_mask=torch.zeros(3, dtype=torch.bool))
+    assert relative(losses, arrays["p_losses"]) < 1e-4
+
+
+def test_ddim_of_fifty_steps_matches(diffusion, arrays):
+    samples = diffusion.sample(torch.tensor([4, 29]), noise=arrays["ddim_start"], cond_scale=3.0, rescaled_phi=0.7)
+    assert relative(samples, arrays["ddim_50_eta0_scale3_phi07"]) < 1e-4
+
+
+def test_cosine_schedule_is_the_papers_formula():
+    bars = torch.tensor(small(timesteps=1000).alpha_bars, dtype=torch.float64)
+    def f(t):
+        return math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+    for t in (0, 1, 499, 900):
+        assert bars[t].item() == pytest.approx(f(t + 1) / f(0), rel=1e-6)
+
+
+def test_linear_schedule_ends_as_published():
+    bars = small(beta_schedule="linear").alpha_bars
+    assert bars[0] == pytest.approx(1 - 1e-4) and bars[-1] == pytest.approx(4.036e-5, rel=1e-3)     # Ho et al. 2020
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_min_snr_weights_the_x_start_error_by_at_most_gamma(objective):
+    """In units of the x_start error: |v error|^2 = |x0 error|^2 (snr + 1), |noise error|^2 = |x0 error|^2 snr."""
+    bars = torch.tensor([0.001, 0.3, 0.9, 0.999], dtype=torch.float64)
+    snr = bars / (1 - bars)
+    per_x_start = {"pred_x0": torch.ones(4), "pred_noise": snr, "pred_v": snr + 1}[objective]
+    assert torch.allclose(min_snr_weight(bars, objective, 5) * per_x_start, snr.clamp(max=5))
+    assert torch.allclose(min_snr_weight(bars, objective, None) * per_x_start, snr)
+
+
+class Oracle(torch.nn.Module):
+    """Stands in for the Unet: knows x_start, and answers what a perfect network would."""
+
+    def __init__(self, x_start, objective):
+        super().__init__()
+        self.x_start, self.objective = x_start, objective
+        self.channels, self.downsample_factor, self.cond_drop_prob = x_start.shape[1], 1, 0.5
+
+    def forward(self, x, t, classes, *, drop_mask):
+        bar = self.bars[t].view(-1, 1, 1, 1)
+        noise = (x - bar.sqrt() * self.x_start) / (1 - bar).sqrt()
+        return {"pred_x0": self.x_start, "pred_noise": noise,
+                "pred_v": bar.sqrt() * noise - (1 - bar).sqrt() * self.x_start}[self.objective]
+
+    def forward_with_cond_scale(self, x, t, classes, **guidance):
+        return self(x, t, classes, drop_mask=None)
+
+
+def oracle_diffusion(objective, **settings):
+    x_start = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(5))
+    oracle = Oracle(x_start, objective)
+    diffusion = GaussianDiffusion(oracle, image_size=8, objective=objective, **settings)
+    oracle.bars = torch.tensor(diffusion.alpha_bars)
+    return diffusion, x_start
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+def test_a_perfect_network_has_no_loss_and_recovers_the_data(objective, sampler):
+    # linear: pred_noise divides by sqrt(alpha_bar), which the cosine schedule takes to almost nothing
+    diffusion, x_start = oracle_diffusion(objective, sampler=sampler, beta_schedule="linear", sampling_timesteps=10)
+    classes = torch.zeros(3, dtype=torch.int64)
+    draws = diffusion.draw(x_start.shape, torch.Generator().manual_seed(0))
+    assert diffusion(x_start, classes=classes, **draws).item() < 1e-8
+    samples = diffusion.sample(classes, generators=torch.Generator().manual_seed(0))
+    assert torch.allclose(samples, x_start, atol=2e-3)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_x_start_is_clamped_only_on_demand(clip):
+    diffusion, x_start = oracle_diffusion("pred_v", clip_x_start=clip)
+    samples = diffusion.sample(torch.zeros(3, dtype=torch.int64))
+    assert (samples.abs().max() <= 1.0 + 1e-5) == clip
+    assert x_start.abs().max() > 1      # the oracle's data lies outside
+
+
+def test_auto_normalize_maps_to_and_from_the_unit_range():
+    diffusion = small(auto_normalize=True)
+    seen = []
+    diffusion.p_losses = lambda x_start, t, **draws: seen.append(x_start) or torch.zeros(1)
+    diffusion(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8), classes=torch.tensor([0]))
+    assert seen[0][0, :, 0, 0].tolist() == [-1, 1]
+    raw = small(auto_normalize=False)
+    classes, noise = torch.tensor([1]), torch.randn(1, 2, 8, 8)
+    assert torch.allclose(diffusion.sample(classes, noise=noise), (raw.sample(classes, noise=noise) + 1) / 2, atol=1e-5)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    for sampler in ("ddpm", "ddim", "dpmpp_2m"):
+        diffusion = small(sampler=sampler, timesteps=20, ddim_sampling_eta=0.5)
+
+        def images(seeds):
+            return diffusion.sample(torch.tensor([seed % 3 for seed in seeds]), cond_scale=2.0,
+                                    generators=[torch.Generator().manual_seed(seed) for seed in seeds])
+        assert torch.allclose(images([1, 2, 3])[2], images([3])[0], atol=1e-4)
+
+
+def test_cfg_plus_plus_renoises_with_the_null_output():
+    diffusion = small(use_cfg_plus_plus=True)
+    x, t, classes = torch.randn(2, 2, 8, 8), torch.tensor([300, 300]), torch.tensor([0, 2])
+    _, noise = diffusion.model_predictions(x, t, classes, cond_scale=0.6)
+    null = diffusion.model(x, t, classes, drop_mask=torch.ones(2, dtype=torch.bool))
+    bar = diffusion.alpha_bars[300]
+    assert torch.allclose(noise, math.sqrt(bar) * null + math.sqrt(1 - bar) * x, atol=1e-5)     # v to noise
+
+
+def test_interpolation_ends_at_either_image_and_keeps_the_variance_of_its_timestep():
+    diffusion, x_start = oracle_diffusion("pred_v")
+    other = torch.randn(3, 2, 8, 8)
+    seen = []
+    diffusion._sample_from = lambda x, times, *rest: seen.append((x, times)) or x
+    for lam in (0.0, 0.5, 1.0):
+        diffusion.interpolate(x_start, other, torch.zeros(3, dtype=torch.int64), t=399, lam=lam,
+                              generators=torch.Generator().manual_seed(0))
+    (first, times), (middle, _), (last, _) = seen
+    noise = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    start = torch.full((3,), times[0])
+    assert times[0] == 399
+    assert torch.allclose(first, diffusion.q_sample(x_start, start, noise))
+    assert torch.allclose(last, diffusion.q_sample(other, start, noise))
+    assert torch.allclose(middle, (first + last) / 2, atol=1e-6)
+
+
+def test_training_draws_cover_timesteps_and_drop_the_asked_share():
+    diffusion = small()
+    draws = diffusion.draw((4000, 2, 2, 2), torch.Generator().manual_seed(0))
+    assert draws["t"].min() < 5 and draws["t"].max() > 994
+    assert draws["drop_mask"].float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert draws["noise"].var().item() == pytest.approx(1, abs=0.03)
+
+
+def test_offset_noise_is_shared_by_the_pixels_of_a_channel():
+    noise = small(offset_noise_strength=1.0).draw((500, 2, 8, 8), torch.Generator().manual_seed(0))["noise"]
+    assert noise.mean(dim=(2, 3)).var().item() == pytest.approx(1 + 1 / 64, rel=0.15)
+
+
+@pytest.mark.parametrize("settings", [{"objective": "pred_w"}, {"beta_schedule": "x"}, {"sampler": "euler"},
+                                      {"image_size": 7}, {"sampling_timesteps": 1001}, {"sampling_timesteps": 0}])
+def test_nonsense_is_refused(settings):
+    with pytest.raises(ValueError):
+        small(**settings)
+
+
+def test_data_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match="expected"):
+        small()(torch.zeros(1, 2, 16, 16), classes=torch.tensor([0]))

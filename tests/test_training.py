@@ -1,0 +1,183 @@
+"""The trainer and its checkpoints: learning, accumulation, resuming, older files."""
+import pickle
+
+import pytest
+import torch
+from ema_pytorch import EMA
+from parity import state_dict
+
+from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
+                                                    load_unet_weights, read_off_tensors)
+from denoising_diffusion_pytorch.trainer import Trainer, batch_indices
+from groundwork.errors import InputError
+from groundwork.files import load_tensors, save_tensors
+from groundwork.seeding import derive_seed
+
+DATA = torch.tensor([1.0, -1.0]).repeat(5).view(10, 1, 1, 1).expand(10, 2, 8, 8).contiguous()     # by class
+
+
+def make_trainer(**changes):
+    torch.manual_seed(0)
+    diffusion = GaussianDiffusion(Unet(8, 2, dim_mults=(1, 2), channels=2, attn_dim_head=8, attn_heads=2), image_size=8)
+    settings = {"train_batch_size": 4, "gradient_accumulate_every": 2, "train_lr": 1e-3, "adam_betas": (0.9, 0.99),
+                "max_grad_norm": 1.0, "ema_decay": 0.9, "ema_update_every": 2, "amp": True, "seed": 7,
+                "device": torch.device("cpu")} | changes
+    def draw_batch(indices, generator):
+        return DATA[indices] + 0.1 * torch.randn(len(indices), 2, 8, 8, generator=generator), indices % 2
+    return Trainer(diffusion, draw_batch, len(DATA), **settings)
+
+
+def run(trainer, num_steps, milestone_every=100):
+    records, milestones = [], []
+    trainer.train(num_steps, log_every=1, milestone_every=milestone_every, on_log=records.append,
+                  on_milestone=milestones.append)
+    return records, milestones
+
+
+def weights(trainer):
+    return torch.cat([p.flatten() for p in (*trainer.diffusion.parameters(), *trainer.ema.ema_model.parameters())])
+
+
+def test_every_epoch_is_a_permutation_and_epochs_join_without_a_gap():
+    order = torch.cat([batch_indices(step, 4, 10, seed=3) for step in range(10)]).tolist()
+    epochs = [order[i:i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert batch_indices(0, 4, 10, seed=4).tolist() != order[:4]
+    assert sorted(batch_indices(0, 25, 10, seed=3).tolist()).count(0) in (2, 3)     # a batch of over two epochs
+
+
+def test_derived_seeds_differ_for_neighbours_and_fit_a_generator():
+    seeds = {derive_seed(a, b) for a in range(30) for b in range(30)}
+    assert len(seeds) == 900 and all(0 <= seed < 2 ** 63 for seed in seeds)
+
+
+def test_training_lowers_the_loss():
+    records, _ = run(make_trainer(), 60)
+    first, last = (sum(record["loss"] for record in part) / 10 for part in (records[:10], records[-10:]))
+    assert last < 0.7 * first
+
+
+def test_accumulated_micro_batches_are_one_batch():
+    many, one = make_trainer(), make_trainer(train_batch_size=8, gradient_accumulate_every=1)
+    for trainer in (many, one):
+        run(trainer, 3)
+    assert torch.allclose(weights(many), weights(one), rtol=1e-3, atol=1e-5)
+
+
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
+    whole = make_trainer()
+    run(whole, 9)
+    first = make_trainer()
+    run(first, 4)
+    save_tensors(tmp_path / "model-1.pt", first.state_dict())
+    second = make_trainer()
+    second.load_state_dict(load_tensors(tmp_path / "model-1.pt"))
+    assert second.step == 4
+    run(second, 9)
+    assert torch.equal(weights(whole), weights(second))
+
+
+def test_gradients_are_clipped_and_their_norm_before_that_is_reported():
+    trainer = make_trainer(max_grad_norm=1e-9, train_lr=1e-3)
+    records, _ = run(trainer, 1)
+    assert records[0]["grad_norm"] > 1e-3
+    assert sum(p.grad is not None for p in trainer.diffusion.parameters()) == 0     # cleared after the step
+
+
+def test_milestones_at_multiples_and_at_the_end():
+    records, milestones = run(make_trainer(), 5, milestone_every=2)
+    assert milestones == [1, 2, 3]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5]
+    assert {"step", "loss", "grad_norm", "lr", "images_per_second", "wall_time"} == set(records[0])
+    walls = [record["wall_time"] for record in records]
+    assert walls == sorted(walls) and records[0]["images_per_second"] > 0
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+@pytest.fixture(scope="module")
+def older_checkpoint(tmp_path_factory):
+    """As the first version of the system wrote it: everything there is, and an empty config."""
+    unet = Unet(48, 31, dim_mults=(1, 2, 4), channels=4, attn_dim_head=32, attn_heads=4)
+    unet.load_state_dict(state_dict("unet.shapes.json"))
+    diffusion = GaussianDiffusion(unet, image_size=32)
+    for name, buffer in list(diffusion.named_buffers()):
+        diffusion.register_buffer(name, buffer)         # persistent, as they were
+    ema = EMA(diffusion, include_online_model=True)
+    path = tmp_path_factory.mktemp("older") / "model-75.pt"
+    save_tensors(path, {"step": 150000, "model": diffusion.state_dict(), "ema": ema.state_dict(), "config": {},
+                        "opt": torch.optim.Adam(unet.parameters()).state_dict()})
+    return path
+
+
+def test_an_older_checkpoint_tells_its_network_and_diffusion(older_checkpoint):
+    checkpoint = load_checkpoint(older_checkpoint)
+    assert "online_model.model.init_conv.weight" in checkpoint["ema"] and "loss_weight" in checkpoint["model"]
+    known = read_off_tensors(checkpoint)
+    assert known == {"dim": 48, "dim_mults": (1, 2, 4), "channels": 4, "num_classes": 31, "attn_dim_head": 32,
+                     "attn_heads": 4, "timesteps": 1000, "beta_schedule": "cosine", "objective": "pred_v",
+                     "min_snr_loss_weight": True}
+    unet = Unet(48, 31, dim_mults=(1, 2, 4), channels=4)
+    load_unet_weights(unet, ema_unet_weights(checkpoint), older_checkpoint)
+    assert torch.equal(unet.init_conv.weight, state_dict("unet.shapes.json")["init_conv.weight"])
+
+
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("min_snr", [True, False])
+def test_objective_and_schedule_are_read_off_the_buffers(objective, schedule, min_snr):
+    unet = Unet(8, 3, dim_mults=(1, 2, 2), channels=2, attn_heads=2)
+    diffusion = GaussianDiffusion(unet, image_size=8, timesteps=100, objective=objective, beta_schedule=schedule,
+                                  min_snr_loss_weight=min_snr)
+    checkpoint = {"model": dict(diffusion.named_buffers()), "ema": {f"ema_model.{key}": value for key, value
+                                                                    in diffusion.state_dict().items()}}
+    known = read_off_tensors(checkpoint)
+    assert known["dim_mults"] == (1, 2, 2) and known["attn_heads"] == 2 and known["timesteps"] == 100
+    assert (known["objective"], known["beta_schedule"], known["min_snr_loss_weight"]) == (objective, schedule, min_snr)
+
+
+def test_weights_of_another_network_are_refused(older_checkpoint):
+    with pytest.raises(InputError, match=r"another network: .*\(31, 48\).*expected \(30, 48\)"):
+        load_unet_weights(Unet(48, 30, dim_mults=(1, 2, 4), channels=4),
+                          ema_unet_weights(load_checkpoint(older_checkpoint)), older_checkpoint)
+
+
+def test_a_missing_milestone_names_those_that_exist(tmp_path):
+    for name in ("model-2.pt", "model-10.pt", "model-x.pt", "sample-3.png"):
+        (tmp_path / name).touch()
+    assert list_milestones(tmp_path) == [2, 10]
+    with pytest.raises(InputError, match="milestones in .*: 2, 10"):
+        load_checkpoint(tmp_path / "model-3.pt")
+
+
+class Planted:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_files_that_are_no_checkpoint_are_refused_and_run_no_code(tmp_path, capsys):
+    path = tmp_path / "model-1.pt"
+    torch.save({"step": 1, "model": Planted(), "ema": {}}, path)
+    with pytest.raises(InputError, match="run code"):
+        load_checkpoint(path)
+    path.write_bytes(pickle.dumps(Planted()))
+    with pytest.raises(InputError):
+        load_checkpoint(path)
+    assert "code ran" not in capsys.readouterr().out
+    for content in (b"", b"no checkpoint", b"PK\x03\x04 cut short"):
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            load_checkpoint(path)
+    save_tensors(path, {"model_state_dict": {}})
+    with pytest.raises(InputError, match="no diffusion checkpoint: found model_state_dict"):
+        load_checkpoint(path)
+
+
+def test_saving_leaves_no_temporary_file_and_keeps_the_old_one_when_it_fails(tmp_path):
+    path = tmp_path / "model-1.pt"
+    save_tensors(path, {"step": 1})
+    with pytest.raises(Exception):
+        save_tensors(path, {"step": lambda: 0})
+    assert load_tensors(path) == {"step": 1} and [file.name for file in tmp_path.iterdir()] == ["model-1.pt"]

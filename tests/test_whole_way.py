@@ -1,0 +1,174 @@
+"""The five steps and the demo, as a user runs them, at a tiny size."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--num_users", "3", "--images_per_user_train", "10", "--dim", "16", "--train_num_steps", "12",
+        "--save_and_sample_every", "5", "--log_every", "3", "--num_samples", "4", "--classifier_steps", "4",
+        "--classifier_seeds", "2", "--sampling_timesteps", "4"]
+
+
+def script(*arguments, expect=0, cwd=ROOT):
+    """Run a script of the repository in a fresh Python; returns its standard output and error."""
+    name, *rest = map(str, arguments)
+    done = subprocess.run([sys.executable, str(ROOT / name), *rest], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A finished demo: folder, standard output."""
+    folder = tmp_path_factory.mktemp("whole") / "demo"
+    out, _ = script("demo.py", "--output_dir", folder, *TINY, "--images_per_user", "20", "--samples_per_user", "3",
+                    "--vae_num_steps", "10", "--vae_ch", "8")
+    return folder, out
+
+
+@pytest.fixture
+def paths(demo, tmp_path):
+    """Options that point the scripts at the demo's data and VAE, and at a fresh results folder."""
+    folder, _ = demo
+    return ["--preset", "cpu-minutes", *TINY, "--data_path", folder / "data", "--vae_path", folder / "kl_vae_best.pt",
+            "--results_folder", tmp_path / "results", "--latents_cache_folder", folder / "latents_cache"]
+
+
+def test_demo_goes_from_radar_to_a_report(demo):
+    folder, out = demo
+    assert out.strip().endswith(str(folder / "report.html"))
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 6 and "src=\"http" not in page
+    for stage in ("simulate", "train the VAE", "train the diffusion model", "generate", "classify"):
+        assert stage in page
+    assert {path.name for path in (folder / "results").glob("model-*.pt")} == {"model-1.pt", "model-2.pt", "model-3.pt"}
+    for name in ("sample-1.png", "sample-3.png", "vae_reconstruction.png", "training.png"):
+        assert Image.open(folder / "results" / name).size[0] > 100
+    records = [json.loads(line) for line in (folder / "results" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "loss" in r] == [3, 6, 9, 12]
+    assert [r["milestone"] for r in records if "milestone" in r] == [1, 2, 3]
+    assert all(np.isfinite(list(r.values())).all() for r in records)
+
+
+def test_demo_run_again_goes_on_without_repeating(demo):
+    folder, _ = demo
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
+    images = {path: path.read_bytes() for path in (folder / "synthetic").rglob("*.png")}
+    script("demo.py", "--output_dir", folder, *TINY, "--images_per_user", "20", "--samples_per_user", "3",
+           "--vae_num_steps", "10", "--vae_ch", "8")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
+    assert {path: path.read_bytes() for path in (folder / "synthetic").rglob("*.png")} == images
+
+
+def test_synthetic_folder_is_laid_out_like_the_real_one(demo):
+    folder, _ = demo
+    manifest = json.loads((folder / "synthetic" / "manifest.json").read_text())
+    for user in (1, 2, 3):
+        files = sorted((folder / "synthetic" / f"ID_{user}").iterdir())
+        assert len(files) == 3 and all(Image.open(file).size == (64, 64) for file in files)
+    assert manifest["sampler"] == "dpmpp_2m" and manifest["step"] == 12
+    seeds = [entry["seed"] for entry in manifest["images"].values()]
+    assert len(set(seeds)) == 9
+
+
+def test_every_checkpoint_and_config_json_hold_the_whole_config(demo):
+    from dataclasses import fields
+    from groundwork.files import load_tensors
+    from train_latent_cfg import Config
+    folder, _ = demo
+    names = {field.name for field in fields(Config)}
+    saved = json.loads((folder / "results" / "config.json").read_text())
+    assert set(saved) == names and saved["dim"] == 16
+    for number in (1, 3):
+        assert load_tensors(folder / "results" / f"model-{number}.pt")["config"] == saved
+
+
+def test_generation_rebuilds_the_network_from_the_checkpoint_not_from_todays_constants(demo, tmp_path):
+    folder, _ = demo        # dim 16 and 3 users, where Config says 48 and 31
+    checkpoint = folder / "results" / "model-3.pt"
+    script("generate.py", "--checkpoint", checkpoint, "--user-id", "3", "1", "--num-samples", "2", "--output-dir",
+           tmp_path / "out", "--cond_scale", "1", "--save_grid")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ID_1", "ID_3", "manifest.json", "grid.png"}
+
+
+def test_generation_is_independent_of_batch_size_and_makes_only_what_is_missing(demo, tmp_path):
+    folder, _ = demo
+    def generate(batch_size):
+        script("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users", "--samples_per_user",
+               "3", "--output_dir", tmp_path / "out", "--batch_size", batch_size)
+        return {path.name: np.asarray(Image.open(path)).astype(int) for path in (tmp_path / "out").rglob("*.png")}
+    first = generate(5)
+    victim = tmp_path / "out" / "ID_2" / "ID2_synthetic_Doppler2.png"
+    kept = tmp_path / "out" / "ID_2" / "ID2_synthetic_Doppler1.png"
+    victim.unlink()
+    modified = kept.stat().st_mtime_ns
+    second = generate(1)
+    assert kept.stat().st_mtime_ns == modified and len(second) == 9
+    assert all(abs(first[name] - second[name]).max() <= 2 for name in first)
+    script("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users", "--output_dir",
+           tmp_path / "out", "--seed", "1", expect=2)
+
+
+def test_training_refuses_to_overwrite_and_resumes(demo, paths, tmp_path):
+    script("train_latent_cfg.py", *paths, "--train_num_steps", "5")
+    _, err = script("train_latent_cfg.py", *paths, expect=2)
+    assert "--resume latest" in err and err.count("\n") == 1
+    _, err = script("train_latent_cfg.py", *paths, "--dim", "8", "--resume", "latest", expect=2)
+    assert "dim 16 (now 8)" in err
+    script("train_latent_cfg.py", *paths, "--resume", "latest")
+    folder, _ = demo
+    import torch
+    from denoising_diffusion_pytorch.checkpoint import load_checkpoint
+    resumed, whole = (load_checkpoint(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
+    assert resumed["step"] == whole["step"] == 12
+    assert all(torch.equal(resumed["ema"][key], whole["ema"][key]) for key in whole["ema"])
+    assert all(torch.equal(resumed["model"][key], whole["model"][key]) for key in whole["model"])
+
+
+def test_monitor_reads_a_finished_run(demo):
+    folder, _ = demo
+    out, _ = script("monitor_training.py", "--results_folder", folder / "results")
+    assert "12" in out and "3" in out
+
+
+def test_help_shows_every_constant_with_its_reason_and_default():
+    from dataclasses import fields
+    from train_latent_cfg import Config
+    for name in ("train_latent_cfg.py", "test_vae_range.py", "classify.py", "monitor_training.py"):
+        out, _ = script(name, "--help")
+        assert all(f"--{field.name}" in out for field in fields(Config))
+        assert "(default: 150000)" in " ".join(out.split()) or "150000" in out
+
+
+def test_images_never_seen_in_training_do_not_influence_it(demo, paths, tmp_path):
+    """Other test images, same training images: bit-identical VAE, latents and diffusion model."""
+    import shutil
+    import torch
+    from groundwork.files import load_tensors
+    folder, _ = demo
+    split = json.loads((folder / "latents_cache" / "data_split.json").read_text())
+    data = tmp_path / "data"
+    shutil.copytree(folder / "data", data)
+    rng = np.random.default_rng(0)
+    for user in split["users"].values():
+        for name in user["test_images"]:
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(data / name)
+    cache = tmp_path / "latents_cache"
+    cache.mkdir()
+    shutil.copy(folder / "latents_cache" / "data_split.json", cache)
+    done = subprocess.run([sys.executable, "-m", "vae.train", "--data_path", data, "--split", cache / "data_split.json",
+                           "--output", tmp_path / "vae.pt", "--image_size", "64", "--ch", "8", "--ch_mult", "1", "2", "4",
+                           "--num_steps", "10"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (load_tensors(path)["model_state_dict"] for path in (tmp_path / "vae.pt", folder / "kl_vae_best.pt"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    script("train_latent_cfg.py", *paths, "--data_path", data, "--latents_cache_folder", cache,
+           "--vae_path", tmp_path / "vae.pt")
+    ours, theirs = (load_tensors(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
+    assert all(torch.equal(ours["ema"][key], theirs["ema"][key]) for key in ours["ema"])
+    assert ours["latent_statistics"] == theirs["latent_statistics"]
