@@ -332,7 +332,8 @@ def plot(metrics: Metrics, settings: Settings) -> Figure:
     axes["sharpness"].axhline(1, color="0.4", linestyle="--", linewidth=1)
     axes["sharpness"].set(title="samples, beside training images (1 is right)", ylim=(0, None))
     for axis in (axes["loss"], axes["grad_norm"]):
-        axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
+        axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}",
+                       minor_formatter=NullFormatter())
     for axis in axes.values():
         axis.set(xlim=(0, max(settings.train_num_steps, metrics.step)), xlabel="step")
         axis.grid(alpha=0.25)

@@ -24,7 +24,7 @@ RAMP_SECONDS = 1.2          # to reach walking speed, and to brake
 # the axis the echo is spread, since the ends of a long limb move at different speeds.
 TRUNK = [("chest", "head", 0.055, 0.045, 2), ("pelvis", "chest", 0.070, 0.115, 5),
          ("left_shoulder", "right_shoulder", 0.045, 0.045, 4), ("left_hip", "right_hip", 0.045, 0.045, 3)]
-LEG = [("hip", "knee", 0.036, 0.036, 8), ("knee", "ankle", 0.029, 0.029, 12), ("ankle", "toe", 0.032, 0.032, 5)]
+LEG = [("hip", "knee", 0.036, 0.036, 8), ("knee", "ankle", 0.031, 0.031, 12), ("ankle", "toe", 0.038, 0.038, 5)]
 ARM = [("shoulder", "elbow", 0.028, 0.028, 4), ("elbow", "hand", 0.022, 0.022, 5)]
 
 

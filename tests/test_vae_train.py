@@ -1,0 +1,151 @@
+"""python -m vae.train: what it reads, what it writes, and that an interrupted run ends as an uninterrupted one."""
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from groundwork.errors import InputError
+from vae import KL_VAE, train
+from vae.train import evaluate, learning_rate, main, read_split, train_vae
+
+SETTINGS = {"ddconfig": {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1}, "num_steps": 6, "batch_size": 4, "lr": 2e-3,
+            "kl_weight": 1e-3, "seed": 3, "device": torch.device("cpu"), "validate_every": 2}
+
+
+def stripes(num_images: int, size: int = 16, seed: int = 0) -> torch.Tensor:
+    """Smooth coloured images, (n, 3, size, size) uint8, of a few degrees of freedom: easy to compress."""
+    generator = torch.Generator().manual_seed(seed)
+    phase = 2 * math.pi * torch.rand(num_images, 3, 1, 1, generator=generator)
+    wave = torch.sin(phase + torch.arange(size) * 2 * math.pi / size).expand(-1, -1, size, -1)
+    return (127 * (1 + wave)).byte()
+
+
+def write_data(root, num_users: int = 2, num_train: int = 14, num_test: int = 5, size: int = 16) -> tuple:
+    """(data folder, split file); the test images are listed but do not exist, so reading one fails."""
+    users = {}
+    for user in range(1, num_users + 1):
+        names = [f"ID_{user}/Doppler{i}.png" for i in range(1, num_train + num_test + 1)]
+        users[str(user)] = {"label": user - 1, "train_images": names[:num_train], "test_images": names[num_train:]}
+        (root / "data" / f"ID_{user}").mkdir(parents=True)
+        for name, image in zip(names[:num_train], stripes(num_train, size, seed=user)):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / "data" / name)
+    split = root / "latents_cache" / "data_split.json"
+    split.parent.mkdir()
+    split.write_text(json.dumps({"strategy": "contiguous", "seed": 42, "users": users}))
+    return root / "data", split
+
+
+def test_validation_is_the_last_tenth_and_the_three_windows_before_it_are_left_out(tmp_path):
+    _, split = write_data(tmp_path, num_users=1, num_train=50)
+    training, validation = read_split(split)
+    assert training == [f"ID_1/Doppler{i}.png" for i in range(1, 43)]
+    assert validation == [f"ID_1/Doppler{i}.png" for i in range(46, 51)]
+
+
+def test_learning_rate_warms_up_to_its_peak_and_falls_to_zero():
+    rates = [learning_rate(step, 100, 2.0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.4) and rates[4] == rates[5] == 2.0
+    assert rates[5:] == sorted(rates[5:], reverse=True) and 0 < rates[-1] < 0.001
+    assert learning_rate(52, 100, 2.0) + learning_rate(53, 100, 2.0) == pytest.approx(2.0, rel=1e-6)    # half way
+
+
+def test_training_reads_no_test_image_and_leaves_weights_and_a_picture(tmp_path):
+    data, split = write_data(tmp_path)
+    output = tmp_path / "out" / "kl_vae_best.pt"
+    results = main(data, output, split, image_size=16, ch=8, ch_mult=(1, 2), num_res_blocks=1, num_steps=4,
+                   batch_size=4, lr=2e-3, validate_every=2, device="cpu")
+    assert len(list(data.rglob("Doppler*"))) == 28              # the 10 test images were never there to be read
+    vae, validation = KL_VAE.load(output), train.read_images(data, read_split(split)[1], 16)
+    assert evaluate(vae, validation)["mse"] == pytest.approx(results["mse"], rel=1e-4)
+    with Image.open(output.with_name("kl_vae_best_reconstruction.png")) as picture:
+        top = np.asarray(picture)[:16, :16]
+        assert picture.size == (2 * 16, 2 * 16)                 # one validation window per user, original above copy
+    assert np.array_equal(top, validation[0].permute(1, 2, 0).numpy())
+
+
+def test_training_learns_to_reconstruct_with_latents_of_the_usual_scale(tmp_path):
+    settings = {**SETTINGS, "num_steps": 150, "batch_size": 16, "lr": 1e-2, "validate_every": 50}
+    validation = stripes(16, seed=1)
+    results = train_vae(stripes(64), validation, output=tmp_path / "vae.pt", **settings)
+    blank = evaluate_constant(validation)
+    assert results["mse"] < 0.05 * blank
+    assert 0.06 < results["latent_std"] < 0.4                   # unit posterior · scale_factor 0.18, not yet converged
+
+
+def evaluate_constant(images: torch.Tensor) -> float:
+    """MSE of the best constant colour."""
+    return (images / 255).var(unbiased=False, dim=(0, 2, 3)).mean().item()
+
+
+def test_interrupted_and_resumed_run_ends_with_the_same_weights(tmp_path, monkeypatch):
+    images, validation = stripes(12), stripes(4, seed=1)
+    train_vae(images, validation, output=tmp_path / "whole.pt", **SETTINGS)
+
+    step = train.VAETrainer.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(train.VAETrainer, "train_step",
+                      lambda self, *args: step(self, *args) if self.step < 5 else interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_vae(images, validation, output=tmp_path / "parts.pt", **SETTINGS)
+    torch.manual_seed(123)                                       # the global generator must have no say
+    train_vae(images, validation, output=tmp_path / "parts.pt", resume=True, **SETTINGS)
+    for suffix in (".pt", "_state.pt"):
+        whole, parts = (torch.load(tmp_path / f"{name}{suffix}", weights_only=True) for name in ("whole", "parts"))
+        key = "model" if "model" in whole else "model_state_dict"
+        assert all(torch.equal(whole[key][name], parts[key][name]) for name in whole[key])
+        assert whole["step"] == parts["step"] == 6
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    for seed in (0, 1):
+        train_vae(stripes(8), stripes(4), output=tmp_path / f"{seed}.pt", **{**SETTINGS, "num_steps": 1, "seed": seed})
+    assert KL_VAE.load(tmp_path / "0.pt").fingerprint() != KL_VAE.load(tmp_path / "1.pt").fingerprint()
+
+
+def test_saved_weights_are_the_best_validated_ones(tmp_path, monkeypatch):
+    mse = iter([0.3, 0.1, 0.2])
+    monkeypatch.setattr(train, "evaluate", lambda *_: {"mse": next(mse)})
+    results = train_vae(stripes(8), stripes(4), output=tmp_path / "vae.pt", **SETTINGS)
+    assert results["step"] == 4 and results["mse"] == 0.1
+
+
+def test_existing_output_is_kept_unless_resumed_with_the_same_settings(tmp_path):
+    images, output = stripes(8), tmp_path / "vae.pt"
+    train_vae(images, images, output=output, **{**SETTINGS, "num_steps": 1})
+    before = output.read_bytes()
+    with pytest.raises(InputError, match="--resume"):
+        train_vae(images, images, output=output, **{**SETTINGS, "num_steps": 1})
+    with pytest.raises(InputError, match="lr was 0.002, is 0.1"):
+        train_vae(images, images, output=output, resume=True, **{**SETTINGS, "num_steps": 1, "lr": 0.1})
+    train_vae(images, images, output=output, resume=True, **{**SETTINGS, "num_steps": 1})      # nothing left to do
+    assert output.read_bytes() == before
+
+
+def test_bad_input_is_named(tmp_path):
+    data, split = write_data(tmp_path)
+    options = {"image_size": 16, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "num_steps": 1, "device": "cpu"}
+    with pytest.raises(InputError, match="microdoppler.split --data_path"):
+        main(data, tmp_path / "a.pt", tmp_path / "absent.json", **options)
+    with pytest.raises(InputError, match="multiple of 2"):
+        main(data, tmp_path / "a.pt", split, **{**options, "image_size": 15})
+    with pytest.raises(InputError, match="num_steps is 0"):
+        main(data, tmp_path / "a.pt", split, **{**options, "num_steps": 0})
+    (data / "ID_1" / "Doppler3.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="Doppler3.png"):
+        main(data, tmp_path / "a.pt", split, **options)
+    (tmp_path / "few.json").write_text(json.dumps({"users": {"7": {"train_images": ["a", "b"], "test_images": []}}}))
+    with pytest.raises(InputError, match="user 7 has 2"):
+        main(data, tmp_path / "a.pt", tmp_path / "few.json", **options)
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_loss_that_is_not_finite_ends_with_advice(tmp_path):
+    with pytest.raises(InputError, match="lower --lr"):
+        train_vae(stripes(8), stripes(4), output=tmp_path / "vae.pt", **{**SETTINGS, "lr": 1e30, "num_steps": 50})
