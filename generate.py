@@ -46,8 +46,15 @@ def load_generator(checkpoint_path: Path, device: torch.device, **changes
         clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
     diffusion = build_diffusion(config, clip_x_start=clip_x_start)
     load_unet_weights(diffusion.model, ema_unet_weights(checkpoint), checkpoint_path)
-    identity = {"checkpoint": str(checkpoint_path), "step": checkpoint["step"], "vae": vae.fingerprint()}
+    identity = {"checkpoint": str(checkpoint_path), "step": checkpoint["step"], "vae": vae.fingerprint(),
+                "split": split_of(checkpoint)}
     return diffusion.to(device).eval(), vae, scaling, config, identity
+
+
+def split_of(checkpoint: dict) -> dict:
+    """The constants that chose the training images; empty for an older checkpoint, which does not say."""
+    names = ("num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "seed")
+    return {name: checkpoint["config"][name] for name in names} if checkpoint.get("config") else {}
 
 
 def choose_users(all_users: bool, user_id: tuple[int, ...], num_users: int) -> list[int]:
@@ -131,9 +138,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
     users = choose_users(all_users, user_id, config.num_users)
     sampling = {key: getattr(config, key) for key in ("sampler", "sampling_timesteps", "ddim_sampling_eta", "cond_scale",
                                                       "rescaled_phi", "use_cfg_plus_plus", "seed")}
-    split = {key: getattr(config, key) for key in ("num_users", "images_per_user_train", "split_strategy", "split_fold",
-                                                   "split_guard")}
-    manifest = open_manifest(output_dir, {**identity, **sampling, "split": split})
+    manifest = open_manifest(output_dir, {**identity, **sampling})
     print(f"{checkpoint}, step {identity['step']}: " + ", ".join(f"{key} {value}" for key, value in sampling.items()))
 
     wanted = {f"ID_{user}/ID{user}_synthetic_Doppler{index}.png": (user, index)

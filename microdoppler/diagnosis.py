@@ -229,10 +229,10 @@ def _loss(metrics: Metrics, settings: Settings) -> Finding | None:
 def _not_falling(loss: np.ndarray, now: float, step: int, settings: Settings) -> Finding:
     first, low = loss[:3].mean(), settings.train_lr < 1e-4
     out_of_range = settings.is_raw or first > 2 * settings.start_loss
-    latents = ("python test_vae_range.py shows the latents' range; set standardize_latents = True"
-               f" (now {settings.standardize_latents}), and auto_normalize = False (now {settings.auto_normalize}) "
-               "unless they lie in [0, 1]")
-    rate = (f"train_lr {settings.train_lr * 10 if low else settings.train_lr / 3:.2g} (now {settings.train_lr:g}; "
+    latents = "python test_vae_range.py shows the range of the latents, and whether the VAE is any good"
+    if not settings.standardize_latents:
+        latents += "; set standardize_latents = True and auto_normalize = False"
+    rate = (f"train_lr {1e-4 if low else min(settings.train_lr / 3, 1e-3):.2g} (now {settings.train_lr:g}; "
             "1e-4 to 1e-3 suits this network)")
     return Finding(
         "loss not falling",

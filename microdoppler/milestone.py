@@ -10,7 +10,7 @@ OVERLAP = 4     # windows closer than this in time share columns (75 % overlap),
 class MilestoneWatcher:
     """Draws the same users from the same noise at every milestone, so that pictures can be compared through time.
 
-    diffusion: the averaged model, with sample(), draw() and p_losses() on standardized latents; vae: decode_latents();
+    diffusion: the averaged model, with sample(), draw() and its loss, on standardized latents; vae: decode_latents();
     cache: the training latents; scaling: between the two; num_samples: images in all, spread over `users` (rows).
     """
 
@@ -68,7 +68,7 @@ def class_gain(diffusion, latents: Tensor, labels: Tensor, *, seed: int, most: i
     wrong = users[(torch.searchsorted(users, right) + shift) % len(users)]
     draws = {key: value.to(diffusion.device) for key, value in diffusion.draw(x.shape, generator).items()}
     draws["drop_mask"] = torch.zeros_like(draws["drop_mask"])
-    loss = {name: diffusion.p_losses(x, classes=classes.to(diffusion.device), **draws).mean().item()
+    loss = {name: diffusion(x, classes=classes.to(diffusion.device), **draws).item()
             for name, classes in (("right", right), ("wrong", wrong))}
     return loss["wrong"] / loss["right"] - 1
 

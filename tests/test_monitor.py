@@ -125,9 +125,11 @@ def test_remedies_speak_of_the_runs_own_constants(tmp_path):
     raised = remedies(tmp_path, **sick, cond_drop_prob=0.6)
     assert "cond_drop_prob" not in raised and "cond_scale 5 (now 4)" in raised
     stuck = ILLNESSES["loss not falling"]
-    assert remedies(tmp_path, **stuck, train_lr=1e-6).startswith("train_lr 1e-05 (now 1e-06")
-    assert remedies(tmp_path, **stuck, train_lr=0.03).startswith("train_lr 0.01 (now 0.03")
+    assert remedies(tmp_path, **stuck, train_lr=1e-6).startswith("train_lr 0.0001 (now 1e-06")
+    assert remedies(tmp_path, **stuck, train_lr=0.03).startswith("train_lr 0.001 (now 0.03")
     assert remedies(tmp_path, **ILLNESSES["loss not falling, wrong range"]).startswith("python test_vae_range.py")
+    assert "standardize_latents = True" in remedies(tmp_path, **ILLNESSES["loss not falling, raw"])
+    assert "standardize_latents" not in remedies(tmp_path, **stuck)
 
 
 @pytest.mark.parametrize("objective", ["pred_v", "pred_noise", "pred_x0"])
