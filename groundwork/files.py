@@ -69,5 +69,5 @@ def load_tensors(path: str | Path) -> Any:
         raise InputError(f"{path} is damaged or holds Python objects that would run code; "
                          "expected tensors and plain values only") from None
     except Exception as error:      # on a damaged file torch.load raises nearly anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} is no complete PyTorch file: {reason}") from None
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path} is no complete PyTorch file ({reason})") from None

@@ -1,43 +1,15 @@
 """The five steps and the demo, as a user runs them, at a tiny size."""
 import json
-import subprocess
-import sys
-from pathlib import Path
+import shutil
+from dataclasses import fields
 
 import numpy as np
-import pytest
+import torch
+from conftest import DEMO_SIZE, TINY
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
-TINY = ["--num_users", "3", "--images_per_user_train", "10", "--dim", "16", "--train_num_steps", "12",
-        "--save_and_sample_every", "5", "--log_every", "3", "--num_samples", "4", "--classifier_steps", "4",
-        "--classifier_seeds", "2", "--sampling_timesteps", "4"]
-
-
-def script(*arguments, expect=0, cwd=ROOT):
-    """Run a script of the repository in a fresh Python; returns its standard output and error."""
-    name, *rest = map(str, arguments)
-    done = subprocess.run([sys.executable, str(ROOT / name), *rest], cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout, done.stderr
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A finished demo: folder, standard output."""
-    folder = tmp_path_factory.mktemp("whole") / "demo"
-    out, _ = script("demo.py", "--output_dir", folder, *TINY, "--images_per_user", "20", "--samples_per_user", "3",
-                    "--vae_num_steps", "10", "--vae_ch", "8")
-    return folder, out
-
-
-@pytest.fixture
-def paths(demo, tmp_path):
-    """Options that point the scripts at the demo's data and VAE, and at a fresh results folder."""
-    folder, _ = demo
-    return ["--preset", "cpu-minutes", *TINY, "--data_path", folder / "data", "--vae_path", folder / "kl_vae_best.pt",
-            "--results_folder", tmp_path / "results", "--latents_cache_folder", folder / "latents_cache"]
-
+from groundwork.files import load_tensors
+from train_latent_cfg import Config
 
 def test_demo_goes_from_radar_to_a_report(demo):
     folder, out = demo
@@ -55,12 +27,11 @@ def test_demo_goes_from_radar_to_a_report(demo):
     assert all(np.isfinite(list(r.values())).all() for r in records)
 
 
-def test_demo_run_again_goes_on_without_repeating(demo):
+def test_demo_run_again_goes_on_without_repeating(script, demo):
     folder, _ = demo
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
     images = {path: path.read_bytes() for path in (folder / "synthetic").rglob("*.png")}
-    script("demo.py", "--output_dir", folder, *TINY, "--images_per_user", "20", "--samples_per_user", "3",
-           "--vae_num_steps", "10", "--vae_ch", "8")
+    script("demo.py", "--output_dir", folder, *TINY, *DEMO_SIZE)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
     assert {path: path.read_bytes() for path in (folder / "synthetic").rglob("*.png")} == images
 
@@ -77,9 +48,6 @@ def test_synthetic_folder_is_laid_out_like_the_real_one(demo):
 
 
 def test_every_checkpoint_and_config_json_hold_the_whole_config(demo):
-    from dataclasses import fields
-    from groundwork.files import load_tensors
-    from train_latent_cfg import Config
     folder, _ = demo
     names = {field.name for field in fields(Config)}
     saved = json.loads((folder / "results" / "config.json").read_text())
@@ -88,7 +56,7 @@ def test_every_checkpoint_and_config_json_hold_the_whole_config(demo):
         assert load_tensors(folder / "results" / f"model-{number}.pt")["config"] == saved
 
 
-def test_generation_rebuilds_the_network_from_the_checkpoint_not_from_todays_constants(demo, tmp_path):
+def test_generation_rebuilds_the_network_from_the_checkpoint_not_from_todays_constants(script, demo, tmp_path):
     folder, _ = demo        # dim 16 and 3 users, where Config says 48 and 31
     checkpoint = folder / "results" / "model-3.pt"
     script("generate.py", "--checkpoint", checkpoint, "--user-id", "3", "1", "--num-samples", "2", "--output-dir",
@@ -96,7 +64,7 @@ def test_generation_rebuilds_the_network_from_the_checkpoint_not_from_todays_con
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"ID_1", "ID_3", "manifest.json", "grid.png"}
 
 
-def test_generation_is_independent_of_batch_size_and_makes_only_what_is_missing(demo, tmp_path):
+def test_generation_is_independent_of_batch_size_and_makes_only_what_is_missing(script, demo, tmp_path):
     folder, _ = demo
     def generate(batch_size):
         script("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users", "--samples_per_user",
@@ -114,7 +82,7 @@ def test_generation_is_independent_of_batch_size_and_makes_only_what_is_missing(
            tmp_path / "out", "--seed", "1", expect=2)
 
 
-def test_training_refuses_to_overwrite_and_resumes(demo, paths, tmp_path):
+def test_training_refuses_to_overwrite_and_resumes(script, demo, paths, tmp_path):
     script("train_latent_cfg.py", *paths, "--train_num_steps", "5")
     _, err = script("train_latent_cfg.py", *paths, expect=2)
     assert "--resume latest" in err and err.count("\n") == 1
@@ -122,34 +90,28 @@ def test_training_refuses_to_overwrite_and_resumes(demo, paths, tmp_path):
     assert "dim 16 (now 8)" in err
     script("train_latent_cfg.py", *paths, "--resume", "latest")
     folder, _ = demo
-    import torch
-    from denoising_diffusion_pytorch.checkpoint import load_checkpoint
-    resumed, whole = (load_checkpoint(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
+    resumed, whole = (load_tensors(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
     assert resumed["step"] == whole["step"] == 12
     assert all(torch.equal(resumed["ema"][key], whole["ema"][key]) for key in whole["ema"])
     assert all(torch.equal(resumed["model"][key], whole["model"][key]) for key in whole["model"])
 
 
-def test_monitor_reads_a_finished_run(demo):
+def test_monitor_reads_a_finished_run(script, demo):
     folder, _ = demo
     out, _ = script("monitor_training.py", "--results_folder", folder / "results")
     assert "12" in out and "3" in out
 
 
-def test_help_shows_every_constant_with_its_reason_and_default():
-    from dataclasses import fields
-    from train_latent_cfg import Config
+def test_help_shows_every_constant_with_its_reason_and_default(script):
     for name in ("train_latent_cfg.py", "test_vae_range.py", "classify.py", "monitor_training.py"):
         out, _ = script(name, "--help")
         assert all(f"--{field.name}" in out for field in fields(Config))
-        assert "(default: 150000)" in " ".join(out.split()) or "150000" in out
+        words = " ".join(out.replace("│", " ").split())
+        assert "optimisation steps (default: 150000)" in words
 
 
-def test_images_never_seen_in_training_do_not_influence_it(demo, paths, tmp_path):
+def test_images_never_seen_in_training_do_not_influence_it(script, demo, paths, tmp_path):
     """Other test images, same training images: bit-identical VAE, latents and diffusion model."""
-    import shutil
-    import torch
-    from groundwork.files import load_tensors
     folder, _ = demo
     split = json.loads((folder / "latents_cache" / "data_split.json").read_text())
     data = tmp_path / "data"
@@ -161,10 +123,8 @@ def test_images_never_seen_in_training_do_not_influence_it(demo, paths, tmp_path
     cache = tmp_path / "latents_cache"
     cache.mkdir()
     shutil.copy(folder / "latents_cache" / "data_split.json", cache)
-    done = subprocess.run([sys.executable, "-m", "vae.train", "--data_path", data, "--split", cache / "data_split.json",
-                           "--output", tmp_path / "vae.pt", "--image_size", "64", "--ch", "8", "--ch_mult", "1", "2", "4",
-                           "--num_steps", "10"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    script("-m", "vae.train", "--data_path", data, "--split", cache / "data_split.json", "--output",
+           tmp_path / "vae.pt", "--image_size", "64", "--ch", "8", "--ch_mult", "1", "2", "4", "--num_steps", "10")
     ours, theirs = (load_tensors(path)["model_state_dict"] for path in (tmp_path / "vae.pt", folder / "kl_vae_best.pt"))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     script("train_latent_cfg.py", *paths, "--data_path", data, "--latents_cache_folder", cache,

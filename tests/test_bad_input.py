@@ -1,0 +1,171 @@
+"""Whatever is wrong with the input: one clear line, exit status 2, no traceback, nothing half-written."""
+import shutil
+import sys
+
+import pytest
+import torch
+
+import classify
+import generate
+import monitor_training
+import test_vae_range as vae_range
+import train_latent_cfg
+from groundwork.command_line import run
+from groundwork.files import load_tensors, save_tensors
+from train_latent_cfg import PRESETS, Config
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """refused(script, *options) → the one line on standard error."""
+    def call(script, *options):
+        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, options)])
+        with pytest.raises(SystemExit) as stopped:
+            run(script.main, *([] if script is generate else [PRESETS, Config.preset]))
+        line = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert "Traceback" not in line
+        return line.strip().splitlines()[-1]
+    return call
+
+
+@pytest.mark.parametrize("script", [train_latent_cfg, vae_range, classify])
+def test_missing_data(refused, script, paths, tmp_path):
+    line = refused(script, *paths, "--data_path", tmp_path / "nowhere", "--latents_cache_folder", tmp_path / "cache")
+    assert line.startswith("error: data_path") and "nowhere" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_user_folders(refused, paths, tmp_path):
+    (tmp_path / "data" / "walker").mkdir(parents=True)
+    line = refused(train_latent_cfg, *paths, "--data_path", tmp_path / "data", "--latents_cache_folder", tmp_path / "c")
+    assert "no ID_<number> folder" in line and "walker" in line
+
+
+def test_more_users_than_folders(refused, paths, tmp_path):
+    line = refused(train_latent_cfg, *paths, "--num_users", "5", "--latents_cache_folder", tmp_path / "c")
+    assert "ID_4, ID_5" in line
+
+
+def test_too_few_images(refused, paths, tmp_path):
+    line = refused(train_latent_cfg, *paths, "--images_per_user_train", "40", "--latents_cache_folder", tmp_path / "c")
+    assert "ID_1 has 20, ID_2 has 20, ID_3 has 20" in line and not (tmp_path / "c").exists()
+
+
+def test_missing_vae(refused, paths, tmp_path):
+    for script in (train_latent_cfg, vae_range):
+        assert "none.pt does not exist" in refused(script, *paths, "--vae_path", tmp_path / "none.pt")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_checkpoint_given_as_vae(refused, paths, demo):
+    line = refused(vae_range, *paths, "--vae_path", demo[0] / "results" / "model-1.pt")
+    assert "is no VAE" in line and "diffusion checkpoint" in line
+
+
+def test_vae_of_another_shape_without_its_ddconfig(refused, paths, demo, tmp_path):
+    save_tensors(tmp_path / "bare.pt", load_tensors(demo[0] / "kl_vae_best.pt")["model_state_dict"])
+    line = refused(train_latent_cfg, *paths, "--vae_path", tmp_path / "bare.pt")
+    assert "do not fit the VAE" in line and "expected" in line
+
+
+def test_vae_whose_latents_have_another_size(refused, paths):
+    line = refused(train_latent_cfg, *paths, "--latent_size", "8")
+    assert "4 x 16 x 16 latents" in line and "latent_size = 8" in line
+
+
+def test_auto_normalize_with_latents_outside_its_range(refused, paths, tmp_path):
+    line = refused(train_latent_cfg, *paths, "--auto_normalize", "--no_standardize_latents")
+    assert "auto_normalize is True, but the latents lie in [-" in line and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("option, value, word", [("--objective", "pred_w", "pred_w"), ("--beta_schedule", "x", "x"),
+                                                 ("--sampler", "euler", "dpmpp_2m"),
+                                                 ("--sampling_timesteps", "2000", "2000"),
+                                                 ("--dim_mults", "1 2 4 8 8 8", "16"),
+                                                 ("--split_strategy", "odd", "contiguous"), ("--split_fold", "7", "7")])
+def test_nonsense_constants(refused, paths, tmp_path, option, value, word):
+    assert word in refused(train_latent_cfg, *paths, option, *value.split())
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none(refused, paths):
+    for script in (train_latent_cfg, vae_range, classify):
+        assert "device 'cuda' was asked for" in refused(script, *paths, "--device", "cuda")
+    assert "expected auto, cpu, cuda" in refused(vae_range, *paths, "--device", "quantum")
+
+
+def test_unknown_options_and_presets(refused, monkeypatch, capsys):
+    assert "cpu-hours" in refused(train_latent_cfg, "--preset", "huge")
+    monkeypatch.setattr(sys, "argv", ["x", "--no_such_constant", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        run(train_latent_cfg.main, PRESETS, Config.preset)
+    assert stopped.value.code == 2
+
+
+# ---------------------------------------------------------------------------------------------------- generate.py
+
+def test_generate_names_the_milestones_there_are(refused, demo):
+    line = refused(generate, "--checkpoint", demo[0] / "results" / "model-9.pt", "--all_users")
+    assert "does not exist" in line and line.endswith("1, 2, 3")
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--user_id", "4"], "its users are 1 … 3"), (["--user_id", "0"], "its users are 1 … 3"),
+    ([], "either --all_users or --user_id"), (["--all_users", "--user_id", "1"], "either --all_users or --user_id"),
+    (["--all_users", "--samples_per_user", "0"], "at least 1"), (["--all_users", "--batch_size", "0"], "at least 1"),
+    (["--all_users", "--sampler", "euler"], "expected one of"),
+    (["--all_users", "--sampling_timesteps", "0"], "sampling_timesteps 0"),
+    (["--all_users", "--vae_path", "none.pt"], "none.pt does not exist")])
+def test_generate_refuses(refused, demo, tmp_path, options, words):
+    line = refused(generate, "--checkpoint", demo[0] / "results" / "model-3.pt", "--output_dir", tmp_path / "out",
+                   *options)
+    assert words in line and not (tmp_path / "out").exists()
+
+
+def test_generate_refuses_a_folder_of_something_else(refused, demo, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    line = refused(generate, "--checkpoint", demo[0] / "results" / "model-3.pt", "--all_users", "--output_dir", tmp_path)
+    assert "not empty" in line and [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_generate_refuses_a_vae_that_the_model_was_not_trained_with(refused, demo, tmp_path):
+    vae = load_tensors(demo[0] / "kl_vae_best.pt")
+    vae["model_state_dict"]["quant_conv.bias"] += 1
+    save_tensors(tmp_path / "other.pt", vae)
+    line = refused(generate, "--checkpoint", demo[0] / "results" / "model-3.pt", "--all_users",
+                   "--vae_path", tmp_path / "other.pt", "--output_dir", tmp_path / "out")
+    assert "another VAE" in line
+
+
+def test_generate_refuses_what_is_no_checkpoint(refused, demo, tmp_path):
+    whole = (demo[0] / "results" / "model-1.pt").read_bytes()
+    for content in (b"", b"junk" * 100, whole[:len(whole) // 2]):
+        (tmp_path / "model-1.pt").write_bytes(content)
+        assert "no complete PyTorch file" in refused(generate, "--checkpoint", tmp_path / "model-1.pt", "--all_users")
+    line = refused(generate, "--checkpoint", demo[0] / "kl_vae_best.pt", "--all_users")
+    assert "no diffusion checkpoint" in line
+
+
+def test_generate_refuses_weights_that_contradict_their_config(refused, demo, tmp_path):
+    checkpoint = load_tensors(demo[0] / "results" / "model-3.pt")
+    checkpoint["config"]["dim"] = 24
+    save_tensors(tmp_path / "model-3.pt", checkpoint)
+    line = refused(generate, "--checkpoint", tmp_path / "model-3.pt", "--all_users", "--output_dir", tmp_path / "out")
+    assert "another network" in line and not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- resuming
+
+def test_resume_of_nothing_and_of_nonsense(refused, paths, demo, tmp_path):
+    assert "holds no checkpoint" in refused(train_latent_cfg, *paths, "--resume", "latest")
+    (tmp_path / "results").mkdir()
+    shutil.copy(demo[0] / "results" / "model-1.pt", tmp_path / "results")
+    assert "expected latest or a milestone" in refused(train_latent_cfg, *paths, "--resume", "yes")
+    assert "milestones in" in refused(train_latent_cfg, *paths, "--resume", "7")
+
+
+def test_monitor_without_a_run(refused, tmp_path):
+    assert "error: " in refused(monitor_training, "--results_folder", tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
