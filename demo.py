@@ -43,7 +43,7 @@ class Stopwatch:
 
 
 def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: int = 150, samples_per_user: int = 50,
-         vae_num_steps: int = 1000, vae_ch: int = 16):
+         vae_num_steps: int = 800, vae_ch: int = 16):
     """Simulated radar data through VAE, diffusion, generation and classification to output_dir/report.html.
 
     Stopped and started again, it goes on where it was.
@@ -66,8 +66,9 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
     with stage("train the VAE"):
         levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves the side
         vae.train.main(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
-                       image_size=config.image_size, ch=vae_ch, ch_mult=(1, 2, 4, 4)[:levels],
-                       num_steps=vae_num_steps, device=config.device, resume=config.vae_path.exists())
+                       image_size=config.image_size, ch=vae_ch, ch_mult=(1, 2, 4, 4)[:levels], num_res_blocks=1,
+                       num_steps=vae_num_steps, lr=4e-3, kl_weight=0.002, device=config.device,
+                       resume=config.vae_path.exists())
     with stage("test the VAE's range"):
         test_vae_range.main(config)
     with stage("train the diffusion model"):

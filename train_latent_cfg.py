@@ -91,13 +91,14 @@ class Config:
 PRESETS = {
     "full": Config(),
     "cpu-hours": replace(
-        Config(), preset="cpu-hours", image_size=128, latent_size=16, dim=48, train_batch_size=16,
-        gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=12000, ema_decay=0.999,
-        save_and_sample_every=1000, classifier_image_size=96, classifier_steps=600),
+        Config(), preset="cpu-hours", image_size=128, dim=32, train_batch_size=16, gradient_accumulate_every=1,
+        train_lr=5e-4, train_num_steps=6000, ema_decay=0.999, save_and_sample_every=1000, classifier_image_size=96,
+        classifier_steps=400, classifier_batch_size=16, classifier_lr=2e-3),
     "cpu-minutes": replace(
         Config(), preset="cpu-minutes", image_size=64, latent_size=16, num_users=8, dim=32, train_batch_size=32,
-        gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.99,
-        save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_steps=150, classifier_seeds=2),
+        gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.99, save_and_sample_every=400,
+        log_every=20, classifier_image_size=64, classifier_steps=150, classifier_batch_size=16, classifier_lr=3e-3,
+        classifier_seeds=2),
 }
 
 # A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.

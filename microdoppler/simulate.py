@@ -231,7 +231,7 @@ def simulate_dataset(output_dir: str | Path, num_users: int = 31, images_per_use
              "radar": asdict(radar),
              "persons": {str(user): describe(persons[user], plans[user], radar) for user in persons}}
     claim(output_dir, json.loads(json.dumps(truth)))
-    with tqdm(total=num_users * images_per_user, desc="simulate", unit="image") as progress:
+    with tqdm(total=num_users * images_per_user, desc="simulate", unit="image", disable=None) as progress:
         for user, recordings in plans.items():
             for recording in recordings:
                 paths = [output_dir / name for name in recording.names()]

@@ -5,7 +5,9 @@ import pytest
 import torch
 from ema_pytorch import EMA
 from parity import state_dict
+from PIL import Image
 
+import generate
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, read_off_tensors)
@@ -122,6 +124,14 @@ def test_an_older_checkpoint_tells_its_network_and_diffusion(older_checkpoint):
     unet = Unet(48, 31, dim_mults=(1, 2, 4), channels=4)
     load_unet_weights(unet, ema_unet_weights(checkpoint), older_checkpoint)
     assert torch.equal(unet.init_conv.weight, state_dict("unet.shapes.json")["init_conv.weight"])
+
+
+def test_an_older_checkpoint_generates(older_checkpoint, tmp_path):
+    save_tensors(tmp_path / "kl_vae_best.pt", state_dict("kl_vae.shapes.json"))
+    generate.main(checkpoint=older_checkpoint, user_id=(31,), num_samples=1, sampling_timesteps=3, device="cpu",
+                  vae_path=tmp_path / "kl_vae_best.pt", output_dir=tmp_path / "out")
+    (file,) = (tmp_path / "out" / "ID_31").iterdir()
+    assert Image.open(file).size == (256, 256)
 
 
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
