@@ -84,12 +84,12 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
 
 @torch.inference_mode()
 def draw_images(diffusion: GaussianDiffusion, vae: KL_VAE, scaling: LatentScaling, users: list[int], seeds: list[int],
-                guidance: dict) -> torch.Tensor:
+                guidance: dict, vae_batch_size: int) -> torch.Tensor:
     """One image per (user, seed): (n, height, width, 3) uint8 on the CPU."""
     classes = torch.tensor(users, device=diffusion.device) - 1
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     latents = diffusion.sample(classes, generators=generators, **guidance)
-    images = vae.decode_latents(scaling.restore(latents))
+    images = torch.cat([vae.decode_latents(part) for part in scaling.restore(latents).split(vae_batch_size)])
     return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
 
@@ -152,7 +152,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         for start in range(0, len(missing), batch_size):
             names = missing[start:start + batch_size]
             images = draw_images(diffusion, vae, scaling, [wanted[name][0] for name in names],
-                                 [manifest["images"][name]["seed"] for name in names], guidance)
+                                 [manifest["images"][name]["seed"] for name in names], guidance, config.vae_batch_size)
             for name, image in zip(names, images):
                 save_image(output_dir / name, image.numpy())
             bar.update(len(names))

@@ -56,7 +56,8 @@ def test_augmentation_shifts_and_mirrors_time_only():
     image = torch.arange(12).reshape(1, 1, 2, 6)
     seen = {tuple(train.augment(image, torch.Generator().manual_seed(seed)).flatten().tolist()) for seed in range(200)}
     rows = image[0, 0]
-    assert seen == {tuple(row.roll(shift, -1).flatten().tolist()) for row in (rows, rows.flip(-1)) for shift in range(6)}
+    assert seen == {tuple(image.roll(shift, -1).flatten().tolist())
+                    for image in (rows, rows.flip(-1)) for shift in range(6)}
 
 
 def test_training_reads_no_test_image_and_leaves_weights_and_a_picture(tmp_path):

@@ -1,0 +1,88 @@
+"""Devices, files and command lines."""
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from groundwork.command_line import run
+from groundwork.device import choose_device
+from groundwork.errors import InputError
+from groundwork.files import atomic_path, read_json, write_json
+
+
+@pytest.mark.parametrize("environment, name, expected", [({}, "auto", "cuda:0"), ({}, "cuda", "cuda:0"),
+                                                         ({"LOCAL_RANK": "1"}, "auto", "cuda:1"),
+                                                         ({"LOCAL_RANK": "1"}, "cuda:0", "cuda:0"), ({}, "cpu", "cpu")])
+def test_each_process_takes_its_own_cuda_device(monkeypatch, environment, name, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert choose_device(name) == torch.device(expected)
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "mps", "quantum", ""])
+def test_devices_that_are_not_there_are_refused(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError):
+        choose_device(name)
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(KeyboardInterrupt):
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            assert temporary.suffix == ".json" and temporary.parent == tmp_path
+            raise KeyboardInterrupt
+    assert read_json(path) == {"a": 1} and [file.name for file in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_json_that_is_none_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    for name in ("x.json", "absent.json"):
+        with pytest.raises(InputError, match=name):
+            read_json(tmp_path / name)
+
+
+@dataclass(frozen=True)
+class Constants:
+    steps: int = 1  # how many
+    amp: bool = True  # mixed precision
+
+
+def command(monkeypatch, *arguments):
+    seen = []
+    def main(config: Constants, *, resume: str | None = None):
+        seen.append((config, resume))
+    monkeypatch.setattr(sys, "argv", ["script", *arguments])
+    run(main, {"full": Constants(), "small": Constants(steps=9)}, "full")
+    return seen[0]
+
+
+def test_options_override_the_presets_constants_with_underscores_or_hyphens(monkeypatch):
+    assert command(monkeypatch) == (Constants(), None)
+    assert command(monkeypatch, "--steps", "3", "--no_amp", "--resume", "latest") == (Constants(3, False), "latest")
+    assert command(monkeypatch, "--no-amp") == (Constants(1, False), None)
+
+
+def test_an_interrupt_exits_with_130_and_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script"])
+    def interrupted():
+        raise KeyboardInterrupt
+    with pytest.raises(SystemExit) as stopped:
+        run(interrupted)
+    assert stopped.value.code == 130
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+def test_an_error_of_the_user_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["script"])
+    def refuse():
+        raise InputError("found a\n  b")
+    with pytest.raises(SystemExit) as stopped:
+        run(refuse)
+    assert stopped.value.code == 2 and capsys.readouterr().err == "error: found a b\n"
