@@ -7,7 +7,7 @@ from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import read_json, write_json
 from microdoppler.report import Picture, Section, render_report, save_figure
-from microdoppler.spectrograms import find_users, labels_of, load_images
+from microdoppler.spectrograms import find_users, labels_of
 from microdoppler.study import Arm, ImageSet, run_study, summarize
 from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, results_table
 from train_latent_cfg import PRESETS, Config, open_split

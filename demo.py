@@ -16,10 +16,11 @@ import vae.train
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from groundwork.command_line import run
 from groundwork.files import read_json
+from groundwork.images import load_images
 from microdoppler import simulate
 from microdoppler.pictures import image_grid
 from microdoppler.report import Picture, Section, Table, render_report, save_figure
-from microdoppler.spectrograms import find_users, load_images
+from microdoppler.spectrograms import find_users
 from microdoppler.study_report import conclusion, results_table
 from train_latent_cfg import PRESETS, Config
 

@@ -8,10 +8,11 @@ from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import write_json
+from groundwork.images import load_images
 from microdoppler.latents import is_unit_range
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
-from microdoppler.spectrograms import labels_of, load_images
+from microdoppler.spectrograms import labels_of
 from train_latent_cfg import PRESETS, Config, open_split, open_vae
 
 GOOD_MSE, ACCEPTABLE_MSE = 0.01, 0.05       # of pixels in [0, 1]; 20 dB and 13 dB

@@ -14,11 +14,12 @@ from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import save_tensors, write_json
+from groundwork.images import load_images
 from microdoppler.latents import LatentCache, LatentStatistics, check_range, load_or_encode
 from microdoppler.milestone import MilestoneWatcher
 from microdoppler.pictures import sample_grid
 from microdoppler.report import save_figure
-from microdoppler.spectrograms import labels_of, load_images
+from microdoppler.spectrograms import labels_of
 from microdoppler.split import Split, SplitSettings, describe, load_or_make_split
 from vae.kl_vae import KL_VAE
 

@@ -1,9 +1,13 @@
 """Image files ↔ arrays."""
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
+from groundwork.errors import InputError
 from groundwork.files import atomic_path
 
 
@@ -17,6 +21,20 @@ def load_image(path: str | Path, image_size: int) -> np.ndarray:
     if image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: str | None = None) -> torch.Tensor:
+    """(n, 3, image_size, image_size) uint8, in the order of `paths` (relative to root); `label` names a progress bar.
+
+    Raises InputError when a file cannot be read.
+    """
+    images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
+    for i, path in enumerate(tqdm(paths, desc=label, unit="image", disable=None if label else True)):
+        try:
+            images[i] = load_image(Path(root) / path, image_size)
+        except Exception as error:      # a broken file makes PIL raise nearly anything
+            raise InputError(f"{Path(root) / path} cannot be decoded: {type(error).__name__}: {error}") from None
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
-from microdoppler.spectrograms import load_images
+from groundwork.images import load_images
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
 

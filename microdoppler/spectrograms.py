@@ -1,9 +1,8 @@
-"""Folders of spectrograms: found, ordered in time, decoded."""
+"""Folders of spectrograms: found, ordered in time, checked."""
 import re
 from pathlib import Path
 from typing import Sequence
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -67,20 +66,6 @@ def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[di
         raise InputError(f"{len(warnings)} of {total} images in {data_path} cannot be decoded "
                          f"(at most {MAX_BROKEN_SHARE:.0%} are tolerated); the first: {warnings[0]}")
     return whole, warnings
-
-
-def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: str | None = None) -> torch.Tensor:
-    """(n, 3, image_size, image_size) uint8, in the order of `paths` (relative to root); `label` names a progress bar.
-
-    Raises InputError when a file cannot be read.
-    """
-    images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
-    for i, path in enumerate(tqdm(paths, desc=label, unit="image", disable=None if label else True)):
-        try:
-            images[i] = load_image(Path(root) / path, image_size)
-        except Exception as error:
-            raise InputError(f"{Path(root) / path} cannot be decoded: {type(error).__name__}: {error}") from None
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def labels_of(images: dict[int, list[str]]) -> tuple[list[str], torch.Tensor]:

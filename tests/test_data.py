@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from groundwork.errors import InputError
-from groundwork.images import load_image
-from microdoppler.spectrograms import drop_broken, find_users, labels_of, load_images, time_order
+from groundwork.images import load_image, load_images
+from microdoppler.spectrograms import drop_broken, find_users, labels_of, time_order
 from microdoppler.split import SplitSettings, load_or_make_split, split_images
 
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from groundwork.errors import InputError
+from groundwork.images import load_images
 from vae import KL_VAE, train
 from vae.train import evaluate, learning_rate, main, read_split, train_vae
 
@@ -66,7 +67,7 @@ def test_training_reads_no_test_image_and_leaves_weights_and_a_picture(tmp_path)
     results = main(data, output, split, image_size=16, ch=8, ch_mult=(1, 2), num_res_blocks=1, num_steps=4,
                    batch_size=4, lr=2e-3, validate_every=2, device="cpu")
     assert len(list(data.rglob("Doppler*"))) == 28              # the 10 test images were never there to be read
-    vae, validation = KL_VAE.load(output), train.read_images(data, read_split(split)[1], 16)
+    vae, validation = KL_VAE.load(output), load_images(data, read_split(split)[1], 16)
     assert evaluate(vae, validation)["mse"] == pytest.approx(results["mse"], rel=1e-4)
     with Image.open(output.with_name("kl_vae_best_reconstruction.png")) as picture:
         top = np.asarray(picture)[:16, :16]

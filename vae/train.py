@@ -25,7 +25,7 @@ from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, read_json, save_tensors
-from groundwork.images import load_image, save_image
+from groundwork.images import load_images, save_image
 from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
 
@@ -62,18 +62,6 @@ def read_split(split: str | Path) -> tuple[list[str], list[str]]:
         training += names[:-held_out - GUARD]
         validation += names[-held_out:]
     return training, validation
-
-
-def read_images(data_path: str | Path, names: list[str], image_size: int) -> Tensor:
-    """(n, 3, image_size, image_size) uint8. Raises InputError naming the file that cannot be read."""
-    images = np.empty((len(names), image_size, image_size, 3), dtype=np.uint8)
-    for i, name in enumerate(tqdm(names, desc="reading images", unit="image", disable=None)):
-        try:
-            images[i] = load_image(Path(data_path) / name, image_size)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{Path(data_path) / name} cannot be read ({error}); "
-                             "make the split again with python -m microdoppler.split") from None
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
@@ -276,7 +264,8 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
             raise InputError(f"{name} is {value}; expected at least 1")
     torch_device = choose_device(device)
     training, validation = read_split(split)
-    train_images, validation_images = (read_images(data_path, names, image_size) for names in (training, validation))
+    train_images, validation_images = (load_images(data_path, names, image_size, "reading images")
+                                       for names in (training, validation))
     results = train_vae(train_images, validation_images, output=output, num_steps=num_steps, batch_size=batch_size,
                         ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks}, lr=lr,
                         kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every,

@@ -1,0 +1,28 @@
+"""Print README.md's table of constants, from Config and its comments:  python scripts/config_table.py"""
+import inspect
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from train_latent_cfg import PRESETS, Config, config_to_plain  # noqa: E402
+
+
+def shown(value) -> str:
+    return f"({', '.join(map(str, value))})" if isinstance(value, list) else str(value)
+
+
+def table() -> str:
+    full, *others = (config_to_plain(config) for config in PRESETS.values())
+    lines = [f"| constant | default | {' | '.join(list(PRESETS)[1:])} | |", "|---|---|---|---|---|"]
+    for heading, name, reason in re.findall(r"^    (?:# --- (.*)|(\w+): .*?  # (.*))$", inspect.getsource(Config), re.M):
+        if heading:
+            lines.append(f"| **{heading}** | | | | |")
+            continue
+        changed = [f"`{shown(other[name])}`" if other[name] != full[name] else "" for other in others]
+        lines.append(f"| `{name}` | `{shown(full[name])}` | {' | '.join(changed)} | {reason} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
