@@ -98,8 +98,7 @@ PRESETS = {
     "cpu-minutes": replace(
         Config(), preset="cpu-minutes", image_size=64, latent_size=16, num_users=8, dim=32, train_batch_size=32,
         gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.99, save_and_sample_every=400,
-        log_every=20, classifier_image_size=64, classifier_steps=150, classifier_batch_size=16, classifier_lr=3e-3,
-        classifier_seeds=2),
+        log_every=20, classifier_image_size=64, classifier_steps=150, classifier_batch_size=16, classifier_lr=3e-3),
 }
 
 # A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
