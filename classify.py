@@ -6,6 +6,7 @@ from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import read_json, write_json
+from groundwork.images import load_images
 from microdoppler.report import Picture, Section, render_report, save_figure
 from microdoppler.spectrograms import find_users, labels_of
 from microdoppler.study import Arm, ImageSet, run_study, summarize

@@ -25,6 +25,7 @@ from microdoppler.study_report import conclusion, results_table
 from train_latent_cfg import PRESETS, Config
 
 SHOWN = 4       # images of each kind per person
+VAE_RECIPE = {"num_res_blocks": 1, "batch_size": 8, "lr": 4e-3, "kl_weight": 0.002}   # of a narrow VAE, in minutes
 
 
 @dataclass
@@ -67,9 +68,8 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
     with stage("train the VAE"):
         levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves the side
         vae.train.main(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
-                       image_size=config.image_size, ch=vae_ch, ch_mult=(1, 2, 4, 4)[:levels], num_res_blocks=1,
-                       num_steps=vae_num_steps, lr=4e-3, kl_weight=0.002, device=config.device,
-                       resume=config.vae_path.exists())
+                       image_size=config.image_size, ch=vae_ch, ch_mult=(1, 2, 4, 4)[:levels],
+                       num_steps=vae_num_steps, device=config.device, resume=config.vae_path.exists(), **VAE_RECIPE)
     with stage("test the VAE's range"):
         test_vae_range.main(config)
     with stage("train the diffusion model"):
@@ -104,7 +104,7 @@ def write_report(config: Config, summary: dict, stage: Stopwatch, output_dir: Pa
     newest = list_milestones(config.results_folder)[-1]
     memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     render_report(output_dir / "report.html", "Simulated micro-Doppler, from radar to verdict", [
-        Section("Real (here: simulated) beside synthetic", ["The real images are test images, which no model has seen."],
+        Section("Real (here: simulated) beside synthetic", ["The real ones are test images, which no model has seen."],
                 pictures=[Picture(output_dir / "real_and_synthetic.png", "A row per person")]),
         Section("Does the synthetic data help?", [conclusion(summary)], [results_table(summary)],
                 [Picture(config.results_folder / "classify" / "accuracy.png", "Accuracy on the test images"),
@@ -114,7 +114,7 @@ def write_report(config: Config, summary: dict, stage: Stopwatch, output_dir: Pa
             Picture(config.results_folder / f"sample-{newest}.png", "The last milestone")]),
         Section("The VAE", [f"Reconstruction of training images: PSNR {vae_figures['psnr_db']:.1f} dB, "
                             f"{vae_figures['verdict']}; latents with std {vae_figures['std']:.3f}."],
-                pictures=[Picture(config.results_folder / "vae_reconstruction.png", "Originals above reconstructions")]),
+                pictures=[Picture(config.results_folder / "vae_reconstruction.png", "Original above reconstruction")]),
         Section("Time", [f"Peak memory {memory_gb:.1f} GB."], [stage.table()]),
     ])
 

@@ -22,6 +22,8 @@ from vae.kl_vae import KL_VAE
 
 MANIFEST = "manifest.json"
 GRID_COLUMNS = 8
+SAMPLING = ("sampler", "sampling_timesteps", "ddim_sampling_eta", "cond_scale", "rescaled_phi", "use_cfg_plus_plus",
+            "seed")     # the constants that decide what is drawn from given weights
 
 
 def load_generator(checkpoint_path: Path, device: torch.device, **changes
@@ -136,8 +138,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         sampling_timesteps=sampling_timesteps, ddim_sampling_eta=ddim_sampling_eta,
         use_cfg_plus_plus=use_cfg_plus_plus, seed=seed, vae_path=vae_path)
     users = choose_users(all_users, user_id, config.num_users)
-    sampling = {key: getattr(config, key) for key in ("sampler", "sampling_timesteps", "ddim_sampling_eta", "cond_scale",
-                                                      "rescaled_phi", "use_cfg_plus_plus", "seed")}
+    sampling = {key: getattr(config, key) for key in SAMPLING}
     manifest = open_manifest(output_dir, {**identity, **sampling})
     print(f"{checkpoint}, step {identity['step']}: " + ", ".join(f"{key} {value}" for key, value in sampling.items()))
 

@@ -4,7 +4,7 @@ from setuptools import setup
 setup(
     name="microdoppler-diffusion",
     version="0.1.0",
-    description="Latent diffusion that draws micro-Doppler spectrograms of walking persons, and measures whether they help",
+    description="Latent diffusion that draws micro-Doppler spectrograms of walking persons, and measures their use",
     license="MIT",
     python_requires=">=3.10",
     packages=["denoising_diffusion_pytorch", "vae", "microdoppler", "groundwork"],
@@ -21,5 +21,5 @@ setup(
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped
     ],
-    extras_require={"test": ["pytest>=7.4", "hypothesis>=6.80"]},
+    extras_require={"test": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.4"]},
 )

@@ -54,9 +54,9 @@ def report(figures: dict, config: Config) -> str:
     lines = [f"latents {tuple(figures['shape'])}: min {figures['min']:.4f}, max {figures['max']:.4f}, "
              f"mean {figures['mean']:.4f}, std {figures['std']:.4f}"]
     for i, values in enumerate(zip(*(figures[f"channel_{name}"] for name in ("min", "max", "mean", "std")))):
-        lines.append(f"  channel {i}: min {values[0]:.4f}, max {values[1]:.4f}, mean {values[2]:.4f}, std {values[3]:.4f}")
-    lines.append(f"auto_normalize may be True only with standardize_latents False: latents are inside [0, 1]" if inside
-                 else "auto_normalize must be False: it maps [0, 1] to [-1, 1], and these latents are not inside [0, 1]")
+        lines.append(f"  channel {i}: " + "min {:.4f}, max {:.4f}, mean {:.4f}, std {:.4f}".format(*values))
+    lines.append("auto_normalize may be True only with standardize_latents False: latents are inside [0, 1]" if inside
+                 else "auto_normalize must be False: it maps [0, 1] to [-1, 1], and these latents are not inside it")
     if not config.standardize_latents and not inside and figures["std"] < 0.5:
         lines.append(f"standardize_latents is False: std {figures['std']:.2f} against noise of 1 wastes most of the "
                      "noise schedule; True is better")

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
-from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
-                                                    load_unet_weights, milestone_path, read_off_tensors)
+from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path, read_off_tensors
 from denoising_diffusion_pytorch.trainer import Trainer
 from groundwork.command_line import run
 from groundwork.device import choose_device
@@ -140,7 +139,7 @@ def open_vae(config: Config, device: torch.device) -> KL_VAE:
     vae = KL_VAE.load(config.vae_path, device=device)
     found = (vae.embed_dim, vae.latent_size(config.image_size))
     if found != (config.latent_channels, config.latent_size):
-        raise InputError(f"{config.vae_path} makes {found[0]} x {found[1]} x {found[1]} latents of {config.image_size} px "
+        raise InputError(f"{config.vae_path} makes {found[0]} x {found[1]} x {found[1]} latents of {config.image_size} "
                          f"images; latent_channels = {config.latent_channels} and latent_size = {config.latent_size} "
                          "expect otherwise: set them to what the VAE makes")
     return vae
@@ -253,8 +252,8 @@ def main(config: Config, *, resume: str | None = None):
                      {**trainer.state_dict(), "config": config_to_plain(config),
                       "latent_statistics": dataclasses.asdict(statistics), "vae_fingerprint": vae_fingerprint})
         samples, health = watcher.look()
-        save_figure(sample_grid(shown, samples, f"step {trainer.step}: " + ", ".join(
-            f"{name} {value:.2f}" for name, value in health.items())), config.results_folder / f"sample-{milestone}.png")
+        caption = f"step {trainer.step}: " + ", ".join(f"{name} {value:.2f}" for name, value in health.items())
+        save_figure(sample_grid(shown, samples, caption), config.results_folder / f"sample-{milestone}.png")
         log({"step": trainer.step, "milestone": milestone, **health})
         print(f"step {trainer.step}: wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
 

@@ -33,7 +33,7 @@ BETA_SCHEDULES = {"linear": linear_beta_schedule, "cosine": cosine_beta_schedule
 
 def min_snr_weight(alphas_cumprod: Tensor, objective: str, gamma: float | None) -> Tensor:
     """The weight of each timestep's loss, (timesteps,): min(SNR, gamma) in units of the x_start loss, turned into
-    those of the objective (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting"); gamma None = no cap.
+    those of the objective (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting"); no cap when None.
     """
     snr = alphas_cumprod / (1 - alphas_cumprod)
     capped = snr if gamma is None else snr.clamp(max=gamma)
@@ -65,8 +65,8 @@ class GaussianDiffusion(nn.Module):
                  sampler: str = "dpmpp_2m", sampling_timesteps: int = 20, ddim_sampling_eta: float = 0.0,
                  use_cfg_plus_plus: bool = False):
         super().__init__()
-        for what, name, known in (("objective", objective, OBJECTIVES), ("beta_schedule", beta_schedule, BETA_SCHEDULES),
-                                  ("sampler", sampler, SAMPLERS)):
+        for what, name, known in (("objective", objective, OBJECTIVES), ("sampler", sampler, SAMPLERS),
+                                  ("beta_schedule", beta_schedule, BETA_SCHEDULES)):
             if name not in known:
                 raise ValueError(f"{what} '{name}' is unknown; expected one of {', '.join(known)}")
         if image_size % model.downsample_factor:

@@ -122,7 +122,7 @@ def _encode(vae, data_path, paths: Sequence[str], image_size: int, file: Path, b
             posterior = vae.encode(batch.float() / 255)
             both = torch.stack((posterior.mean, posterior.logvar), dim=1).float().cpu().numpy()
             if not np.isfinite(both).all():
-                raise InputError(f"the VAE gives NaN or infinity for an image of {paths[start]} …; are its weights whole?")
+                raise InputError(f"the VAE gives NaN or infinity from {paths[start]} on; are its weights whole?")
             if stored is None:
                 stored = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(paths), *both.shape[1:]))
             stored[start:start + len(both)] = both
@@ -140,7 +140,8 @@ def _fingerprint(vae, data_path, paths: Sequence[str], labels: Tensor, image_siz
 def check_range(statistics: LatentStatistics, *, auto_normalize: bool) -> None:
     """auto_normalize maps [0, 1] to [-1, 1]. Raises InputError when latents outside [0, 1] would go through it."""
     if auto_normalize and not is_unit_range(statistics.min, statistics.max):
-        raise InputError(f"auto_normalize is True, but the latents lie in [{statistics.min:.3f}, {statistics.max:.3f}], "
+        raise InputError(f"auto_normalize is True, but the latents lie in "
+                         f"[{statistics.min:.3f}, {statistics.max:.3f}], "
                          "not in [0, 1]; set auto_normalize = False")
 
 

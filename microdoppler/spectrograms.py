@@ -35,8 +35,8 @@ def find_users(data_path: str | Path, num_users: int) -> dict[int, list[str]]:
                          f"found {_shortened(sorted(p.name for p in data_path.iterdir())) or 'nothing'}")
     missing = [user for user in range(1, num_users + 1) if user not in folders]
     if missing:
-        raise InputError(f"{data_path} lacks {_shortened([f'ID_{user}' for user in missing])} of num_users = {num_users}; "
-                         f"found {len(folders)} ID folders: add them, or set num_users to the number of folders")
+        raise InputError(f"{data_path} lacks {_shortened([f'ID_{user}' for user in missing])} of num_users = "
+                         f"{num_users}; found {len(folders)} ID folders: set num_users to their number")
     images = {user: [f"{folders[user].name}/{file.name}" for file in folders[user].iterdir()
                      if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
               for user in range(1, num_users + 1)}

@@ -15,7 +15,8 @@ def shown(value) -> str:
 def table() -> str:
     full, *others = (config_to_plain(config) for config in PRESETS.values())
     lines = [f"| constant | default | {' | '.join(list(PRESETS)[1:])} | |", "|---|---|---|---|---|"]
-    for heading, name, reason in re.findall(r"^    (?:# --- (.*)|(\w+): .*?  # (.*))$", inspect.getsource(Config), re.M):
+    lines = re.findall(r"^    (?:# --- (.*)|(\w+): .*?  # (.*))$", inspect.getsource(Config), re.M)
+    for heading, name, reason in lines:
         if heading:
             lines.append(f"| **{heading}** | | | | |")
             continue

@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh "[test]"
+ruff check
 exec python -m pytest "$@"

@@ -126,7 +126,8 @@ def test_generate_refuses(refused, demo, tmp_path, options, words):
 
 def test_generate_refuses_a_folder_of_something_else(refused, demo, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    line = refused(generate, "--checkpoint", demo[0] / "results" / "model-3.pt", "--all_users", "--output_dir", tmp_path)
+    checkpoint = demo[0] / "results" / "model-3.pt"
+    line = refused(generate, "--checkpoint", checkpoint, "--all_users", "--output_dir", tmp_path)
     assert "not empty" in line and [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 

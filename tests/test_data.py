@@ -67,7 +67,7 @@ def test_other_sizes_are_resized_on_the_short_side_and_cropped_in_the_centre(tmp
     picture[:, 20:60] = 255
     Image.fromarray(picture).save(tmp_path / "wide.png")
     cropped = load_image(tmp_path / "wide.png", 20)
-    assert (cropped[:, 1:-1] == 255).all() and cropped.min() > 200      # the outer columns are resampled with black ones
+    assert (cropped[:, 1:-1] == 255).all() and cropped.min() > 200      # outer columns: resampled with black ones
 
 
 def test_grey_images_become_rgb(tmp_path):

@@ -115,8 +115,8 @@ def test_the_body_goes_forward_at_the_asked_speed():
     walk = dataclasses.replace(STEADY, speed_mps=1.45)
     pelvis = walk_along(person, walk, RADAR)["pelvis"][:, 0]
     poses_per_cycle = RADAR.chirp_rate_hz / BLOCK / person.cycle_hz(1.45)
-    at = lambda pose: np.interp(pose, np.arange(len(pelvis)), pelvis)
-    speed = (at(100 + 4 * poses_per_cycle) - at(100)) / (4 / person.cycle_hz(1.45))
+    start, stop = np.interp([100, 100 + 4 * poses_per_cycle], np.arange(len(pelvis)), pelvis)
+    speed = (stop - start) / (4 / person.cycle_hz(1.45))
     assert speed == pytest.approx(1.45, rel=1e-3)
 
 

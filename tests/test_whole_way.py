@@ -8,8 +8,10 @@ import torch
 from conftest import DEMO_SIZE, TINY
 from PIL import Image
 
+from demo import VAE_RECIPE
 from groundwork.files import load_tensors
 from train_latent_cfg import Config
+
 
 def test_demo_goes_from_radar_to_a_report(demo):
     folder, out = demo
@@ -124,7 +126,8 @@ def test_images_never_seen_in_training_do_not_influence_it(script, demo, paths, 
     cache.mkdir()
     shutil.copy(folder / "latents_cache" / "data_split.json", cache)
     script("-m", "vae.train", "--data_path", data, "--split", cache / "data_split.json", "--output",
-           tmp_path / "vae.pt", "--image_size", "64", "--ch", "8", "--ch_mult", "1", "2", "4", "--num_steps", "10")
+           tmp_path / "vae.pt", "--image_size", "64", "--ch", "8", "--ch_mult", "1", "2", "4", "--num_steps", "10",
+           *(word for name, value in VAE_RECIPE.items() for word in (f"--{name}", value)))
     ours, theirs = (load_tensors(path)["model_state_dict"] for path in (tmp_path / "vae.pt", folder / "kl_vae_best.pt"))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     script("train_latent_cfg.py", *paths, "--data_path", data, "--latents_cache_folder", cache,
