@@ -17,7 +17,7 @@ setup(
         "accelerate>=0.25",
         "pillow>=9.4",
         "tqdm>=4.65",
-        "tyro>=0.9",            # command lines out of dataclasses and functions
+        "tyro>=0.9.1",          # command lines out of dataclasses and functions
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped
     ],

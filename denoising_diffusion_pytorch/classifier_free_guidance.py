@@ -145,7 +145,8 @@ class GaussianDiffusion(nn.Module):
             output = combine(cond, null, **guidance)
         else:
             output = null = self.model.forward_with_cond_scale(x, t, classes, **guidance)
-        return self._to_x_start(x, t, output), self._to_noise(x, t, self._to_x_start(x, t, null))
+        x_start = self._to_x_start(x, t, output)
+        return x_start, self._to_noise(x, t, x_start if null is output else self._to_x_start(x, t, null))
 
     @torch.inference_mode()
     def sample(self, classes: Tensor, *, noise: Tensor | None = None,

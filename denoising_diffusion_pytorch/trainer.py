@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
+from groundwork.device import half_precision
 from groundwork.seeding import seeded
 
 
@@ -24,12 +25,8 @@ def batch_indices(step: int, batch_size: int, num_items: int, seed: int) -> Tens
 
 
 def choose_precision(amp: bool, device: torch.device) -> str:
-    """accelerate's mixed_precision: 'bf16' where the hardware has it (compute capability 8.0), 'fp16' on older CUDA,
-    'no' elsewhere. torch.cuda.is_bf16_supported() is no guide: it counts emulation.
-    """
-    if not amp or device.type != "cuda":
-        return "no"
-    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    """accelerate's name of the precision: 'bf16', 'fp16' or 'no'."""
+    return {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[half_precision(device) if amp else None]
 
 
 class Trainer:
@@ -74,7 +71,7 @@ class Trainer:
         batch = {"img": x, "classes": classes, **self.diffusion.draw(x.shape, generator)}
         share = self.global_batch // self.accelerator.num_processes
         first = share * self.accelerator.process_index
-        batch = {key: value[first:first + share].to(self.accelerator.device, non_blocking=True)
+        batch = {key: value[first:first + share].to(self.accelerator.device)
                  for key, value in batch.items()}
 
         total_loss = torch.zeros((), device=self.accelerator.device)
@@ -82,8 +79,7 @@ class Trainer:
             micro = {key: value[start:start + self.micro_batch] for key, value in batch.items()}
             last = start + self.micro_batch >= share
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                with self.accelerator.autocast():
-                    loss = self.model(**micro) * (len(micro["img"]) / share)
+                loss = self.model(**micro) * (len(micro["img"]) / share)
                 self.accelerator.backward(loss)
             total_loss += loss.detach()
         grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
@@ -120,10 +116,11 @@ class Trainer:
                     bar.set_postfix(loss=f"{mean_loss:.4f}", images_per_s=f"{record['images_per_second']:.0f}")
                     losses, logged_step, started = [], self.step, time.perf_counter()
                 if at_end or self.step % milestone_every == 0:
+                    paused = time.perf_counter()
                     if self.is_main_process:
                         on_milestone(-(-self.step // milestone_every))
                     self.accelerator.wait_for_everyone()
-                    started = time.perf_counter()
+                    started += time.perf_counter() - paused     # neither speed nor time of training
 
     def state_dict(self) -> dict:
         """All that resuming needs, as tensors and plain values."""
@@ -135,7 +132,10 @@ class Trainer:
     def load_state_dict(self, state: dict) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
         self.diffusion.load_state_dict(state["model"])
+        today = [{key: group[key] for key in ("lr", "betas")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["opt"])
+        for group, constants in zip(self.optimizer.param_groups, today):
+            group.update(constants)         # the constants may have been changed on purpose
         self.ema.load_state_dict(state["ema"])
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
+        if self.accelerator.scaler is not None and state["scaler"]:     # None when it was trained in another precision
             self.accelerator.scaler.load_state_dict(state["scaler"])

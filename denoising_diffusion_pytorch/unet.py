@@ -170,16 +170,15 @@ class Unet(nn.Module):
         self.final_res_block = resnet(dim * 2, dim)
         self.final_conv = nn.Conv2d(dim, channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor, classes: Tensor, *, drop_mask: Tensor | None = None,
-                generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, classes: Tensor, *, drop_mask: Tensor | None = None) -> Tensor:
         """x (b, channels, h, w) float, time (b,) int, classes (b,) int in [0, num_classes) → (b, channels, h, w).
 
         drop_mask (b,) bool: True where the null class takes the place of the class. Without it, classes are dropped
-        with probability cond_drop_prob in training mode (drawn from `generator`), and kept in evaluation mode.
+        with probability cond_drop_prob in training mode, and kept in evaluation mode.
         """
         if drop_mask is None:
             drop_prob = self.cond_drop_prob if self.training else 0.0
-            drop_mask = torch.rand(x.shape[0], generator=generator).to(x.device) < drop_prob
+            drop_mask = torch.rand(x.shape[0], device=x.device) < drop_prob
         cond = torch.cat((self.time_mlp(time), self._embed_classes(classes, drop_mask)), dim=-1)
 
         x = first = self.init_conv(x)

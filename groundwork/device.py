@@ -1,9 +1,12 @@
-"""Which device to compute on."""
+"""Which device to compute on, and in which precision."""
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from groundwork.errors import InputError
+
+GradScaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler    # torch < 2.3 has the second only
 
 
 def choose_device(name: str) -> torch.device:
@@ -26,3 +29,24 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"device '{name}' was asked for, but PyTorch {torch.__version__} sees "
                          f"{torch.cuda.device_count()} CUDA devices; use --device cpu, or switch the accelerator on")
     return device
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the hardware has it (compute capability 8.0), float16 on older CUDA, None on a CPU.
+
+    torch.cuda.is_bf16_supported() is no guide: it counts emulation.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    """Mixed precision in half_precision(device); does nothing where there is none."""
+    dtype = half_precision(device)
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def grad_scaler(device: torch.device) -> GradScaler:
+    """Scales the loss against float16's underflow; does nothing in the other precisions."""
+    return GradScaler(enabled=half_precision(device) == torch.float16)

@@ -5,7 +5,7 @@ import torch
 
 def derive_seed(*numbers: int) -> int:
     """One seed in [0, 2**63) from non-negative integers; neighbouring ones give unrelated seeds."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def seeded(*numbers: int) -> torch.Generator:

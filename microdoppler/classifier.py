@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-GradScaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler    # torch < 2.3 has the second only
+from groundwork.device import autocast, grad_scaler
 
 WARMUP_SHARE = 0.1      # of the steps, the learning rate rises linearly; then it falls along a cosine to zero
 WEIGHT_DECAY = 0.05
@@ -31,12 +31,11 @@ def train_classifier(images: Tensor, labels: Tensor, *, num_classes: int, num_st
     """
     model = build_classifier(num_classes, seed).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
-    precision = _autocast(device)
-    scaler = GradScaler(enabled=precision.fast_dtype == torch.float16)
+    scaler = grad_scaler(device)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for step, batch in enumerate(batches(len(images), batch_size, num_steps, seed)):
             optimizer.param_groups[0]["lr"] = lr * lr_factor(step, num_steps)
-            with precision:
+            with autocast(device):
                 logits = model(normalise(images[batch], device))
             loss = F.cross_entropy(logits.float(), labels[batch].to(device), label_smoothing=LABEL_SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
@@ -52,7 +51,7 @@ def train_classifier(images: Tensor, labels: Tensor, *, num_classes: int, num_st
 def predict(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     """(n, 3, size, size) uint8 → (n, classes) float32 probabilities, on the CPU."""
     device = next(model.parameters()).device
-    with _autocast(device):
+    with autocast(device):
         logits = [model(normalise(batch, device)).float().cpu() for batch in images.split(batch_size)]
     return torch.cat(logits).softmax(dim=1)
 
@@ -79,11 +78,3 @@ def lr_factor(step: int, num_steps: int) -> float:
 def normalise(images: Tensor, device: torch.device) -> Tensor:
     """uint8 [0, 255] → float32 [−1, 1] on `device`, channels last."""
     return images.to(device).to(memory_format=torch.channels_last).float() / 127.5 - 1.0
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    """Half precision on CUDA, bfloat16 where the hardware has it (compute capability 8) and else float16."""
-    if device.type != "cuda":
-        return torch.autocast(device.type, torch.bfloat16, enabled=False)
-    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.autocast("cuda", torch.bfloat16 if has_bfloat16 else torch.float16)

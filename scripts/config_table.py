@@ -15,8 +15,8 @@ def shown(value) -> str:
 def table() -> str:
     full, *others = (config_to_plain(config) for config in PRESETS.values())
     lines = [f"| constant | default | {' | '.join(list(PRESETS)[1:])} | |", "|---|---|---|---|---|"]
-    lines = re.findall(r"^    (?:# --- (.*)|(\w+): .*?  # (.*))$", inspect.getsource(Config), re.M)
-    for heading, name, reason in lines:
+    constants = re.findall(r"^    (?:# --- (.*)|(\w+): .*?  # (.*))$", inspect.getsource(Config), re.M)
+    for heading, name, reason in constants:
         if heading:
             lines.append(f"| **{heading}** | | | | |")
             continue

@@ -1,5 +1,6 @@
 """The trainer and its checkpoints: learning, accumulation, resuming, older files."""
 import pickle
+import time
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import generate
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, read_off_tensors)
-from denoising_diffusion_pytorch.trainer import Trainer, batch_indices
+from denoising_diffusion_pytorch.trainer import Trainer, batch_indices, choose_precision
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.seeding import derive_seed
@@ -82,10 +83,37 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
 
 
 def test_gradients_are_clipped_and_their_norm_before_that_is_reported():
-    trainer = make_trainer(max_grad_norm=1e-9, train_lr=1e-3)
+    """Adam's first average of the gradient is (1 - beta_1) times the gradient that reached it."""
+    trainer = make_trainer(max_grad_norm=0.01)
     records, _ = run(trainer, 1)
-    assert records[0]["grad_norm"] > 1e-3
-    assert sum(p.grad is not None for p in trainer.diffusion.parameters()) == 0     # cleared after the step
+    averages = [trainer.optimizer.state[p]["exp_avg"] for p in trainer.diffusion.parameters()]
+    assert torch.cat([average.flatten() for average in averages]).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert records[0]["grad_norm"] > 0.1
+
+
+def test_a_resumed_run_takes_todays_learning_rate_and_averages():
+    before = make_trainer()
+    run(before, 2)
+    after = make_trainer(train_lr=5e-5, adam_betas=(0.8, 0.95))
+    after.load_state_dict(before.state_dict())
+    (record,), _ = run(after, 3)
+    assert record["lr"] == 5e-5 and after.optimizer.param_groups[0]["betas"] == (0.8, 0.95)
+
+
+def test_speed_and_time_leave_milestones_out():
+    """Two milestones of 0.3 s, the first between two logs."""
+    trainer, records, started = make_trainer(), [], time.perf_counter()
+    trainer.train(6, log_every=4, milestone_every=3, on_log=records.append, on_milestone=lambda _: time.sleep(0.3))
+    assert records[-1]["wall_time"] <= time.perf_counter() - started - 0.6
+    assert records[0]["images_per_second"] == pytest.approx(4 * 8 / records[0]["wall_time"])
+
+
+@pytest.mark.parametrize("amp, capability, precision", [(True, (6, 0), "fp16"), (True, (7, 5), "fp16"),
+                                                        (True, (9, 0), "bf16"), (False, (9, 0), "no")])
+def test_precision_follows_the_hardware_not_emulation(monkeypatch, amp, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision(amp, torch.device("cuda", 0)) == precision
+    assert choose_precision(amp, torch.device("cpu")) == "no"
 
 
 def test_milestones_at_multiples_and_at_the_end():

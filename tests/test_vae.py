@@ -87,6 +87,14 @@ def test_kl_matches_torch_distributions_and_logvar_is_clamped():
         assert torch.all(vae.encode(torch.rand(1, 3, 16, 16)).logvar == logvar)
 
 
+def test_the_posterior_is_float32_under_autocast():
+    """In float16 the KL of one 256 px image, a sum over 4096 latents, is beyond the largest number."""
+    vae = KL_VAE({"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1})
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = vae.encode(torch.rand(2, 3, 16, 16))
+        assert {posterior.mean.dtype, posterior.logvar.dtype, posterior.kl().dtype} == {torch.float32}
+
+
 def test_latent_size_follows_the_number_of_levels():
     assert small_vae().latent_size(64) == 16
     with pytest.raises(InputError, match="multiple of 4"):

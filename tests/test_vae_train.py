@@ -156,3 +156,13 @@ def test_bad_input_is_named(tmp_path):
 def test_loss_that_is_not_finite_ends_with_advice(tmp_path):
     with pytest.raises(InputError, match="lower --lr"):
         train_vae(stripes(8), stripes(4), output=tmp_path / "vae.pt", **{**SETTINGS, "lr": 1e30, "num_steps": 50})
+
+
+def test_the_average_follows_the_weights_and_keeps_no_graph():
+    trainer = train.VAETrainer(SETTINGS["ddconfig"], torch.device("cpu"), 10, lr=1e-2, kl_weight=1e-3, seed=0)
+    before = [parameter.clone() for parameter in trainer.average.parameters()]
+    trainer.train_step(stripes(8), batch_size=4)
+    ours, average = list(trainer.vae.parameters()), list(trainer.average.parameters())
+    assert all(parameter.grad_fn is None and not parameter.requires_grad for parameter in average)
+    for old, new, mean in zip(before, ours, average):      # the first decay is min(0.995, 1 / 10)
+        assert torch.allclose(mean, 0.1 * old + 0.9 * new, atol=1e-6)

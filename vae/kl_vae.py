@@ -198,8 +198,9 @@ class KL_VAE(nn.Module):
         return image_size // self.factor
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
-        """(batch, 3, height, width) in [0, 1] → posterior over unscaled (batch, embed_dim, h, w)."""
-        return DiagonalGaussian(self.quant_conv(self.encoder(x)))
+        """(batch, 3, height, width) in [0, 1] → posterior over unscaled (batch, embed_dim, h, w), float32 even under
+        autocast: the exp and sum of its KL overflow float16."""
+        return DiagonalGaussian(self.quant_conv(self.encoder(x)).float())
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latents (batch, embed_dim, h, w) → (batch, 3, height, width), near [0, 1] but not clamped."""

@@ -13,7 +13,6 @@ became 19.9 and 19.8 dB) and validation, which had fallen since step 500, rose t
 """
 import math
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundwork.command_line import run
-from groundwork.device import choose_device
+from groundwork.device import autocast, choose_device, grad_scaler
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, read_json, save_tensors
 from groundwork.images import load_images, save_image
@@ -83,9 +82,7 @@ def vae_loss(vae: KL_VAE, images: Tensor, generator: torch.Generator, kl_weight:
     """The loss above for a batch in [0, 1]; the network runs under the caller's autocast, the loss in float32."""
     posterior = vae.encode(images)
     error = vae.decode(posterior.sample(generator)).float() - images
-    with torch.autocast(images.device.type, enabled=False):
-        kl = kl_weight * posterior.kl().sum() / images.numel()
-    return error.abs().mean() + 2 * error.square().mean() + kl
+    return error.abs().mean() + 2 * error.square().mean() + kl_weight * posterior.kl().sum() / images.numel()
 
 
 class VAETrainer:
@@ -98,10 +95,7 @@ class VAETrainer:
         self.average = KL_VAE(ddconfig).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.vae.state_dict())
         self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
-        half = None if device.type == "cpu" else \
-            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-        self.autocast = lambda: torch.autocast(device.type, half) if half else nullcontext()
-        self.scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
+        self.scaler = grad_scaler(device)
         self.device, self.num_steps, self.lr, self.kl_weight, self.seed = device, num_steps, lr, kl_weight, seed
         self.step, self.best_mse = 0, math.inf
 
@@ -112,7 +106,7 @@ class VAETrainer:
         batch = augment(images[chosen], generator).to(self.device).float() / 255
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.num_steps, self.lr)
-        with self.autocast():
+        with autocast(self.device):
             loss = vae_loss(self.vae, batch, generator, self.kl_weight)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
@@ -122,7 +116,8 @@ class VAETrainer:
         self.scaler.update()
         self.step += 1
         decay = min(EMA_DECAY, self.step / (self.step + 9))         # early on the average must be able to follow
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), 1 - decay)
         return loss.item()
 
     def state(self) -> dict:
@@ -135,11 +130,12 @@ class VAETrainer:
         self.vae.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled() and state["scaler"]:        # empty when it was saved on another kind of device
+            self.scaler.load_state_dict(state["scaler"])
 
 
 @torch.inference_mode()
-def evaluate(vae: KL_VAE, images: Tensor, batch_size: int = 32) -> dict:
+def evaluate(vae: KL_VAE, images: Tensor, batch_size: int = 8) -> dict:
     """Reconstruction from the posterior mean, and the range of the scaled latents: {"mse", "psnr_db", "latent_…"}.
 
     images: (n, 3, s, s) uint8; mse is of pixels in [0, 1].
@@ -236,7 +232,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
 
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
-         num_res_blocks: int = DDCONFIG["num_res_blocks"], num_steps: int = 20000, batch_size: int = 8,
+         num_res_blocks: int = DDCONFIG["num_res_blocks"], num_steps: int = 20000, batch_size: int = 4,
          lr: float = 1e-4, kl_weight: float = 0.001, validate_every: int = 200, seed: int = 42, device: str = "auto",
          resume: bool = False) -> dict:
     """Train a VAE on the split's training images; the test images are never read.
