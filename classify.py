@@ -1,45 +1,34 @@
 """Step 5: does the synthetic data help? ResNet18 on real images alone, and on real + each synthetic set."""
-import re
 from pathlib import Path
 
+from assembly import open_split, split_settings
 from groundwork.command_line import run
 from groundwork.device import choose_device
-from groundwork.errors import InputError
+from groundwork.errors import InputError, differences, shortened
 from groundwork.files import read_json, write_json
 from groundwork.images import load_images
 from microdoppler.report import Picture, Section, render_report, save_figure
-from microdoppler.spectrograms import find_users, labels_of
+from microdoppler.spectrograms import find_users, labels_of, user_folders
 from microdoppler.study import Arm, ImageSet, run_study, summarize
 from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, results_table
-from train_latent_cfg import PRESETS, Config, open_split
-
-# ResNet18 halves the image five times, and batch normalisation needs two values per channel.
-MINIMA = {"classifier_image_size": 32, "classifier_steps": 1, "classifier_batch_size": 2, "classifier_seeds": 1}
-
-
-def check_constants(config: Config) -> None:
-    for name, minimum in MINIMA.items():
-        if getattr(config, name) < minimum:
-            raise InputError(f"{name} is {getattr(config, name)}; expected at least {minimum}")
-    if not config.classifier_lr > 0:
-        raise InputError(f"classifier_lr is {config.classifier_lr}; expected more than 0")
+from train_latent_cfg import PRESETS, Config, check_constants
 
 
 def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:
     """The images of a folder that generate.py made: {user: relative paths}, for exactly the users 1 … num_users."""
     if not folder.is_dir():
         raise InputError(f"--synthetic {folder} is no folder; expected one made by generate.py, with ID_<n>/*.png")
-    users = {int(match[1]) for path in folder.iterdir() if (match := re.fullmatch(r"ID_0*(\d+)", path.name, re.I))}
-    missing, strange = set(range(1, num_users + 1)) - users, users - set(range(1, num_users + 1))
+    users, expected = set(user_folders(folder)), set(range(1, num_users + 1))
+    missing, strange = ([f"ID_{user}" for user in sorted(some)] for some in (expected - users, users - expected))
     if not users:
         raise InputError(f"--synthetic {folder} holds no ID_<n> folder; expected ID_1 … ID_{num_users}, as generate.py "
                          "--all_users writes them")
     if missing:
-        raise InputError(f"--synthetic {folder} lacks {_named(missing)}; every arm needs all users 1 … {num_users}: "
-                         "generate them with --all_users")
+        raise InputError(f"--synthetic {folder} lacks {shortened(missing)}; every arm needs all users "
+                         f"1 … {num_users}: generate them with --all_users")
     if strange:
-        raise InputError(f"--synthetic {folder} holds {_named(strange)}, but num_users is {num_users}; remove them, or "
-                         "give the folder that was made for these users")
+        raise InputError(f"--synthetic {folder} holds {shortened(strange)}, but num_users is {num_users}; "
+                         "remove them, or give the folder that was made for these users")
     return find_users(folder, num_users)
 
 
@@ -55,22 +44,23 @@ def name_arms(folders: tuple[Path, ...]) -> list[str]:
     return [f"real + {Path(*path.parts[-depth:])}" for path in paths]
 
 
-def manifest_warnings(folder: Path, config: Config) -> list[str]:
-    """What generate.py's manifest says against using this folder; nothing when there is no manifest."""
-    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+def check_manifest(folder: Path, config: Config) -> None:
+    """Raises InputError when generate.py's manifest says that the model may have seen test images; warns of images
+    that are missing. A folder without a manifest is taken as it is."""
+    if not (folder / "manifest.json").exists():
+        return
+    manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict):
         raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
-    warnings = []
-    other = [f"{key} {value} (now {getattr(config, key)})" for key, value in manifest.get("split", {}).items()
-             if getattr(config, key, value) != value]
+    trained_on = manifest.get("split")
+    other = trained_on and differences(trained_on, split_settings(config).deciding())
     if other:
-        warnings.append(f"{folder} comes from a model trained on another split: {', '.join(other)}; it may have seen "
-                        "images that are tested on now, so its result would be too good")
+        raise InputError(f"{folder} comes from a model trained on another split: {other}; it may have seen images "
+                         "that are tested on now: go back to those constants, or train on this split")
     absent = sum(not (folder / name).exists() for name in manifest.get("images", {}))
     if absent:
-        warnings.append(f"{folder} lacks {absent} of the {len(manifest['images'])} images of its manifest; "
-                        "run generate.py again to finish it")
-    return warnings
+        print(f"warning: {folder} lacks {absent} of the {len(manifest['images'])} images of its manifest; "
+              "run generate.py again to finish it")
 
 
 def load_set(root: Path, images: dict[int, list[str]], image_size: int, label: str) -> ImageSet:
@@ -88,9 +78,9 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = ()):
     device = choose_device(config.device)
     arm_names = name_arms(synthetic)
     found = [find_synthetic(folder, config.num_users) for folder in synthetic]
+    for path in synthetic:
+        check_manifest(path, config)
     split = open_split(config)
-    for warning in (warning for folder in synthetic for warning in manifest_warnings(folder, config)):
-        print(f"warning: {warning}")
 
     size = config.classifier_image_size
     real = load_set(config.data_path, split.train_images, size, "real training images")
@@ -127,11 +117,6 @@ def write_report(summary: dict, config: Config, arms: list[Arm], folder: Path) -
             Picture(folder / "confusion.png", "Confusion of the baseline and of the best synthetic arm, all seeds")]),
         Section("Method", [method, *mix]),
     ])
-
-
-def _named(users: set[int], most: int = 8) -> str:
-    names = [f"ID_{user}" for user in sorted(users)]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import monitor_training
 import test_vae_range
 import train_latent_cfg
 import vae.train
+from assembly import open_split
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from groundwork.command_line import run
 from groundwork.files import read_json
@@ -64,7 +65,7 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
     with stage("simulate"):
         simulate.main(config.data_path, num_users=config.num_users, images_per_user=images_per_user,
                       image_size=config.image_size)
-        train_latent_cfg.open_split(config)
+        open_split(config)
     with stage("train the VAE"):
         levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves the side
         vae.train.main(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
@@ -89,7 +90,7 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
 
 def compare(config: Config, synthetic: Path) -> Figure:
     """A row per user: real test images, then synthetic ones; test images, because those could not be copied."""
-    split, rows = train_latent_cfg.open_split(config), []
+    split, rows = open_split(config), []
     drawn = find_users(synthetic, config.num_users)
     for user in split.users:
         test = split.test_images[user]

@@ -5,19 +5,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from assembly import build_diffusion, clipping_is_justified, open_vae, split_settings
 from denoising_diffusion_pytorch import GaussianDiffusion
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
 from groundwork.command_line import run
 from groundwork.device import choose_device
-from groundwork.errors import InputError
-from groundwork.files import read_json, write_json
+from groundwork.errors import InputError, differences
+from groundwork.files import digest_tensors, read_json, write_json
 from groundwork.images import load_image, save_image
 from groundwork.seeding import derive_seed
 from microdoppler.latents import LatentScaling, LatentStatistics
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
-from train_latent_cfg import Config, build_diffusion, clipping_is_justified, config_of, open_vae
+from train_latent_cfg import Config, check_constants, config_of
 from vae.kl_vae import KL_VAE
 
 MANIFEST = "manifest.json"
@@ -34,7 +35,12 @@ def load_generator(checkpoint_path: Path, device: torch.device, **changes
     what identifies the model (for the manifest).
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    config = replace(config_of(checkpoint), **{key: value for key, value in changes.items() if value is not None})
+    trained = config_of(checkpoint)
+    config = replace(trained, **{key: value for key, value in changes.items() if value is not None})
+    check_constants(config)
+    weights = ema_unet_weights(checkpoint)
+    diffusion = build_diffusion(config)
+    load_unet_weights(diffusion.model, weights, checkpoint_path)
     vae = open_vae(config, device)
     trained_with = checkpoint.get("vae_fingerprint")
     if trained_with not in (None, vae.fingerprint()):
@@ -42,21 +48,13 @@ def load_generator(checkpoint_path: Path, device: torch.device, **changes
                          "give the right one with --vae_path")
     if "latent_statistics" in checkpoint:
         statistics = LatentStatistics(**checkpoint["latent_statistics"])
-        clip_x_start = clipping_is_justified(config, statistics)
+        diffusion.clip_x_start = clipping_is_justified(config, statistics)
         scaling = statistics.scaling(config.standardize_latents)
     else:       # the older format trained raw latents, and always clamped
-        clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
-    diffusion = build_diffusion(config, clip_x_start=clip_x_start)
-    load_unet_weights(diffusion.model, ema_unet_weights(checkpoint), checkpoint_path)
-    identity = {"checkpoint": str(checkpoint_path), "step": checkpoint["step"], "vae": vae.fingerprint(),
-                "split": split_of(checkpoint)}
+        diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
+    identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": vae.fingerprint(),
+                "split": split_settings(trained).deciding() if checkpoint.get("config") else {}}
     return diffusion.to(device).eval(), vae, scaling, config, identity
-
-
-def split_of(checkpoint: dict) -> dict:
-    """The constants that chose the training images; empty for an older checkpoint, which does not say."""
-    names = ("num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "seed")
-    return {name: checkpoint["config"][name] for name in names} if checkpoint.get("config") else {}
 
 
 def choose_users(all_users: bool, user_id: tuple[int, ...], num_users: int) -> list[int]:
@@ -77,10 +75,11 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
             raise InputError(f"{output_dir} is not empty and has no {MANIFEST}; choose another --output_dir")
         return {**settings, "images": {}}
     manifest = read_json(path)
-    changed = [f"{key} {manifest.get(key)} (now {value})" for key, value in settings.items()
-               if manifest.get(key) != value]
+    if not (isinstance(manifest, dict) and isinstance(manifest.get("images"), dict)):
+        raise InputError(f"{path} is no manifest of ours; choose another --output_dir")
+    changed = differences(manifest, settings)
     if changed:
-        raise InputError(f"{output_dir} holds images made with {', '.join(changed)}; choose another --output_dir")
+        raise InputError(f"{output_dir} holds images made with {changed}; choose another --output_dir")
     return manifest
 
 
@@ -139,7 +138,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         use_cfg_plus_plus=use_cfg_plus_plus, seed=seed, vae_path=vae_path)
     users = choose_users(all_users, user_id, config.num_users)
     sampling = {key: getattr(config, key) for key in SAMPLING}
-    manifest = open_manifest(output_dir, {**identity, **sampling})
+    manifest = open_manifest(output_dir, {**identity, **sampling}) | {"checkpoint": str(checkpoint)}
     print(f"{checkpoint}, step {identity['step']}: " + ", ".join(f"{key} {value}" for key, value in sampling.items()))
 
     wanted = {f"ID_{user}/ID{user}_synthetic_Doppler{index}.png": (user, index)

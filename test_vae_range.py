@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import torch
 
+from assembly import open_split, open_vae
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
@@ -13,7 +14,7 @@ from microdoppler.latents import is_unit_range
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
 from microdoppler.spectrograms import labels_of
-from train_latent_cfg import PRESETS, Config, open_split, open_vae
+from train_latent_cfg import PRESETS, Config, check_constants
 
 GOOD_MSE, ACCEPTABLE_MSE = 0.01, 0.05       # of pixels in [0, 1]; 20 dB and 13 dB
 SHOWN = 8
@@ -73,9 +74,10 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     """
     if num_images < 1:
         raise InputError(f"num_images is {num_images}; expected at least 1")
+    check_constants(config)
     device = choose_device(config.device)
-    paths, _ = labels_of(open_split(config).train_images)
     vae = open_vae(config, device)
+    paths, _ = labels_of(open_split(config).train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
     images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading")
     figures, reconstructions = measure(vae, images, config.vae_batch_size, device, config.seed)

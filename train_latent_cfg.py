@@ -1,26 +1,24 @@
 """Step 3: train the latent diffusion model. Config, at the top, holds the constants of every script."""
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from assembly import build_diffusion, clipping_is_justified, open_cache, open_split, open_vae
 from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path, read_off_tensors
-from denoising_diffusion_pytorch.trainer import Trainer
+from denoising_diffusion_pytorch.trainer import Trainer, join_processes
 from groundwork.command_line import run
 from groundwork.device import choose_device
-from groundwork.errors import InputError
+from groundwork.errors import InputError, differences
 from groundwork.files import save_tensors, write_json
 from groundwork.images import load_images
-from microdoppler.latents import LatentCache, LatentStatistics, check_range, load_or_encode
+from microdoppler.latents import LatentStatistics
 from microdoppler.milestone import MilestoneWatcher
 from microdoppler.pictures import sample_grid
 from microdoppler.report import save_figure
-from microdoppler.spectrograms import labels_of
-from microdoppler.split import Split, SplitSettings, describe, load_or_make_split
-from vae.kl_vae import KL_VAE
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,37 @@ PRESETS = {
         log_every=20, classifier_image_size=64, classifier_steps=150, classifier_batch_size=16, classifier_lr=3e-3),
 }
 
+LIMITS = (      # (what a constant must be, the test, the constants)
+    ("at least 1", lambda value: value >= 1, (
+        "num_users", "images_per_user_train", "image_size", "latent_size", "latent_channels", "attn_dim_head",
+        "attn_heads", "timesteps", "train_batch_size", "gradient_accumulate_every", "train_num_steps",
+        "ema_update_every", "save_and_sample_every", "num_samples", "log_every", "sampling_timesteps",
+        "vae_batch_size", "classifier_steps", "classifier_seeds")),
+    ("0 or more", lambda value: value >= 0, ("split_guard", "seed", "offset_noise_strength", "cond_scale")),
+    ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
+    ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi")),
+    ("two numbers from 0 to below 1", lambda value: all(0 <= beta < 1 for beta in value), ("adam_betas",)),
+    ("even and at least 4, for sines and cosines of the time", lambda value: value >= 4 and value % 2 == 0, ("dim",)),
+    ("at least one number, none below 1", lambda value: value and min(value) >= 1, ("dim_mults",)),
+    ("at least 2, for batch normalisation", lambda value: value >= 2, ("classifier_batch_size",)),
+    ("at least 32, for ResNet18 halves it five times", lambda value: value >= 32, ("classifier_image_size",)),
+)
+
+
+def check_constants(config: Config) -> None:
+    """Raises InputError with the first constant that is outside its limits."""
+    for expected, holds, names in LIMITS:
+        for name in names:
+            value = getattr(config, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not (all(map(math.isfinite, numbers)) and holds(value)):
+                raise InputError(f"{name} is {value}; expected {expected}")
+    if config.use_cfg_plus_plus and not config.cond_scale <= 1:
+        raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected 0 … 1, try 0.6")
+    if config.auto_normalize and config.standardize_latents:
+        raise InputError("auto_normalize and standardize_latents are both True; set auto_normalize = False")
+
+
 # A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
 FIXED_BY_CHECKPOINT = (
     "num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "image_size", "latent_size",
@@ -114,70 +143,18 @@ def config_to_plain(config: Config) -> dict:
 
 
 def config_of(checkpoint: dict) -> Config:
-    """The Config a checkpoint was trained with; of an older one without any, what its tensors say."""
-    plain = checkpoint.get("config")
-    if not plain:
+    """The Config a checkpoint was trained with; what an older one does not say is read off its tensors."""
+    defaults = Config()
+    if not checkpoint.get("config"):
         known = read_off_tensors(checkpoint)
-        return replace(Config(), num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),
+        return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),
                        standardize_latents=False, **known)
-    kinds = {field.name: type(getattr(Config(), field.name)) for field in dataclasses.fields(Config)}
-    return Config(**{key: kinds[key](value) if kinds[key] in (Path, tuple) else value
-                     for key, value in plain.items() if key in kinds})
-
-
-def open_split(config: Config) -> Split:
-    """The split of this configuration, made on first use; prints what it is."""
-    settings = SplitSettings(config.num_users, config.images_per_user_train, config.split_strategy, config.split_fold,
-                             config.split_guard, config.seed)
-    split, warnings = load_or_make_split(config.latents_cache_folder / "data_split.json", config.data_path, settings)
-    print("\n".join([f"warning: {warning}" for warning in warnings] + [describe(split)]))
-    return split
-
-
-def open_vae(config: Config, device: torch.device) -> KL_VAE:
-    """The VAE at vae_path, checked against image_size, latent_size and latent_channels."""
-    vae = KL_VAE.load(config.vae_path, device=device)
-    found = (vae.embed_dim, vae.latent_size(config.image_size))
-    if found != (config.latent_channels, config.latent_size):
-        raise InputError(f"{config.vae_path} makes {found[0]} x {found[1]} x {found[1]} latents of {config.image_size} "
-                         f"images; latent_channels = {config.latent_channels} and latent_size = {config.latent_size} "
-                         "expect otherwise: set them to what the VAE makes")
-    return vae
-
-
-def build_diffusion(config: Config, *, clip_x_start: bool) -> GaussianDiffusion:
-    """The network and its diffusion. Raises InputError when the constants contradict each other."""
+    kinds = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(Config)}
     try:
-        unet = Unet(config.dim, config.num_users, dim_mults=config.dim_mults, channels=config.latent_channels,
-                    cond_drop_prob=config.cond_drop_prob, attn_dim_head=config.attn_dim_head,
-                    attn_heads=config.attn_heads)
-        return GaussianDiffusion(
-            unet, image_size=config.latent_size, timesteps=config.timesteps, objective=config.objective,
-            beta_schedule=config.beta_schedule, min_snr_loss_weight=config.min_snr_loss_weight,
-            min_snr_gamma=config.min_snr_gamma, offset_noise_strength=config.offset_noise_strength,
-            auto_normalize=config.auto_normalize, clip_x_start=clip_x_start, sampler=config.sampler,
-            sampling_timesteps=config.sampling_timesteps, ddim_sampling_eta=config.ddim_sampling_eta,
-            use_cfg_plus_plus=config.use_cfg_plus_plus)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
-def clipping_is_justified(config: Config, statistics: LatentStatistics) -> bool:
-    """Clamping x_start to [-1, 1] is right for data within it, which standardized latents never are."""
-    if config.standardize_latents:
-        return False
-    return config.auto_normalize or max(-statistics.min, statistics.max) <= 1
-
-
-def open_cache(config: Config, split: Split, vae: KL_VAE, device: torch.device) -> LatentCache:
-    """The latents of the training images, encoded on first use. Refuses a range that auto_normalize would ruin."""
-    paths, labels = labels_of(split.train_images)
-    cache = load_or_encode(vae, config.data_path, paths, labels, image_size=config.image_size,
-                           folder=config.latents_cache_folder, batch_size=config.vae_batch_size, device=device)
-    if config.auto_normalize and config.standardize_latents:
-        raise InputError("auto_normalize and standardize_latents are both True; set auto_normalize = False")
-    check_range(cache.statistics, auto_normalize=config.auto_normalize)
-    return cache
+        return replace(defaults, **{key: kinds[key](value) for key, value in checkpoint["config"].items()
+                                    if key in kinds})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"the checkpoint's config is none of ours ({error}); expected constants of Config") from None
 
 
 def resume_point(config: Config, resume: str | None) -> dict | None:
@@ -194,13 +171,54 @@ def resume_point(config: Config, resume: str | None) -> dict | None:
         raise InputError(f"--resume {resume}; expected latest or a milestone's number")
     path = milestone_path(config.results_folder, milestones[-1] if resume == "latest" else int(resume))
     checkpoint = load_checkpoint(path)
-    if "opt" not in checkpoint or not checkpoint.get("config"):
+    if not {"opt", "scaler", "seconds", "latent_statistics", "vae_fingerprint"} <= checkpoint.keys():
         raise InputError(f"{path} is of the older format, which can generate but not be resumed")
     was, now = config_to_plain(config_of(checkpoint)), config_to_plain(config)
-    changed = [f"{name} {was[name]} (now {now[name]})" for name in FIXED_BY_CHECKPOINT if was[name] != now[name]]
+    changed = differences(was, {name: now[name] for name in FIXED_BY_CHECKPOINT})
     if changed:
-        raise InputError(f"{path} was trained with {', '.join(changed)}; go back to those constants to resume")
+        raise InputError(f"{path} was trained with {changed}; go back to those constants to resume")
     return checkpoint
+
+
+def set_aside_later(folder: Path, step: int, milestone_every: int) -> None:
+    """Resumed from an earlier milestone, the later ones belong to an abandoned run: they move to a folder beside."""
+    later = [m for m in list_milestones(folder) if (m - 1) * milestone_every >= step]
+    if not later:
+        return
+    aside = next(path for number in range(1, 10 ** 6) if not (path := folder / f"abandoned-{number}").exists())
+    aside.mkdir()
+    for name in (name for m in later for name in (f"model-{m}.pt", f"sample-{m}.png") if (folder / name).exists()):
+        (folder / name).rename(aside / name)
+    print(f"milestones {', '.join(map(str, later))} are now in {aside}")
+
+
+class Recorder:
+    """Writes what a run leaves in results_folder: config.json, metrics.jsonl, and two files per milestone."""
+
+    def __init__(self, config: Config, trainer: Trainer, watcher: MilestoneWatcher, real: dict, travels: dict):
+        """real: an image of each shown user; travels: what else a checkpoint carries."""
+        self.config, self.trainer, self.watcher, self.real = config, trainer, watcher, real
+        self.folder = config.results_folder
+        self.travels = {"config": config_to_plain(config), **travels}
+        self.latest = ""
+        write_json(self.folder / "config.json", self.travels["config"])
+
+    def log(self, record: dict) -> None:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if "loss" in record:
+            left = (self.config.train_num_steps - record["step"]) * self.trainer.global_batch
+            self.latest = (f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s, "
+                           f"{left / record['images_per_second'] / 60:.0f} min left")
+
+    def milestone(self, milestone: int) -> None:
+        step = self.trainer.step
+        save_tensors(milestone_path(self.folder, milestone), {**self.trainer.state_dict(), **self.travels})
+        samples, health = self.watcher.look()
+        caption = f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in health.items())
+        save_figure(sample_grid(self.real, samples, caption), self.folder / f"sample-{milestone}.png")
+        self.log({"step": step, "milestone": milestone, **health})
+        print(f"step {step}: {self.latest}; wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
 
 
 def main(config: Config, *, resume: str | None = None):
@@ -209,24 +227,31 @@ def main(config: Config, *, resume: str | None = None):
     Args:
         resume: go on from a checkpoint in results_folder: latest, or a milestone's number
     """
+    check_constants(config)
     device = choose_device(config.device)
+    processes = join_processes(device)
     checkpoint = resume_point(config, resume)
-    split = open_split(config)
     vae = open_vae(config, device)
-    cache = open_cache(config, split, vae, device)
-    statistics = cache.statistics
+    torch.manual_seed(config.seed)      # the network's first weights
+    diffusion = build_diffusion(config)
+    with processes.main_process_first():        # which writes what the others then read
+        split = open_split(config)
+        cache = open_cache(config, split, vae, device)
+    statistics, vae_fingerprint = cache.statistics, vae.fingerprint()
+    if checkpoint is not None:
+        if checkpoint["vae_fingerprint"] != vae_fingerprint:
+            raise InputError(f"the run in {config.results_folder} was trained on the latents of another VAE than "
+                             f"{config.vae_path}; go back to that one to resume")
+        statistics = LatentStatistics(**checkpoint["latent_statistics"])
     print(f"latents: {len(cache)}, min {statistics.min:.3f}, max {statistics.max:.3f}, "
           f"std per channel {', '.join(f'{std:.3f}' for std in statistics.std)}")
-
-    vae_fingerprint = vae.fingerprint()
+    diffusion.clip_x_start = clipping_is_justified(config, statistics)
     scaling = statistics.scaling(config.standardize_latents)
 
     def draw_batch(indices, generator):
         latents, labels = cache.draw(indices, generator)
         return scaling.standardize(latents), labels
 
-    torch.manual_seed(config.seed)      # the network's first weights
-    diffusion = build_diffusion(config, clip_x_start=clipping_is_justified(config, statistics))
     trainer = Trainer(
         diffusion, draw_batch, len(cache), train_batch_size=config.train_batch_size,
         gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
@@ -236,34 +261,21 @@ def main(config: Config, *, resume: str | None = None):
         trainer.load_state_dict(checkpoint)
         print(f"resumed at step {trainer.step}")
 
-    if trainer.is_main_process:
-        write_json(config.results_folder / "config.json", config_to_plain(config))
-    watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, num_samples=config.num_samples,
-                               cond_scale=config.cond_scale, rescaled_phi=config.rescaled_phi, seed=config.seed)
-    shown = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
-             for user in watcher.users}
-
-    def log(record: dict) -> None:
-        with open(config.results_folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def on_milestone(milestone: int) -> None:
-        save_tensors(milestone_path(config.results_folder, milestone),
-                     {**trainer.state_dict(), "config": config_to_plain(config),
-                      "latent_statistics": dataclasses.asdict(statistics), "vae_fingerprint": vae_fingerprint})
-        samples, health = watcher.look()
-        caption = f"step {trainer.step}: " + ", ".join(f"{name} {value:.2f}" for name, value in health.items())
-        save_figure(sample_grid(shown, samples, caption), config.results_folder / f"sample-{milestone}.png")
-        log({"step": trainer.step, "milestone": milestone, **health})
-        print(f"step {trainer.step}: wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
-
+    recorder = None
+    if processes.is_main_process:
+        set_aside_later(config.results_folder, trainer.step, config.save_and_sample_every)
+        watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, num_samples=config.num_samples,
+                                   cond_scale=config.cond_scale, rescaled_phi=config.rescaled_phi, seed=config.seed)
+        real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
+                for user in watcher.users}
+        recorder = Recorder(config, trainer, watcher, real, {
+            "latent_statistics": dataclasses.asdict(statistics), "vae_fingerprint": vae_fingerprint})
     trainer.train(config.train_num_steps, log_every=config.log_every, milestone_every=config.save_and_sample_every,
-                  on_log=log, on_milestone=on_milestone)
-    if trainer.is_main_process:
-        last = list_milestones(config.results_folder)[-1]
-        print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
-              f"next: python generate.py --checkpoint {config.results_folder}/model-{last}.pt --all_users "
-              f"--samples_per_user 50 --output_dir synthetic_data/checkpoint_{last}")
+                  recorder=recorder)
+    last = list_milestones(config.results_folder)[-1]
+    print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
+          f"next: python generate.py --checkpoint {config.results_folder}/model-{last}.pt --all_users "
+          f"--samples_per_user 50 --output_dir synthetic_data/checkpoint_{last}")
 
 
 if __name__ == "__main__":

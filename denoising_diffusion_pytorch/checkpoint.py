@@ -35,10 +35,13 @@ def load_checkpoint(path: str | Path) -> dict:
         milestones = ", ".join(map(str, list_milestones(path.parent))) or "none"
         raise InputError(f"checkpoint {path} does not exist; milestones in {path.parent}: {milestones}")
     checkpoint = load_tensors(path)
-    if not (isinstance(checkpoint, dict) and {"step", "model", "ema"} <= checkpoint.keys()
-            and any(key.startswith("model.") for key in checkpoint["model"])):
+    if not (isinstance(checkpoint, dict) and {"step", "model", "ema"} <= checkpoint.keys()):
         found = ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise InputError(f"{path} is no diffusion checkpoint: found {found} …, expected step, model and ema")
+    for name, prefix in (("model", "model."), ("ema", "ema_model.model.")):
+        state = checkpoint[name]
+        if not (isinstance(state, dict) and f"{prefix}init_conv.weight" in state):
+            raise InputError(f"{path} is no diffusion checkpoint of ours: its {name} holds no {prefix}init_conv.weight")
     return checkpoint
 
 
@@ -66,15 +69,19 @@ def read_off_tensors(checkpoint: dict) -> dict:
     The split of the middle attention into heads leaves no trace: heads of 32 are assumed, as ever there.
     """
     weights, buffers = ema_unet_weights(checkpoint), checkpoint["model"]
-    dim, channels = weights["init_conv.weight"].shape[:2]
-    dim_mults, level = [], 0
-    while f"downs.{level}.3.weight" in weights:
-        dim_mults.append(weights[f"downs.{level}.3.weight"].shape[0] // dim)
-        level += 1
-    network = {"dim": dim, "dim_mults": tuple(dim_mults), "channels": channels,
-               "num_classes": weights["classes_emb.weight"].shape[0],
-               "attn_dim_head": 32, "attn_heads": weights["mid_attn.fn.fn.to_out.weight"].shape[1] // 32}
-    return {**network, **_read_off_buffers(buffers["alphas_cumprod"].double(), buffers["loss_weight"])}
+    try:
+        dim, channels = weights["init_conv.weight"].shape[:2]
+        dim_mults, level = [], 0
+        while f"downs.{level}.3.weight" in weights:
+            dim_mults.append(weights[f"downs.{level}.3.weight"].shape[0] // dim)
+            level += 1
+        network = {"dim": dim, "dim_mults": tuple(dim_mults), "channels": channels,
+                   "num_classes": weights["classes_emb.weight"].shape[0],
+                   "attn_dim_head": 32, "attn_heads": weights["mid_attn.fn.fn.to_out.weight"].shape[1] // 32}
+        return {**network, **_read_off_buffers(buffers["alphas_cumprod"].double(), buffers["loss_weight"])}
+    except KeyError as missing:
+        raise InputError(f"the checkpoint holds another network: it has no {missing}, and no config that would say "
+                         "what it is") from None
 
 
 def _read_off_buffers(alphas_cumprod: Tensor, loss_weight: Tensor) -> dict:

@@ -1,16 +1,20 @@
 """The training step and its loop: accumulation, mixed precision, clipping, EMA, several processes."""
+import os
+import sys
 import time
 from contextlib import nullcontext
-from typing import Callable
+from typing import Callable, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from ema_pytorch import EMA
 from torch import Tensor
 from tqdm import tqdm
 
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
 from groundwork.device import half_precision
+from groundwork.errors import InputError
 from groundwork.seeding import seeded
 
 
@@ -29,6 +33,31 @@ def choose_precision(amp: bool, device: torch.device) -> str:
     return {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[half_precision(device) if amp else None]
 
 
+def join_processes(device: torch.device) -> PartialState:
+    """The processes that train together, often just this one; only the main one is heard on standard output.
+
+    accelerate keeps the first settings of a Python process for good, but a notebook trains more than once.
+    """
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    processes = PartialState(cpu=device.type == "cpu")
+    if not processes.is_main_process:
+        sys.stdout = open(os.devnull, "w")
+    return processes
+
+
+class Recorder(Protocol):
+    """What Trainer.train reports to, in the main process."""
+
+    def log(self, record: dict) -> None:
+        """Every log_every steps: step, loss, grad_norm, lr, images_per_second, wall_time in seconds of training."""
+
+    def milestone(self, milestone: int) -> None:
+        """Every milestone_every steps, and at the end: step / milestone_every, rounded up."""
+
+
 class Trainer:
     """Trains a GaussianDiffusion on items that draw_batch(indices (b,), generator) -> (x (b, c, h, w), classes (b,))
     hands out on the CPU.
@@ -42,12 +71,11 @@ class Trainer:
                  gradient_accumulate_every: int, train_lr: float, adam_betas: tuple[float, float],
                  max_grad_norm: float, ema_decay: float, ema_update_every: int, amp: bool, seed: int,
                  device: torch.device):
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        join_processes(device)
         self.accelerator = Accelerator(mixed_precision=choose_precision(amp, device), cpu=device.type == "cpu")
         self.global_batch = train_batch_size * gradient_accumulate_every
         if self.global_batch % self.accelerator.num_processes:
-            raise ValueError(f"train_batch_size x gradient_accumulate_every = {self.global_batch} cannot be shared out "
+            raise InputError(f"train_batch_size x gradient_accumulate_every = {self.global_batch} cannot be shared out "
                              f"evenly among {self.accelerator.num_processes} processes")
         self.micro_batch = train_batch_size
         self.draw_batch, self.num_items, self.seed, self.max_grad_norm = draw_batch, num_items, seed, max_grad_norm
@@ -58,10 +86,6 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(self.diffusion, optimizer)
         self.model.train()
         self.step, self.seconds = 0, 0.0
-
-    @property
-    def is_main_process(self) -> bool:
-        return self.accelerator.is_main_process
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One optimisation step → (mean loss, gradient norm before clipping), on the device."""
@@ -89,15 +113,11 @@ class Trainer:
         self.step += 1
         return total_loss, grad_norm
 
-    def train(self, num_steps: int, *, log_every: int, milestone_every: int, on_log: Callable[[dict], None],
-              on_milestone: Callable[[int], None]) -> None:
-        """Train up to step num_steps. on_log gets a record (step, loss, grad_norm, lr, images_per_second, wall_time in
-        seconds of training) every log_every steps; on_milestone gets m = step / milestone_every, rounded up at the
-        end. Both are called in the main process only.
-        """
+    def train(self, num_steps: int, *, log_every: int, milestone_every: int, recorder: Recorder | None) -> None:
+        """Train up to step num_steps; the main process has a recorder, the others None."""
         losses, logged_step, started = [], self.step, time.perf_counter()
         with tqdm(total=num_steps, initial=self.step, desc="training", unit="step",
-                  disable=None if self.is_main_process else True) as bar:
+                  disable=None if recorder else True) as bar:
             while self.step < num_steps:
                 loss, grad_norm = self.train_step()
                 losses.append(loss)
@@ -111,14 +131,14 @@ class Trainer:
                               "lr": self.optimizer.param_groups[0]["lr"],
                               "images_per_second": (self.step - logged_step) * self.global_batch / seconds,
                               "wall_time": self.seconds}
-                    if self.is_main_process:
-                        on_log(record)
+                    if recorder:
+                        recorder.log(record)
                     bar.set_postfix(loss=f"{mean_loss:.4f}", images_per_s=f"{record['images_per_second']:.0f}")
                     losses, logged_step, started = [], self.step, time.perf_counter()
                 if at_end or self.step % milestone_every == 0:
                     paused = time.perf_counter()
-                    if self.is_main_process:
-                        on_milestone(-(-self.step // milestone_every))
+                    if recorder:
+                        recorder.milestone(-(-self.step // milestone_every))
                     self.accelerator.wait_for_everyone()
                     started += time.perf_counter() - paused     # neither speed nor time of training
 

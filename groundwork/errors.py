@@ -1,4 +1,5 @@
-"""The one exception that is addressed to the user."""
+"""The one exception that is addressed to the user, and how its messages put things."""
+from typing import Any, Mapping, Sequence
 
 
 class InputError(Exception):
@@ -7,3 +8,13 @@ class InputError(Exception):
     The message says in one line what was found, what was expected and what to do. `command_line.run` prints it
     without a traceback and exits with status 2; any other exception is a bug of ours and keeps its traceback.
     """
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """'dim 48 (now 64), seed 1 (now 2)' for the keys of `now` whose values differ; empty when none does."""
+    return ", ".join(f"{key} {was.get(key)} (now {value})" for key, value in now.items() if was.get(key) != value)

@@ -1,4 +1,5 @@
 """Files that are whole or absent, and that cannot run code when they are read."""
+import hashlib
 import json
 import os
 import pickle
@@ -71,3 +72,12 @@ def load_tensors(path: str | Path) -> Any:
     except Exception as error:      # on a damaged file torch.load raises nearly anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is no complete PyTorch file ({reason})") from None
+
+
+def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names and values, whatever the order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()

@@ -1,4 +1,5 @@
-"""Image files ↔ arrays."""
+"""Image files: their order in time, and to and from arrays."""
+import re
 from pathlib import Path
 from typing import Sequence
 
@@ -9,6 +10,12 @@ from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path
+
+
+def time_order(name: str) -> tuple[int, str]:
+    """Sort key: the last number in the file's name, as a number (…Doppler9 before …Doppler10)."""
+    numbers = re.findall(r"\d+", Path(name).stem)
+    return (int(numbers[-1]) if numbers else -1, name)
 
 
 def load_image(path: str | Path, image_size: int) -> np.ndarray:

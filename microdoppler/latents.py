@@ -44,7 +44,7 @@ class LatentStatistics:
     """Of the scaled latents that training draws, in closed form over the posteriors: per channel, and over all."""
     mean: list[float]       # (channels,)
     std: list[float]        # (channels,)
-    min: float              # of the posterior means, scaled
+    min: float              # of one posterior sample of each image
     max: float
 
     def scaling(self, standardize: bool) -> LatentScaling:
@@ -78,13 +78,15 @@ class LatentCache:
 
 def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = 4096) -> LatentStatistics:
     """Variance = variance of the means + mean of the variances, accumulated in float64 chunk by chunk."""
+    noise = np.random.default_rng(0)
     total = total_square = 0.0
     low, high, count = np.inf, -np.inf, 0
     for start in range(0, len(posteriors), chunk):
         mean, logvar = (posteriors[start:start + chunk, i].astype(np.float64) for i in (0, 1))
         total = total + mean.sum(axis=(0, 2, 3))
         total_square = total_square + (mean ** 2 + np.exp(logvar)).sum(axis=(0, 2, 3))
-        low, high = min(low, mean.min()), max(high, mean.max())
+        sample = mean + np.exp(0.5 * logvar) * noise.standard_normal(mean.shape)
+        low, high = min(low, sample.min()), max(high, sample.max())
         count += mean.shape[0] * mean.shape[2] * mean.shape[3]
     mean = total / count
     std = np.sqrt(total_square / count - mean ** 2)

@@ -2,6 +2,8 @@
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from microdoppler.report import FIGURE_DPI
+
 CELL_INCHES = 1.4
 
 
@@ -14,7 +16,9 @@ def sample_grid(real: dict[int, Tensor], samples: dict[int, Tensor], caption: st
 def image_grid(rows: list[tuple[str, list[Tensor]]], column_titles: list[str], caption: str = "") -> Figure:
     """Rows of (label, images (3, s, s) uint8); titles stand above the first columns."""
     columns = max(len(images) for _, images in rows)
-    figure = Figure(figsize=(CELL_INCHES * columns + 0.4, CELL_INCHES * len(rows) + 0.5), layout="constrained", dpi=150)
+    image_size = rows[0][1][0].shape[-1]
+    figure = Figure(figsize=(CELL_INCHES * columns + 0.4, CELL_INCHES * len(rows) + 0.5), layout="constrained",
+                    dpi=max(FIGURE_DPI, 1.2 * image_size / CELL_INCHES))       # no pixel is lost; cells lose to margins
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for (label, images), row in zip(rows, axes):
         for axis in row:

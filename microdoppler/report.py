@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from groundwork.files import atomic_path, write_text
 
+FIGURE_DPI = 120        # at least
+
 
 @dataclass(frozen=True)
 class Table:
@@ -48,10 +50,10 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 120) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """A matplotlib figure made without pyplot (`matplotlib.figure.Figure()`) → an image file, whole or not at all."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, bbox_inches="tight")
+        figure.savefig(temporary, dpi=max(FIGURE_DPI, figure.dpi), bbox_inches="tight")
 
 
 def render_report(path: str | Path, title: str, sections: Sequence[Section]) -> None:

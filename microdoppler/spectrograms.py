@@ -1,22 +1,21 @@
 """Folders of spectrograms: found, ordered in time, checked."""
 import re
 from pathlib import Path
-from typing import Sequence
 
 import torch
 from tqdm import tqdm
 
-from groundwork.errors import InputError
-from groundwork.images import load_image
+from groundwork.errors import InputError, shortened
+from groundwork.images import load_image, time_order
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 MAX_BROKEN_SHARE = 0.03       # beyond a few per cent it is no accident, and the user should look at the data
 
 
-def time_order(name: str) -> tuple[int, str]:
-    """Sort key: the last number in the file's name, as a number (…Doppler9 before …Doppler10)."""
-    numbers = re.findall(r"\d+", Path(name).stem)
-    return (int(numbers[-1]) if numbers else -1, name)
+def user_folders(root: Path) -> dict[int, Path]:
+    """The folders root/ID_<number>, in any letter case: {number: folder}."""
+    return {int(match[1]): folder for folder in sorted(root.iterdir())
+            if folder.is_dir() and (match := re.fullmatch(r"ID_0*(\d+)", folder.name, re.IGNORECASE))}
 
 
 def find_users(data_path: str | Path, num_users: int) -> dict[int, list[str]]:
@@ -28,21 +27,20 @@ def find_users(data_path: str | Path, num_users: int) -> dict[int, list[str]]:
     data_path = Path(data_path)
     if not data_path.is_dir():
         raise InputError(f"data_path {data_path} is no folder; expected one that holds ID_1 … ID_{num_users}")
-    folders = {int(match[1]): folder for folder in sorted(data_path.iterdir())
-               if folder.is_dir() and (match := re.fullmatch(r"ID_0*(\d+)", folder.name, re.IGNORECASE))}
+    folders = user_folders(data_path)
     if not folders:
         raise InputError(f"no ID_<number> folder in {data_path}; expected ID_1 … ID_{num_users}, "
-                         f"found {_shortened(sorted(p.name for p in data_path.iterdir())) or 'nothing'}")
+                         f"found {shortened(sorted(p.name for p in data_path.iterdir())) or 'nothing'}")
     missing = [user for user in range(1, num_users + 1) if user not in folders]
     if missing:
-        raise InputError(f"{data_path} lacks {_shortened([f'ID_{user}' for user in missing])} of num_users = "
+        raise InputError(f"{data_path} lacks {shortened([f'ID_{user}' for user in missing])} of num_users = "
                          f"{num_users}; found {len(folders)} ID folders: set num_users to their number")
     images = {user: [f"{folders[user].name}/{file.name}" for file in folders[user].iterdir()
                      if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
               for user in range(1, num_users + 1)}
     empty = [f"ID_{user}" for user, names in images.items() if not names]
     if empty:
-        raise InputError(f"no .jpg, .jpeg or .png in {_shortened(empty)} of {data_path}")
+        raise InputError(f"no .jpg, .jpeg or .png in {shortened(empty)} of {data_path}")
     return {user: sorted(names, key=time_order) for user, names in images.items()}
 
 
@@ -69,10 +67,6 @@ def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[di
 
 
 def labels_of(images: dict[int, list[str]]) -> tuple[list[str], torch.Tensor]:
-    """{user: paths} → (all paths, user by user; their labels (n,) int64 = user number - 1)."""
-    paths = [path for user in images for path in images[user]]
+    """{user: paths} → (all paths, user by user, each in time order; their labels (n,) int64 = user number - 1)."""
+    paths = [path for user in images for path in sorted(images[user], key=time_order)]
     return paths, torch.tensor([user - 1 for user in images for _ in images[user]], dtype=torch.int64)
-
-
-def _shortened(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from groundwork.command_line import run
-from groundwork.errors import InputError
+from groundwork.errors import InputError, differences
 from groundwork.files import read_json, write_json
 from microdoppler.spectrograms import drop_broken, find_users
 
@@ -18,7 +18,7 @@ STRATEGIES = ("contiguous", "random")
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """What determines a split of given images. Two splits with equal settings are interchangeable."""
+    """What a split of given images is made from."""
     num_users: int
     images_per_user_train: int
     strategy: str
@@ -37,10 +37,15 @@ class SplitSettings:
         if self.guard < 0:
             raise InputError(f"split_guard is {self.guard}; expected 0 or more")
 
+    def deciding(self) -> dict:
+        """The settings that the strategy uses: splits of the same images are equal when these are."""
+        unused = {"contiguous": ("seed",), "random": ("fold", "guard")}[self.strategy]
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
 
 @dataclass(frozen=True)
 class Split:
-    """train_images and test_images: {user number: paths relative to data_path, in time order}."""
+    """train_images and test_images: {user number: paths relative to data_path}; in time order if contiguous."""
     settings: SplitSettings
     train_images: dict[int, list[str]]
     test_images: dict[int, list[str]]
@@ -103,10 +108,9 @@ def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitS
         write_json(path, split.to_json())
         return split, warnings
     split = Split.from_json(read_json(path), path)
-    was, now = asdict(split.settings), asdict(settings)
-    changed = [f"{key} {was[key]} (now {now[key]})" for key in now if was[key] != now[key]]
+    changed = differences(split.settings.deciding(), settings.deciding())
     if changed:
-        raise InputError(f"{path} was made with {', '.join(changed)}; go back to those constants, or choose another "
+        raise InputError(f"{path} was made with {changed}; go back to those constants, or choose another "
                          "latents_cache_folder and results_folder for a new split")
     for name in (name for part in (split.train_images, split.test_images) for names in part.values() for name in names):
         if not (data_path / name).is_file():

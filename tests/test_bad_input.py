@@ -1,6 +1,8 @@
 """Whatever is wrong with the input: one clear line, exit status 2, no traceback, nothing half-written."""
+import re
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,10 +24,11 @@ def refused(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, options)])
         with pytest.raises(SystemExit) as stopped:
             run(script.main, *([] if script is generate else [PRESETS, Config.preset]))
-        line = capsys.readouterr().err
+        said = capsys.readouterr().err
         assert stopped.value.code == 2
-        assert "Traceback" not in line
-        return line.strip().splitlines()[-1]
+        lines = [line for line in re.split("[\r\n]+", said) if line.strip() and "%|" not in line]     # no progress bars
+        assert len(lines) == 1 and lines[0].startswith("error: "), said
+        return lines[0]
     return call
 
 
@@ -89,6 +92,23 @@ def test_nonsense_constants(refused, paths, tmp_path, option, value, word):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("option, value", [
+    ("seed", "-1"), ("num_samples", "0"), ("ddim_sampling_eta", "1.5"), ("dim", "15"), ("train_batch_size", "0"),
+    ("train_lr", "0"), ("train_lr", "nan"), ("max_grad_norm", "inf"), ("cond_drop_prob", "1.1"), ("cond_scale", "-1"),
+    ("adam_betas", "0.9 1"), ("train_num_steps", "0"), ("save_and_sample_every", "0"), ("vae_batch_size", "0"),
+    ("num_users", "0"), ("classifier_image_size", "8")])
+def test_constants_outside_their_limits(refused, paths, tmp_path, option, value):
+    line = refused(train_latent_cfg, *paths, f"--{option}", *value.split(), "--latents_cache_folder", tmp_path / "c")
+    assert line.startswith(f"error: {option} is ") and "expected" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_constants_that_contradict_each_other(refused, paths, tmp_path):
+    assert "0 … 1" in refused(train_latent_cfg, *paths, "--use_cfg_plus_plus", "--cond_scale", "2")
+    assert "both True" in refused(train_latent_cfg, *paths, "--auto_normalize")
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_where_there_is_none(refused, paths):
     for script in (train_latent_cfg, vae_range, classify):
@@ -116,7 +136,7 @@ def test_generate_names_the_milestones_there_are(refused, demo):
     ([], "either --all_users or --user_id"), (["--all_users", "--user_id", "1"], "either --all_users or --user_id"),
     (["--all_users", "--samples_per_user", "0"], "at least 1"), (["--all_users", "--batch_size", "0"], "at least 1"),
     (["--all_users", "--sampler", "euler"], "expected one of"),
-    (["--all_users", "--sampling_timesteps", "0"], "sampling_timesteps 0"),
+    (["--all_users", "--sampling_timesteps", "0"], "sampling_timesteps is 0"),
     (["--all_users", "--vae_path", "none.pt"], "none.pt does not exist")])
 def test_generate_refuses(refused, demo, tmp_path, options, words):
     line = refused(generate, "--checkpoint", demo[0] / "results" / "model-3.pt", "--output_dir", tmp_path / "out",
@@ -157,7 +177,55 @@ def test_generate_refuses_weights_that_contradict_their_config(refused, demo, tm
     assert "another network" in line and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("damage, words", [
+    (lambda c: c.update(model={}), "no diffusion checkpoint"), (lambda c: c.update(ema={}), "no diffusion checkpoint"),
+    (lambda c: c.update(model=[1]), "no diffusion checkpoint"), (lambda c: c.update(config=[1]), "config is none of"),
+    (lambda c: c["config"].update(dim_mults=3), "config is none of"),
+    (lambda c: c["config"].update(dim=None), "config is none of"),
+    (lambda c: c.update(config={}), "another network"), (lambda c: c["ema"].pop("ema_model.model.final_conv.bias"),
+                                                          "another network")])
+def test_generate_refuses_damaged_checkpoints(refused, demo, tmp_path, damage, words):
+    checkpoint = load_tensors(demo[0] / "results" / "model-3.pt")
+    damage(checkpoint)
+    save_tensors(tmp_path / "model-3.pt", checkpoint)
+    assert words in refused(generate, "--checkpoint", tmp_path / "model-3.pt", "--all_users", "--output_dir",
+                            tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_lacks_newer_constants_takes_their_defaults(demo):
+    checkpoint = load_tensors(demo[0] / "results" / "model-3.pt")
+    whole = train_latent_cfg.config_of(checkpoint)
+    del checkpoint["config"]["rescaled_phi"], checkpoint["config"]["log_every"]
+    checkpoint["config"]["from_a_later_version"] = 1
+    assert train_latent_cfg.config_of(checkpoint) == replace(whole, rescaled_phi=0.7, log_every=50)
+
+
+def test_generate_refuses_to_mix_the_images_of_two_models(refused, demo, tmp_path):
+    """The same path, the same step, other weights: as after training anew."""
+    checkpoint = load_tensors(demo[0] / "results" / "model-3.pt")
+    path, out = tmp_path / "model-3.pt", tmp_path / "out"
+    save_tensors(path, checkpoint)
+    generate.main(checkpoint=path, user_id=(1,), num_samples=1, output_dir=out)
+    checkpoint["ema"]["ema_model.model.final_conv.bias"] += 1
+    save_tensors(path, checkpoint)
+    assert "made with weights" in refused(generate, "--checkpoint", path, "--user_id", "1", "--output_dir", out)
+
+
 # ---------------------------------------------------------------------------------------------------- resuming
+
+def test_resume_with_another_vae(refused, paths, demo, tmp_path):
+    (tmp_path / "results").mkdir()
+    shutil.copy(demo[0] / "results" / "model-1.pt", tmp_path / "results")
+    vae = load_tensors(demo[0] / "kl_vae_best.pt")
+    vae["model_state_dict"]["quant_conv.bias"] += 1
+    save_tensors(tmp_path / "other.pt", vae)
+    shutil.copytree(demo[0] / "latents_cache", tmp_path / "cache")
+    line = refused(train_latent_cfg, *paths, "--vae_path", tmp_path / "other.pt", "--resume", "1",
+                   "--latents_cache_folder", tmp_path / "cache")
+    assert "another VAE" in line
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["model-1.pt"]
+
 
 def test_resume_of_nothing_and_of_nonsense(refused, paths, demo, tmp_path):
     assert "holds no checkpoint" in refused(train_latent_cfg, *paths, "--resume", "latest")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import classify
+from assembly import split_settings
 from groundwork.errors import InputError
 from train_latent_cfg import PRESETS
 
@@ -125,15 +126,16 @@ def test_command_line_says_it_in_one_line_with_status_2(config, tmp_path):
     assert done.stderr.count("\n") == 1 and f"{tmp_path / 'nothing'} is no folder" in done.stderr
 
 
-def test_manifest_of_another_split_or_of_an_unfinished_set_is_warned_of(config, tmp_path, capsys):
+def test_a_set_drawn_by_a_model_of_another_split_is_refused_and_an_unfinished_one_warned_of(config, tmp_path, capsys):
     folder = write_users(tmp_path / "x", range(1, NUM_USERS + 1), 1, seed=0)
 
-    def printed(manifest: dict) -> str:
+    def check(manifest: dict) -> str:
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        return "\n".join(classify.manifest_warnings(folder, config))
-    same = {"num_users": NUM_USERS, "split_fold": config.split_fold}
-    assert printed({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == "" == printed({})
-    assert "split_fold 2 (now 0)" in printed({"split": {**same, "split_fold": 2}})
-    assert "lacks 1 of the 2" in printed({"images": {"ID_1/Doppler1.png": {}, "ID_1/Doppler2.png": {}}})
-    classify.main(replace(config, classifier_seeds=1), synthetic=(folder,))
-    assert "warning: " in capsys.readouterr().out
+        classify.check_manifest(folder, config)
+        return capsys.readouterr().out
+    same = split_settings(config).deciding()
+    assert check({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == "" == check({}) == check({"split": {}})
+    with pytest.raises(InputError, match="fold 2 .now 0."):
+        check({"split": {**same, "fold": 2}})
+    assert "warning: " in (said := check({"images": dict.fromkeys(["ID_1/Doppler1.png", "ID_1/Doppler2.png"])}))
+    assert "lacks 1 of the 2" in said

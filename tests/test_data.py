@@ -161,9 +161,27 @@ def test_a_split_of_other_settings_or_other_data_is_refused(tmp_path):
     split, _ = load_or_make_split(path, tmp_path / "data", settings_for())
     with pytest.raises(InputError, match="fold 0 .now 1."):
         load_or_make_split(path, tmp_path / "data", settings_for(fold=1))
+    assert load_or_make_split(path, tmp_path / "data", settings_for(seed=99))[0] == split     # of no use there
     (tmp_path / "data" / split.test_images[1][0]).unlink()
     with pytest.raises(InputError, match="not in data_path"):
         load_or_make_split(path, tmp_path / "data", settings_for())
+
+
+def test_a_random_split_depends_on_its_seed_only(tmp_path):
+    for user in (1, 2):
+        write_user(tmp_path / "data", user, range(1, 16))
+    path = tmp_path / "data_split.json"
+    split, _ = load_or_make_split(path, tmp_path / "data", settings_for(strategy="random"))
+    assert load_or_make_split(path, tmp_path / "data", settings_for(strategy="random", fold=2, guard=0))[0] == split
+    with pytest.raises(InputError, match="seed 42 .now 1."):
+        load_or_make_split(path, tmp_path / "data", settings_for(strategy="random", seed=1))
+
+
+def test_whoever_needs_the_order_in_time_gets_it_of_a_random_split_too():
+    split = split_images(names_for({1: 15, 2: 15}), settings_for(strategy="random"))
+    paths, labels = labels_of(split.train_images)
+    assert labels.tolist() == [0] * 5 + [1] * 5 and set(paths[:5]) == set(split.train_images[1])
+    assert all(part == sorted(part, key=time_order) for part in (paths[:5], paths[5:]))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"users": {"x": 1}}', '{"users": {}, "odd": 1}'])

@@ -31,11 +31,24 @@ def make_trainer(**changes):
     return Trainer(diffusion, draw_batch, len(DATA), **settings)
 
 
+class Kept:
+    """A recorder that keeps what it gets; each milestone takes some seconds."""
+
+    def __init__(self, seconds=0.0):
+        self.records, self.milestones, self.seconds = [], [], seconds
+
+    def log(self, record):
+        self.records.append(record)
+
+    def milestone(self, milestone):
+        time.sleep(self.seconds)
+        self.milestones.append(milestone)
+
+
 def run(trainer, num_steps, milestone_every=100):
-    records, milestones = [], []
-    trainer.train(num_steps, log_every=1, milestone_every=milestone_every, on_log=records.append,
-                  on_milestone=milestones.append)
-    return records, milestones
+    kept = Kept()
+    trainer.train(num_steps, log_every=1, milestone_every=milestone_every, recorder=kept)
+    return kept.records, kept.milestones
 
 
 def weights(trainer):
@@ -102,10 +115,10 @@ def test_a_resumed_run_takes_todays_learning_rate_and_averages():
 
 def test_speed_and_time_leave_milestones_out():
     """Two milestones of 0.3 s, the first between two logs."""
-    trainer, records, started = make_trainer(), [], time.perf_counter()
-    trainer.train(6, log_every=4, milestone_every=3, on_log=records.append, on_milestone=lambda _: time.sleep(0.3))
-    assert records[-1]["wall_time"] <= time.perf_counter() - started - 0.6
-    assert records[0]["images_per_second"] == pytest.approx(4 * 8 / records[0]["wall_time"])
+    trainer, kept, started = make_trainer(), Kept(seconds=0.3), time.perf_counter()
+    trainer.train(6, log_every=4, milestone_every=3, recorder=kept)
+    assert kept.records[-1]["wall_time"] <= time.perf_counter() - started - 0.6
+    assert kept.records[0]["images_per_second"] == pytest.approx(4 * 8 / kept.records[0]["wall_time"])
 
 
 @pytest.mark.parametrize("amp, capability, precision", [(True, (6, 0), "fp16"), (True, (7, 5), "fp16"),

@@ -98,10 +98,23 @@ def test_training_refuses_to_overwrite_and_resumes(script, demo, paths, tmp_path
     assert all(torch.equal(resumed["model"][key], whole["model"][key]) for key in whole["model"])
 
 
+def test_resuming_from_an_earlier_milestone_sets_the_later_ones_aside(script, demo, paths, tmp_path):
+    folder, _ = demo
+    shutil.copytree(folder / "results", tmp_path / "results")
+    old = (tmp_path / "results" / "model-3.pt").read_bytes()
+    script("train_latent_cfg.py", *paths, "--resume", "1", "--train_lr", "0.1")
+    results = tmp_path / "results"
+    assert sorted(path.name for path in (results / "abandoned-1").iterdir()) == [
+        "model-2.pt", "model-3.pt", "sample-2.png", "sample-3.png"]
+    assert (results / "abandoned-1" / "model-3.pt").read_bytes() == old
+    assert sorted(path.name for path in results.glob("model-*.pt")) == ["model-1.pt", "model-2.pt", "model-3.pt"]
+    assert load_tensors(results / "model-3.pt")["opt"]["param_groups"][0]["lr"] == 0.1
+
+
 def test_monitor_reads_a_finished_run(script, demo):
     folder, _ = demo
     out, _ = script("monitor_training.py", "--results_folder", folder / "results")
-    assert "12" in out and "3" in out
+    assert "step 12 of 12 (100.0%), milestone 3 of 3" in out and "complete" in out
 
 
 def test_help_shows_every_constant_with_its_reason_and_default(script):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundwork.errors import InputError
-from groundwork.files import load_tensors
+from groundwork.files import digest_tensors, load_tensors
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
 DDCONFIG = {
@@ -228,11 +228,8 @@ class KL_VAE(nn.Module):
     def fingerprint(self) -> str:
         """SHA-256 of weights, shape and scale: equal when the latents are, so a cache can tell whether it is stale."""
         shape = [self.ddconfig, self.embed_dim, self.scale_factor]
-        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-        for key, tensor in sorted(self.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy())
-        return digest.hexdigest()
+        content = json.dumps(shape, sort_keys=True) + digest_tensors(self.state_dict())
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "KL_VAE":

@@ -24,7 +24,7 @@ from groundwork.command_line import run
 from groundwork.device import autocast, choose_device, grad_scaler
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, read_json, save_tensors
-from groundwork.images import load_images, save_image
+from groundwork.images import load_images, save_image, time_order
 from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
 
@@ -48,7 +48,7 @@ def read_split(split: str | Path) -> tuple[list[str], list[str]]:
                          "make it with python -m microdoppler.split --data_path … --num_users …")
     content = read_json(split)
     try:
-        users = {user: list(entry["train_images"]) for user, entry in content["users"].items()}
+        users = {user: sorted(entry["train_images"], key=time_order) for user, entry in content["users"].items()}
     except (TypeError, KeyError, AttributeError):
         raise InputError(f"{split} is no split: expected users, each with train_images; "
                          "make it with python -m microdoppler.split") from None

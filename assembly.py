@@ -1,0 +1,71 @@
+"""From the constants of a Config to the things they describe: what several scripts need."""
+from typing import TYPE_CHECKING
+
+import torch
+
+from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from groundwork.errors import InputError
+from microdoppler.latents import LatentCache, LatentStatistics, check_range, load_or_encode
+from microdoppler.spectrograms import labels_of
+from microdoppler.split import Split, SplitSettings, describe, load_or_make_split
+from vae.kl_vae import KL_VAE
+
+if TYPE_CHECKING:       # train_latent_cfg imports this module
+    from train_latent_cfg import Config
+
+
+def split_settings(config: "Config") -> SplitSettings:
+    return SplitSettings(config.num_users, config.images_per_user_train, config.split_strategy, config.split_fold,
+                         config.split_guard, config.seed)
+
+
+def open_split(config: "Config") -> Split:
+    """The split of this configuration, made on first use; prints what it is."""
+    split, warnings = load_or_make_split(config.latents_cache_folder / "data_split.json", config.data_path,
+                                         split_settings(config))
+    print("\n".join([f"warning: {warning}" for warning in warnings] + [describe(split)]))
+    return split
+
+
+def open_vae(config: "Config", device: torch.device) -> KL_VAE:
+    """The VAE at vae_path, checked against image_size, latent_size and latent_channels."""
+    vae = KL_VAE.load(config.vae_path, device=device)
+    found = (vae.embed_dim, vae.latent_size(config.image_size))
+    if found != (config.latent_channels, config.latent_size):
+        raise InputError(f"{config.vae_path} makes {found[0]} x {found[1]} x {found[1]} latents of {config.image_size} "
+                         f"px images; latent_channels = {config.latent_channels} and latent_size = "
+                         f"{config.latent_size} expect otherwise: set them to what the VAE makes")
+    return vae
+
+
+def open_cache(config: "Config", split: Split, vae: KL_VAE, device: torch.device) -> LatentCache:
+    """The latents of the training images, encoded on first use. Refuses a range that auto_normalize would ruin."""
+    paths, labels = labels_of(split.train_images)
+    cache = load_or_encode(vae, config.data_path, paths, labels, image_size=config.image_size,
+                           folder=config.latents_cache_folder, batch_size=config.vae_batch_size, device=device)
+    check_range(cache.statistics, auto_normalize=config.auto_normalize)
+    return cache
+
+
+def build_diffusion(config: "Config") -> GaussianDiffusion:
+    """The network and its diffusion. Raises InputError when the constants contradict each other."""
+    try:
+        unet = Unet(config.dim, config.num_users, dim_mults=config.dim_mults, channels=config.latent_channels,
+                    cond_drop_prob=config.cond_drop_prob, attn_dim_head=config.attn_dim_head,
+                    attn_heads=config.attn_heads)
+        return GaussianDiffusion(
+            unet, image_size=config.latent_size, timesteps=config.timesteps, objective=config.objective,
+            beta_schedule=config.beta_schedule, min_snr_loss_weight=config.min_snr_loss_weight,
+            min_snr_gamma=config.min_snr_gamma, offset_noise_strength=config.offset_noise_strength,
+            auto_normalize=config.auto_normalize, sampler=config.sampler,
+            sampling_timesteps=config.sampling_timesteps, ddim_sampling_eta=config.ddim_sampling_eta,
+            use_cfg_plus_plus=config.use_cfg_plus_plus)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def clipping_is_justified(config: "Config", statistics: LatentStatistics) -> bool:
+    """Clamping x_start to [-1, 1] is right for data within it, which standardized latents never are."""
+    if config.standardize_latents:
+        return False
+    return config.auto_normalize or max(-statistics.min, statistics.max) <= 1
