@@ -13,6 +13,7 @@ from denoising_diffusion_pytorch.unet import Unet
 __all__ = ["Unet", "GaussianDiffusion", "OBJECTIVES", "BETA_SCHEDULES", "draw_noise"]
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
+MIN_ALPHA_BAR = 1e-4        # a little above the end of the linear schedule, 4e-5
 
 
 def linear_beta_schedule(timesteps: int) -> Tensor:
@@ -176,9 +177,15 @@ class GaussianDiffusion(nn.Module):
         return self._sample_from(x, times, classes, generators, guidance)
 
     def sampling_times(self) -> list[int]:
-        """The falling timesteps at which the network is evaluated."""
-        steps = self.num_timesteps if self.sampler == "ddpm" else self.sampling_timesteps
-        times = torch.linspace(-1, self.num_timesteps - 1, steps + 1, dtype=torch.float64)
+        """The falling timesteps at which the network is evaluated.
+
+        With pred_noise they start where alpha_bar reaches MIN_ALPHA_BAR: an error of the noise is divided by
+        sqrt(alpha_bar) on its way to x_start, and at the end of the cosine schedule that is a factor of 20 000.
+        """
+        floor = MIN_ALPHA_BAR if self.objective == "pred_noise" else 0.0
+        first = max(t for t, alpha_bar in enumerate(self.alpha_bars) if alpha_bar >= floor or t == 0)
+        steps = first + 1 if self.sampler == "ddpm" else min(first + 1, self.sampling_timesteps)
+        times = torch.linspace(-1, first, steps + 1, dtype=torch.float64)
         return times[1:].int().tolist()[::-1]
 
     def _sample_from(self, x: Tensor, times: list[int], classes: Tensor, generators, guidance: dict) -> Tensor:

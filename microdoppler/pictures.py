@@ -24,7 +24,7 @@ def image_grid(rows: list[tuple[str, list[Tensor]]], column_titles: list[str], c
         for axis in row:
             axis.set_axis_off()
         for axis, image in zip(row, images):
-            axis.imshow(image.permute(1, 2, 0), interpolation="nearest")
+            axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         row[0].set_axis_on()
         row[0].set(xticks=[], yticks=[])
         row[0].set_ylabel(label, fontsize=8)

@@ -102,15 +102,31 @@ def oracle_diffusion(objective, **settings):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
-def test_a_perfect_network_has_no_loss_and_recovers_the_data(objective, sampler):
-    # linear: pred_noise divides by sqrt(alpha_bar), which the cosine schedule takes to almost nothing
-    diffusion, x_start = oracle_diffusion(objective, sampler=sampler, beta_schedule="linear", sampling_timesteps=10)
+def test_a_perfect_network_has_no_loss_and_recovers_the_data(objective, sampler, schedule):
+    diffusion, x_start = oracle_diffusion(objective, sampler=sampler, beta_schedule=schedule, sampling_timesteps=10)
     classes = torch.zeros(3, dtype=torch.int64)
     draws = diffusion.draw(x_start.shape, torch.Generator().manual_seed(0))
     assert diffusion(x_start, classes=classes, **draws).item() < 1e-8
     samples = diffusion.sample(classes, generators=torch.Generator().manual_seed(0))
     assert torch.allclose(samples, x_start, atol=2e-3)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
+def test_a_network_that_errs_by_three_per_cent_draws_samples_of_the_right_spread(objective, schedule, sampler):
+    """Standard normal data, whose best prediction is known: E[noise | x] = sigma x, E[x_start | x] = alpha x, v = 0."""
+    diffusion = small(objective=objective, beta_schedule=schedule, sampler=sampler, sampling_timesteps=20)
+
+    def nearly_right(x, t, classes, **guidance):
+        alpha, sigma = diffusion._alpha_sigma(t)
+        best = {"pred_noise": sigma * x, "pred_x0": alpha * x, "pred_v": torch.zeros_like(x)}[objective]
+        return best + 0.03 * torch.sin(3 * x)
+    diffusion.model.forward_with_cond_scale = nearly_right
+    samples = diffusion.sample(torch.zeros(50, dtype=torch.int64), generators=torch.Generator().manual_seed(0))
+    assert samples.std().item() == pytest.approx(1, abs=0.12)
 
 
 @pytest.mark.parametrize("clip", [True, False])
