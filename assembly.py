@@ -64,6 +64,11 @@ def build_diffusion(config: "Config") -> GaussianDiffusion:
         raise InputError(str(error)) from None
 
 
+def guidance_of(config: "Config") -> dict:
+    """How GaussianDiffusion.sample is to be guided."""
+    return {name: getattr(config, name) for name in ("cond_scale", "rescaled_phi", "remove_parallel_component")}
+
+
 def clipping_is_justified(config: "Config", statistics: LatentStatistics) -> bool:
     """Clamping x_start to [-1, 1] is right for data within it, which standardized latents never are."""
     if config.standardize_latents:

@@ -1,11 +1,11 @@
 """Step 4: draw new spectrograms of each user from a checkpoint."""
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from assembly import build_diffusion, clipping_is_justified, open_vae, split_settings
+from assembly import build_diffusion, clipping_is_justified, guidance_of, open_vae, split_settings
 from denoising_diffusion_pytorch import GaussianDiffusion
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
@@ -23,38 +23,71 @@ from vae.kl_vae import KL_VAE
 
 MANIFEST = "manifest.json"
 GRID_COLUMNS = 8
-SAMPLING = ("sampler", "sampling_timesteps", "ddim_sampling_eta", "cond_scale", "rescaled_phi", "use_cfg_plus_plus",
-            "seed")     # the constants that decide what is drawn from given weights
 
 
-def load_generator(checkpoint_path: Path, device: torch.device, **changes
-                   ) -> tuple[GaussianDiffusion, KL_VAE, LatentScaling, Config, dict]:
-    """The averaged network of a checkpoint, ready to sample, with its VAE and latent scaling.
+@dataclass(frozen=True)
+class Sampling:
+    """Constants that take the place of the checkpoint's own; None keeps those."""
+    cond_scale: float | None = None  # guidance: 1 none, higher = more typical of the user and less diverse
+    rescaled_phi: float | None = None  # how far guidance's gain in contrast is taken back, 0 … 1
+    remove_parallel_component: bool | None = None  # drop the part of guidance that only raises contrast
+    use_cfg_plus_plus: bool | None = None  # CFG++ guidance, with cond_scale in (0, 1]
+    sampler: str | None = None  # dpmpp_2m, ddim or ddpm
+    sampling_timesteps: int | None = None  # network evaluations per image
+    ddim_sampling_eta: float | None = None  # ddim: 0 deterministic, 1 as noisy as ddpm
+    seed: int | None = None  # with user and index it determines an image
 
-    changes: Config constants that replace the checkpoint's, those that are None excepted. Returns also the Config and
-    what identifies the model (for the manifest).
-    """
-    checkpoint = load_checkpoint(checkpoint_path)
-    trained = config_of(checkpoint)
-    config = replace(trained, **{key: value for key, value in changes.items() if value is not None})
-    check_constants(config)
-    weights = ema_unet_weights(checkpoint)
-    diffusion = build_diffusion(config)
-    load_unet_weights(diffusion.model, weights, checkpoint_path)
-    vae = open_vae(config, device)
-    trained_with = checkpoint.get("vae_fingerprint")
-    if trained_with not in (None, vae.fingerprint()):
-        raise InputError(f"{checkpoint_path} was trained on the latents of another VAE than {config.vae_path}; "
-                         "give the right one with --vae_path")
-    if "latent_statistics" in checkpoint:
-        statistics = LatentStatistics(**checkpoint["latent_statistics"])
-        diffusion.clip_x_start = clipping_is_justified(config, statistics)
-        scaling = statistics.scaling(config.standardize_latents)
-    else:       # the older format trained raw latents, and always clamped
-        diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
-    identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": vae.fingerprint(),
-                "split": split_settings(trained).deciding() if checkpoint.get("config") else {}}
-    return diffusion.to(device).eval(), vae, scaling, config, identity
+    def applied_to(self, config: Config) -> Config:
+        return replace(config, **{name: value for name, value in vars(self).items() if value is not None})
+
+    @staticmethod
+    def of(config: Config) -> dict:
+        """The same constants of a Config."""
+        return {field.name: getattr(config, field.name) for field in fields(Sampling)}
+
+
+@dataclass(frozen=True)
+class ImageGenerator:
+    """The averaged network of a checkpoint with its VAE and latent scaling, ready to draw."""
+    config: Config
+    diffusion: GaussianDiffusion
+    vae: KL_VAE
+    scaling: LatentScaling
+    identity: dict      # what tells this model from others, for the manifest
+
+    @staticmethod
+    def load(path: Path, device: torch.device, sampling: Sampling, vae_path: Path | None) -> "ImageGenerator":
+        checkpoint = load_checkpoint(path)
+        trained = config_of(checkpoint)
+        config = sampling.applied_to(replace(trained, vae_path=vae_path or trained.vae_path))
+        check_constants(config)
+        weights = ema_unet_weights(checkpoint)
+        diffusion = build_diffusion(config)
+        load_unet_weights(diffusion.model, weights, path)
+        vae = open_vae(config, device)
+        fingerprint = vae.fingerprint()
+        if checkpoint.get("vae_fingerprint") not in (None, fingerprint):
+            raise InputError(f"{path} was trained on the latents of another VAE than {config.vae_path}; give the right "
+                             "one with --vae_path")
+        if "latent_statistics" in checkpoint:
+            statistics = LatentStatistics(**checkpoint["latent_statistics"])
+            diffusion.clip_x_start = clipping_is_justified(config, statistics)
+            scaling = statistics.scaling(config.standardize_latents)
+        else:       # the older format trained raw latents, and always clamped
+            diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
+        identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
+                    "split": split_settings(trained).deciding() if checkpoint.get("config") else {}}
+        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity)
+
+    @torch.inference_mode()
+    def draw(self, users: list[int], seeds: list[int]) -> torch.Tensor:
+        """One image per (user, seed): (n, height, width, 3) uint8 on the CPU."""
+        classes = torch.tensor(users, device=self.diffusion.device) - 1
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        latents = self.diffusion.sample(classes, generators=generators, **guidance_of(self.config))
+        parts = self.scaling.restore(latents).split(self.config.vae_batch_size)
+        images = torch.cat([self.vae.decode_latents(part) for part in parts])
+        return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
 
 def choose_users(all_users: bool, user_id: tuple[int, ...], num_users: int) -> list[int]:
@@ -83,23 +116,17 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
     return manifest
 
 
-@torch.inference_mode()
-def draw_images(diffusion: GaussianDiffusion, vae: KL_VAE, scaling: LatentScaling, users: list[int], seeds: list[int],
-                guidance: dict, vae_batch_size: int) -> torch.Tensor:
-    """One image per (user, seed): (n, height, width, 3) uint8 on the CPU."""
-    classes = torch.tensor(users, device=diffusion.device) - 1
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    latents = diffusion.sample(classes, generators=generators, **guidance)
-    images = torch.cat([vae.decode_latents(part) for part in scaling.restore(latents).split(vae_batch_size)])
-    return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
+def newest_checkpoint(folder: Path) -> Path:
+    milestones = list_milestones(folder)
+    if not milestones:
+        raise InputError(f"no checkpoint in {folder}; train first, or give --checkpoint")
+    return milestone_path(folder, milestones[-1])
 
 
 def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per_user: int = 50,
          user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
-         cond_scale: float | None = None, rescaled_phi: float | None = None, sampler: str | None = None,
-         sampling_timesteps: int | None = None, ddim_sampling_eta: float | None = None,
-         use_cfg_plus_plus: bool | None = None, batch_size: int = 32, seed: int | None = None, device: str = "auto",
-         vae_path: Path | None = None, save_grid: bool = False):
+         sampling: Sampling = Sampling(), batch_size: int = 32, device: str = "auto", vae_path: Path | None = None,
+         save_grid: bool = False):
     """Draw spectrograms from a checkpoint, step 4 of 5. Run again, it makes only what is missing.
 
     Options that default to None keep what the checkpoint was trained with.
@@ -111,53 +138,35 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         user_id: draw num_samples images of these users, numbered as their folders are (1, 2, …)
         num_samples: images of each user, with --user_id
         output_dir: gets ID_<n>/*.png and manifest.json
-        cond_scale: guidance: 1 none, higher = more typical of the user and less diverse
-        rescaled_phi: how far guidance's gain in contrast is taken back, 0 … 1
-        sampler: dpmpp_2m, ddim or ddpm
-        sampling_timesteps: network evaluations per image
-        ddim_sampling_eta: ddim: 0 deterministic, 1 as noisy as ddpm
-        use_cfg_plus_plus: CFG++ guidance, with cond_scale in (0, 1]
         batch_size: images drawn at once; changes an image by rounding at most
-        seed: with user and index it determines an image
         device: auto, cpu, cuda or cuda:<n>
         vae_path: weights of the VAE, where they are not at the checkpoint's vae_path
         save_grid: also write grid.png, a row per user
     """
     torch_device = choose_device(device)
-    if checkpoint is None:
-        milestones = list_milestones(Config.results_folder)
-        if not milestones:
-            raise InputError(f"no checkpoint in {Config.results_folder}; train first, or give --checkpoint")
-        checkpoint = milestone_path(Config.results_folder, milestones[-1])
+    checkpoint = checkpoint or newest_checkpoint(Config.results_folder)
     count = samples_per_user if all_users else num_samples
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
-    diffusion, vae, scaling, config, identity = load_generator(
-        checkpoint, torch_device, cond_scale=cond_scale, rescaled_phi=rescaled_phi, sampler=sampler,
-        sampling_timesteps=sampling_timesteps, ddim_sampling_eta=ddim_sampling_eta,
-        use_cfg_plus_plus=use_cfg_plus_plus, seed=seed, vae_path=vae_path)
-    users = choose_users(all_users, user_id, config.num_users)
-    sampling = {key: getattr(config, key) for key in SAMPLING}
-    manifest = open_manifest(output_dir, {**identity, **sampling}) | {"checkpoint": str(checkpoint)}
-    print(f"{checkpoint}, step {identity['step']}: " + ", ".join(f"{key} {value}" for key, value in sampling.items()))
+    generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path)
+    users = choose_users(all_users, user_id, generator.config.num_users)
+    settings = Sampling.of(generator.config)
+    manifest = open_manifest(output_dir, generator.identity | settings) | {"checkpoint": str(checkpoint)}
+    print(f"{checkpoint}, step {manifest['step']}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
 
-    wanted = {f"ID_{user}/ID{user}_synthetic_Doppler{index}.png": (user, index)
+    wanted = {f"ID_{user}/ID{user}_synthetic_Doppler{index}.png": (user, derive_seed(settings["seed"], user, index))
               for user in users for index in range(1, count + 1)}
-    manifest["images"] |= {name: {"user": user, "index": index, "seed": derive_seed(config.seed, user, index)}
-                           for name, (user, index) in wanted.items()}
+    manifest["images"] |= {name: {"user": user, "seed": seed} for name, (user, seed) in wanted.items()}
     write_json(output_dir / MANIFEST, manifest)
     missing = [name for name in wanted if not (output_dir / name).exists()]
-    guidance = {"cond_scale": config.cond_scale, "rescaled_phi": config.rescaled_phi}
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="drawing", unit="image", disable=None) as bar:
         for start in range(0, len(missing), batch_size):
             names = missing[start:start + batch_size]
-            images = draw_images(diffusion, vae, scaling, [wanted[name][0] for name in names],
-                                 [manifest["images"][name]["seed"] for name in names], guidance, config.vae_batch_size)
-            for name, image in zip(names, images):
+            for name, image in zip(names, generator.draw(*map(list, zip(*(wanted[name] for name in names))))):
                 save_image(output_dir / name, image.numpy())
             bar.update(len(names))
     if save_grid:
-        save_figure(draw_grid(output_dir, list(wanted), users, config.image_size), output_dir / "grid.png")
+        save_figure(draw_grid(output_dir, list(wanted), users, generator.config.image_size), output_dir / "grid.png")
     print(f"{len(missing)} images drawn, {len(wanted) - len(missing)} were there already: {output_dir}\n"
           f"next: python classify.py --synthetic {output_dir}")
 

@@ -2,7 +2,6 @@
 import sys
 
 import numpy as np
-import torch
 
 from assembly import open_split, open_vae
 from groundwork.command_line import run
@@ -15,32 +14,10 @@ from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
 from microdoppler.spectrograms import labels_of
 from train_latent_cfg import PRESETS, Config, check_constants
+from vae.quality import measure
 
 GOOD_MSE, ACCEPTABLE_MSE = 0.01, 0.05       # of pixels in [0, 1]; 20 dB and 13 dB
 SHOWN = 8
-
-
-@torch.inference_mode()
-def measure(vae, images: torch.Tensor, batch_size: int, device: torch.device, seed: int) -> tuple[dict, torch.Tensor]:
-    """({shape, min, max, mean, std, per-channel values, mse, psnr_db}, reconstructions uint8 on the CPU).
-
-    images: (n, 3, s, s) uint8. The latents are posterior samples, as in training; reconstructions are of the means.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    latents, reconstructions, square_error = [], [], 0.0
-    for batch in images.split(batch_size):
-        batch = batch.to(device).float() / 255
-        posterior = vae.encode(batch)
-        latents.append((vae.scale_factor * posterior.sample(generator)).cpu())
-        decoded = vae.decode_latents(vae.scale_factor * posterior.mean)
-        square_error += (decoded - batch).square().sum().item()
-        reconstructions.append((decoded * 255).round().byte().cpu())
-    latents, mse = torch.cat(latents), square_error / images.numel()
-    return {"shape": list(latents.shape), "min": latents.min().item(), "max": latents.max().item(),
-            "mean": latents.mean().item(), "std": latents.std().item(),
-            "channel_mean": latents.mean(dim=(0, 2, 3)).tolist(), "channel_std": latents.std(dim=(0, 2, 3)).tolist(),
-            "channel_min": latents.amin(dim=(0, 2, 3)).tolist(), "channel_max": latents.amax(dim=(0, 2, 3)).tolist(),
-            "mse": mse, "psnr_db": -10 * float(np.log10(max(mse, 1e-12)))}, torch.cat(reconstructions)
 
 
 def judge(figures: dict) -> dict:
@@ -80,7 +57,7 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     paths, _ = labels_of(open_split(config).train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
     images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading")
-    figures, reconstructions = measure(vae, images, config.vae_batch_size, device, config.seed)
+    figures, reconstructions = measure(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
     figures |= judge(figures)
     print(report(figures, config))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from assembly import build_diffusion, clipping_is_justified, open_cache, open_split, open_vae
+from assembly import build_diffusion, clipping_is_justified, guidance_of, open_cache, open_split, open_vae
 from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path, read_off_tensors
 from denoising_diffusion_pytorch.trainer import Trainer, join_processes
 from groundwork.command_line import run
@@ -76,6 +76,7 @@ class Config:
     ddim_sampling_eta: float = 0.0  # ddim: 0 deterministic, 1 as noisy as ddpm and poor at few steps
     cond_scale: float = 2.0  # guidance: 1 none, higher = more typical of the user and less diverse
     rescaled_phi: float = 0.7  # how far guidance's gain in contrast is taken back, 0 … 1
+    remove_parallel_component: bool = True  # drop the part of guidance that only raises contrast
     use_cfg_plus_plus: bool = False  # CFG++; cond_scale then lies in (0, 1]
     vae_batch_size: int = 16  # images that go through the VAE at once
     # --- classifier
@@ -265,7 +266,7 @@ def main(config: Config, *, resume: str | None = None):
     if processes.is_main_process:
         set_aside_later(config.results_folder, trainer.step, config.save_and_sample_every)
         watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, num_samples=config.num_samples,
-                                   cond_scale=config.cond_scale, rescaled_phi=config.rescaled_phi, seed=config.seed)
+                                   guidance=guidance_of(config), seed=config.seed)
         real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
                 for user in watcher.users}
         recorder = Recorder(config, trainer, watcher, real, {

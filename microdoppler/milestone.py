@@ -11,14 +11,14 @@ class MilestoneWatcher:
     """Draws the same users from the same noise at every milestone, so that pictures can be compared through time.
 
     diffusion: the averaged model, with sample(), draw() and its loss, on standardized latents; vae: decode_latents();
-    cache: the training latents; scaling: between the two; num_samples: images in all, spread over `users` (rows).
+    cache: the training latents; scaling: between the two; num_samples: images in all, spread over `users` (rows);
+    guidance: for sample().
     """
 
     def __init__(self, diffusion, vae, cache: LatentCache, scaling: LatentScaling, *, num_samples: int,
-                 cond_scale: float, rescaled_phi: float, seed: int):
+                 guidance: dict, seed: int):
         self.diffusion, self.vae, self.cache, self.scaling = diffusion, vae, cache, scaling
-        self.guidance = {"cond_scale": cond_scale, "rescaled_phi": rescaled_phi}
-        self.seed = seed
+        self.guidance, self.seed = guidance, seed
         labels = cache.labels.unique()
         rows = min(len(labels), round(num_samples ** 0.5))
         chosen = labels[torch.linspace(0, len(labels) - 1, rows).round().long()]

@@ -169,7 +169,8 @@ def test_an_older_checkpoint_tells_its_network_and_diffusion(older_checkpoint):
 
 def test_an_older_checkpoint_generates(older_checkpoint, tmp_path):
     save_tensors(tmp_path / "kl_vae_best.pt", state_dict("kl_vae.shapes.json"))
-    generate.main(checkpoint=older_checkpoint, user_id=(31,), num_samples=1, sampling_timesteps=3, device="cpu",
+    generate.main(checkpoint=older_checkpoint, user_id=(31,), num_samples=1, device="cpu",
+                  sampling=generate.Sampling(sampling_timesteps=3),
                   vae_path=tmp_path / "kl_vae_best.pt", output_dir=tmp_path / "out")
     (file,) = (tmp_path / "out" / "ID_31").iterdir()
     assert Image.open(file).size == (256, 256)

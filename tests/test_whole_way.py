@@ -1,11 +1,14 @@
 """The five steps and the demo, as a user runs them, at a tiny size."""
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import fields
 
 import numpy as np
 import torch
-from conftest import DEMO_SIZE, TINY
+from conftest import DEMO_SIZE, ROOT, TINY
 from PIL import Image
 
 from demo import VAE_RECIPE
@@ -148,3 +151,21 @@ def test_images_never_seen_in_training_do_not_influence_it(script, demo, paths, 
     ours, theirs = (load_tensors(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
     assert all(torch.equal(ours["ema"][key], theirs["ema"][key]) for key in ours["ema"])
     assert ours["latent_statistics"] == theirs["latent_statistics"]
+
+
+def test_two_processes_train_as_one_does(demo, paths, tmp_path):
+    """From nothing but images and VAE: one process encodes, both train, and the weights agree up to rounding."""
+    folder, _ = demo
+    cache = tmp_path / "latents_cache"
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "train_latent_cfg.py", *paths,
+         "--latents_cache_folder", cache, "--device", "cpu"], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("wrote model-3.pt") == done.stdout.count("split: ") == 1
+    assert len((cache / "latents.json").read_text()) > 0
+    ours, theirs = (load_tensors(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
+    assert ours["step"] == 12
+    for key, value in theirs["model"].items():
+        assert torch.allclose(ours["model"][key], value, rtol=1e-2, atol=1e-3), key

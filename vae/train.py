@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from groundwork.command_line import run
 from groundwork.device import autocast, choose_device, grad_scaler
-from groundwork.errors import InputError
+from groundwork.errors import InputError, differences
 from groundwork.files import load_tensors, read_json, save_tensors
 from groundwork.images import load_images, save_image, time_order
 from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
+from vae.quality import measure
 
 VALIDATION_SHARE = 0.1      # of each user's training windows: the last ones in time
 GUARD = 3                   # windows overlap by 75 %, so these before them share pixels with validation
@@ -134,30 +135,11 @@ class VAETrainer:
             self.scaler.load_state_dict(state["scaler"])
 
 
-@torch.inference_mode()
-def evaluate(vae: KL_VAE, images: Tensor, batch_size: int = 8) -> dict:
-    """Reconstruction from the posterior mean, and the range of the scaled latents: {"mse", "psnr_db", "latent_…"}.
-
-    images: (n, 3, s, s) uint8; mse is of pixels in [0, 1].
-    """
-    device = next(vae.parameters()).device
-    latents, square_error = [], 0.0
-    for batch in images.split(batch_size):
-        batch = batch.to(device).float() / 255
-        latents.append(vae.encode_images(batch))
-        square_error += (vae.decode_latents(latents[-1]) - batch).square().sum().item()
-    latents, mse = torch.cat(latents), square_error / images.numel()
-    return {"mse": mse, "psnr_db": -10 * math.log10(max(mse, 1e-12)), "latent_mean": latents.mean().item(),
-            "latent_std": latents.std().item(), "latent_min": latents.min().item(), "latent_max": latents.max().item()}
-
-
-@torch.inference_mode()
-def reconstruction_picture(vae: KL_VAE, images: Tensor) -> np.ndarray:
-    """Originals above reconstructions, (2 s, SHOWN · s, 3) uint8, of up to SHOWN evenly spread images."""
-    chosen = images[torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().long()]
-    batch = chosen.to(next(vae.parameters()).device).float() / 255
-    decoded = (vae.decode_latents(vae.encode_images(batch)) * 255).round().byte().cpu()
-    return torch.cat([torch.cat(list(row), dim=2) for row in (chosen, decoded)], dim=1).permute(1, 2, 0).numpy()
+def reconstruction_picture(images: Tensor, reconstructions: Tensor) -> np.ndarray:
+    """Of (n, 3, s, s) uint8 each up to SHOWN, evenly spread, the first above the second: (2 s, SHOWN · s, 3) uint8."""
+    chosen = torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().long()
+    rows = [torch.cat(list(part[chosen]), dim=2) for part in (images, reconstructions)]
+    return torch.cat(rows, dim=1).permute(1, 2, 0).numpy()
 
 
 def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> dict | None:
@@ -174,22 +156,21 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
                              "choose another --output, or delete it")
         return None
     state = load_tensors(state_path)
-    different = [f"{key} was {state['settings'].get(key)}, is {value}" for key, value in settings.items()
-                 if state["settings"].get(key) != value]
-    if different:
-        raise InputError(f"{state_path} was trained with other settings: {'; '.join(different)}; "
-                         "resume with the same ones, or choose another --output")
+    changed = differences(state["settings"], settings)
+    if changed:
+        raise InputError(f"{state_path} was trained with {changed}; resume with the same settings, or choose another "
+                         "--output")
     return state
 
 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
     """Validate the averaged weights; write them and the reconstruction picture when no earlier ones did better."""
-    figures = evaluate(trainer.average, validation_images)
+    figures, reconstructions = measure(trainer.average, validation_images, batch_size=8, seed=trainer.seed)
     if figures["mse"] < trainer.best_mse:
         trainer.best_mse = figures["mse"]
         save_tensors(output, {**trainer.average.checkpoint(), "step": trainer.step, "validation": figures, **notes})
         save_image(output.with_name(f"{output.stem}_reconstruction.png"),
-                   reconstruction_picture(trainer.average, validation_images))
+                   reconstruction_picture(validation_images, reconstructions))
 
 
 def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | Path, ddconfig: dict,
@@ -199,8 +180,9 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
 
     Images are (n, 3, s, s) uint8. Every `validate_every` steps writes `output` (which KL_VAE.load reads) if it is the
     best yet, and, beside it, <stem>_state.pt (for `resume`) and <stem>_reconstruction.png (validation images above
-    their reconstructions). Returns `evaluate` of the best on the validation images, its step, and the seconds spent.
-    Raises InputError when the output exists and `resume` is False, or when the settings differ from the resumed ones.
+    their reconstructions). Returns vae.quality's figures of the best on the validation images, its step, and the
+    seconds spent. Raises InputError when the output exists and `resume` is False, or when the settings differ from
+    the resumed ones.
     """
     output = Path(output)
     state_path = output.with_name(f"{output.stem}_state.pt")
@@ -267,8 +249,8 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
                         kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every,
                         resume=resume)
     print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(validation)} validation "
-          f"images at step {results['step']}; latents std {results['latent_std']:.3f}, "
-          f"{results['latent_min']:.2f} … {results['latent_max']:.2f}; {results['seconds']:.0f} s")
+          f"images at step {results['step']}; latents std {results['std']:.3f}, "
+          f"{results['min']:.2f} … {results['max']:.2f}; {results['seconds']:.0f} s")
     return results
 
 

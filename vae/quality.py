@@ -1,0 +1,33 @@
+"""How well a VAE reconstructs images, and in which range its latents lie."""
+import math
+
+import torch
+from torch import Tensor
+
+from vae.kl_vae import KL_VAE
+
+
+@torch.inference_mode()
+def measure(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) -> tuple[dict, Tensor]:
+    """(figures, reconstructions (n, 3, s, s) uint8 on the CPU) of images (n, 3, s, s) uint8.
+
+    figures: of the scaled latents, which are posterior samples as in training: shape, min, max, mean, std and the same
+    per channel; of the reconstructions, which are of the posterior means: mse of pixels in [0, 1], psnr_db.
+    """
+    device = next(vae.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    latents, reconstructions, square_error = [], [], 0.0
+    for batch in images.split(batch_size):
+        batch = batch.to(device).float() / 255
+        posterior = vae.encode(batch)
+        latents.append((vae.scale_factor * posterior.sample(generator)).cpu())
+        decoded = vae.decode_latents(vae.scale_factor * posterior.mean)
+        square_error += (decoded - batch).square().sum().item()
+        reconstructions.append((decoded * 255).round().byte().cpu())
+    latents, mse = torch.cat(latents), square_error / images.numel()
+    figures = {"shape": list(latents.shape), "min": latents.min().item(), "max": latents.max().item(),
+               "mean": latents.mean().item(), "std": latents.std().item(),
+               "channel_min": latents.amin(dim=(0, 2, 3)).tolist(), "channel_max": latents.amax(dim=(0, 2, 3)).tolist(),
+               "channel_mean": latents.mean(dim=(0, 2, 3)).tolist(), "channel_std": latents.std(dim=(0, 2, 3)).tolist(),
+               "mse": mse, "psnr_db": -10 * math.log10(max(mse, 1e-12))}
+    return figures, torch.cat(reconstructions)
