@@ -74,7 +74,7 @@ class Config:
     sampler: str = "dpmpp_2m"  # dpmpp_2m, ddim, or ddpm (all timesteps)
     sampling_timesteps: int = 20  # network evaluations per image with dpmpp_2m and ddim
     ddim_sampling_eta: float = 0.0  # ddim: 0 deterministic, 1 as noisy as ddpm and poor at few steps
-    cond_scale: float = 2.0  # guidance: 1 none, higher = more typical of the user and less diverse
+    cond_scale: float = 5.0  # guidance: 1 none, higher = more typical of the user and less diverse
     rescaled_phi: float = 0.7  # how far guidance's gain in contrast is taken back, 0 … 1
     remove_parallel_component: bool = True  # drop the part of guidance that only raises contrast
     use_cfg_plus_plus: bool = False  # CFG++; cond_scale then lies in (0, 1]
