@@ -39,6 +39,10 @@ def test_every_file_the_readme_links_or_runs_exists():
         assert (ROOT / name).exists(), name
 
 
+def test_nothing_is_left_to_be_filled_in():
+    assert not re.findall(r"@@|TODO|XXX", README + (ROOT / "TRAINING_CHECKLIST.md").read_text())
+
+
 def test_packages_keep_apart():
     """The three packages do not import each other, nor any script; only scripts put them together."""
     packages = {"denoising_diffusion_pytorch", "vae", "microdoppler"}
