@@ -210,7 +210,7 @@ class Recorder:
         if "loss" in record:
             left = (self.config.train_num_steps - record["step"]) * self.trainer.global_batch
             self.latest = (f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s, "
-                           f"{left / record['images_per_second'] / 60:.0f} min left")
+                           f"{left / record['images_per_second'] / 60:.0f} min left, ")
 
     def milestone(self, milestone: int) -> None:
         step = self.trainer.step
@@ -219,7 +219,7 @@ class Recorder:
         caption = f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in health.items())
         save_figure(sample_grid(self.real, samples, caption), self.folder / f"sample-{milestone}.png")
         self.log({"step": step, "milestone": milestone, **health})
-        print(f"step {step}: {self.latest}; wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
+        print(f"step {step}: {self.latest}wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
 
 
 def main(config: Config, *, resume: str | None = None):
