@@ -14,7 +14,8 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
 
     Every parameter of `main` is an option named after it, `--with_underscores` or `--with-hyphens`; a parameter
     `config` whose type is a dataclass gives an option for each field. With `presets`, `--preset NAME` chooses the
-    instance that the other options then override. InputError ends the program with one line and status 2.
+    instance that the other options then override. InputError, and an OSError about a path, end the
+    program with one line and status 2.
     """
     if presets is not None:
         chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -27,6 +28,10 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
         return tyro.cli(main, use_underscores=True, config=(tyro.conf.OmitArgPrefixes,))
     except InputError as error:
         sys.exit(_complain(str(error)))
+    except OSError as error:        # a path that cannot be read or written: not ours to mend either
+        if error.filename is None:
+            raise
+        sys.exit(_complain(f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -212,6 +212,17 @@ def test_generate_refuses_to_mix_the_images_of_two_models(refused, demo, tmp_pat
     assert "made with weights" in refused(generate, "--checkpoint", path, "--user_id", "1", "--output_dir", out)
 
 
+def test_a_file_where_a_folder_is_expected(refused, paths, demo, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    checkpoint = demo[0] / "results" / "model-3.pt"
+    for line in (refused(train_latent_cfg, *paths, "--results_folder", tmp_path / "file"),
+                 refused(train_latent_cfg, *paths, "--latents_cache_folder", tmp_path / "file"),
+                 refused(classify, *paths, "--results_folder", tmp_path / "file"),
+                 refused(generate, "--checkpoint", checkpoint, "--all_users", "--output_dir", tmp_path / "file")):
+        assert str(tmp_path / "file") in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 # ---------------------------------------------------------------------------------------------------- resuming
 
 def test_resume_with_another_vae(refused, paths, demo, tmp_path):

@@ -250,8 +250,9 @@ def command(*arguments: str | Path) -> list[str]:
 
 def test_ctrl_c_ends_watching_quietly(tmp_path):
     folder = write_run(tmp_path, steps=500)
-    process = subprocess.Popen(command("--results_folder", folder, "--watch", 60), stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(      # a shell's background job, as this may be, has Ctrl-C switched off
+        command("--results_folder", folder, "--watch", 60), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     while process.stdout.readline().strip() != "":      # up to the blank line before the diagnosis
         pass
     assert "all is well" in process.stdout.readline()

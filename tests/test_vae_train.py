@@ -147,6 +147,9 @@ def test_bad_input_is_named(tmp_path):
         main(data, tmp_path / "a.pt", split, **{**options, "image_size": 15})
     with pytest.raises(InputError, match="num_steps is 0"):
         main(data, tmp_path / "a.pt", split, **{**options, "num_steps": 0})
+    for lr in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="lr is"):
+            main(data, tmp_path / "a.pt", split, **options, lr=lr)
     (data / "ID_1" / "Doppler3.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="Doppler3.png"):
         main(data, tmp_path / "a.pt", split, **options)

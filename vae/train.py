@@ -240,6 +240,8 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
                         "batch_size": batch_size, "validate_every": validate_every, "ch_mult": min(ch_mult)}.items():
         if value < 1:
             raise InputError(f"{name} is {value}; expected at least 1")
+    if not 0 < lr < math.inf or not 0 <= kl_weight < math.inf:
+        raise InputError(f"lr is {lr}, kl_weight is {kl_weight}; expected more than 0, and 0 or more")
     torch_device = choose_device(device)
     training, validation = read_split(split)
     train_images, validation_images = (load_images(data_path, names, image_size, "reading images")
