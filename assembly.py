@@ -44,6 +44,8 @@ def open_cache(config: "Config", split: Split, vae: KL_VAE, device: torch.device
     cache = load_or_encode(vae, config.data_path, paths, labels, image_size=config.image_size,
                            folder=config.latents_cache_folder, batch_size=config.vae_batch_size, device=device)
     check_range(cache.statistics, auto_normalize=config.auto_normalize)
+    if config.auto_normalize and config.standardize_latents:        # inside [0, 1], but not once standardized
+        raise InputError("auto_normalize and standardize_latents are both True; set auto_normalize = False")
     return cache
 
 

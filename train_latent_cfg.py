@@ -126,8 +126,6 @@ def check_constants(config: Config) -> None:
                 raise InputError(f"{name} is {value}; expected {expected}")
     if config.use_cfg_plus_plus and not config.cond_scale <= 1:
         raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected 0 … 1, try 0.6")
-    if config.auto_normalize and config.standardize_latents:
-        raise InputError("auto_normalize and standardize_latents are both True; set auto_normalize = False")
 
 
 # A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
