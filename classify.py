@@ -50,7 +50,7 @@ def check_manifest(folder: Path, config: Config) -> None:
     if not (folder / "manifest.json").exists():
         return
     manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict):
+    if not (isinstance(manifest, dict) and all(isinstance(manifest.get(key, {}), dict) for key in ("split", "images"))):
         raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
     trained_on = manifest.get("split")
     other = trained_on and differences(trained_on, split_settings(config).deciding())

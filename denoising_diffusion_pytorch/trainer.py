@@ -38,7 +38,7 @@ def join_processes(device: torch.device) -> PartialState:
 
     accelerate keeps the first settings of a Python process for good, but a notebook trains more than once.
     """
-    if not torch.distributed.is_initialized():
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)

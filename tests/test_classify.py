@@ -137,5 +137,8 @@ def test_a_set_drawn_by_a_model_of_another_split_is_refused_and_an_unfinished_on
     assert check({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == "" == check({}) == check({"split": {}})
     with pytest.raises(InputError, match="fold 2 .now 0."):
         check({"split": {**same, "fold": 2}})
+    for nonsense in ([], {"split": 1}, {"images": [1]}):
+        with pytest.raises(InputError, match="no manifest"):
+            check(nonsense)
     assert "warning: " in (said := check({"images": dict.fromkeys(["ID_1/Doppler1.png", "ID_1/Doppler2.png"])}))
     assert "lacks 1 of the 2" in said

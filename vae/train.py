@@ -156,6 +156,8 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
                              "choose another --output, or delete it")
         return None
     state = load_tensors(state_path)
+    if not (isinstance(state, dict) and isinstance(state.get("settings"), dict)):
+        raise InputError(f"{state_path} is no state of a VAE's training; delete it and {output} to start anew")
     changed = differences(state["settings"], settings)
     if changed:
         raise InputError(f"{state_path} was trained with {changed}; resume with the same settings, or choose another "
