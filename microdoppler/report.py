@@ -78,6 +78,7 @@ TEMPLATE = """<!DOCTYPE html>
   caption { text-align: left; color: #555; padding-bottom: .3rem; }
   th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
   th:first-child, td:first-child { text-align: left; }
+  td { white-space: nowrap; }
   figure { margin: 1.5rem 0; }
   figure img { max-width: 100%; height: auto; }
   figcaption { color: #555; font-size: .9rem; }
