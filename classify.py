@@ -1,7 +1,7 @@
 """Step 5: does the synthetic data help? ResNet18 on real images alone, and on real + each synthetic set."""
 from pathlib import Path
 
-from assembly import open_split, split_settings
+from assembly import open_split
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError, differences, shortened
@@ -9,6 +9,7 @@ from groundwork.files import read_json, write_json
 from groundwork.images import load_images
 from microdoppler.report import Picture, Section, render_report, save_figure
 from microdoppler.spectrograms import find_users, labels_of, user_folders
+from microdoppler.split import Split
 from microdoppler.study import Arm, ImageSet, run_study, summarize
 from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, results_table
 from train_latent_cfg import PRESETS, Config, check_constants
@@ -44,17 +45,18 @@ def name_arms(folders: tuple[Path, ...]) -> list[str]:
     return [f"real + {Path(*path.parts[-depth:])}" for path in paths]
 
 
-def check_manifest(folder: Path, config: Config) -> None:
-    """Raises InputError when generate.py's manifest says that the model may have seen test images; warns of images
-    that are missing. A folder without a manifest is taken as it is."""
+def check_manifest(folder: Path, split: Split) -> None:
+    """Raises InputError when generate.py's manifest says that the model may have seen test images; warns when it says
+    nothing of that, and of images that are missing. A folder without a manifest is taken as it is."""
     if not (folder / "manifest.json").exists():
         return
     manifest = read_json(folder / "manifest.json")
     if not (isinstance(manifest, dict) and all(isinstance(manifest.get(key, {}), dict) for key in ("split", "images"))):
         raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
-    trained_on = manifest.get("split")
-    other = trained_on and differences(trained_on, split_settings(config).deciding())
-    if other:
+    if not (trained_on := manifest.get("split")):
+        print(f"warning: on which images {folder}'s model was trained is unknown; if test images were among them, its "
+              "result is too good")
+    elif other := differences(trained_on, split.identity()):
         raise InputError(f"{folder} comes from a model trained on another split: {other}; it may have seen images "
                          "that are tested on now: go back to those constants, or train on this split")
     absent = sum(not (folder / name).exists() for name in manifest.get("images", {}))
@@ -78,9 +80,9 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = ()):
     device = choose_device(config.device)
     arm_names = name_arms(synthetic)
     found = [find_synthetic(folder, config.num_users) for folder in synthetic]
-    for path in synthetic:
-        check_manifest(path, config)
     split = open_split(config)
+    for path in synthetic:
+        check_manifest(path, split)
 
     size = config.classifier_image_size
     real = load_set(config.data_path, split.train_images, size, "real training images")

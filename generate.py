@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from assembly import build_diffusion, clipping_is_justified, guidance_of, open_vae, split_settings
+from assembly import build_diffusion, clipping_is_justified, guidance_of, open_vae
 from denoising_diffusion_pytorch import GaussianDiffusion
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
@@ -58,8 +58,8 @@ class ImageGenerator:
     @staticmethod
     def load(path: Path, device: torch.device, sampling: Sampling, vae_path: Path | None) -> "ImageGenerator":
         checkpoint = load_checkpoint(path)
-        trained = config_of(checkpoint)
-        config = sampling.applied_to(replace(trained, vae_path=vae_path or trained.vae_path))
+        config = sampling.applied_to(config_of(checkpoint))
+        config = replace(config, vae_path=vae_path or config.vae_path)
         check_constants(config)
         weights = ema_unet_weights(checkpoint)
         diffusion = build_diffusion(config)
@@ -76,7 +76,7 @@ class ImageGenerator:
         else:       # the older format trained raw latents, and always clamped
             diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
-                    "split": split_settings(trained).deciding() if checkpoint.get("config") else {}}
+                    "split": checkpoint.get("split", {})}
         return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity)
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
 from microdoppler.spectrograms import labels_of
 from train_latent_cfg import PRESETS, Config, check_constants
-from vae.quality import measure
+from vae.quality import measure_quality
 
 GOOD_MSE, ACCEPTABLE_MSE = 0.01, 0.05       # of pixels in [0, 1]; 20 dB and 13 dB
 SHOWN = 8
@@ -57,7 +57,7 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     paths, _ = labels_of(open_split(config).train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
     images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading")
-    figures, reconstructions = measure(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
+    figures, reconstructions = measure_quality(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
     figures |= judge(figures)
     print(report(figures, config))
 

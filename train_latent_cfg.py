@@ -9,7 +9,7 @@ import torch
 
 from assembly import build_diffusion, clipping_is_justified, guidance_of, open_cache, open_split, open_vae
 from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path, read_off_tensors
-from denoising_diffusion_pytorch.trainer import Trainer, join_processes
+from denoising_diffusion_pytorch.trainer import Recorder, Trainer, join_processes
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError, differences
@@ -52,7 +52,7 @@ class Config:
     objective: str = "pred_v"  # what the network predicts: pred_v, pred_noise or pred_x0
     beta_schedule: str = "cosine"  # noise schedule: cosine or linear
     min_snr_loss_weight: bool = True  # cap the weight of the easy, nearly clean timesteps
-    min_snr_gamma: float = 5  # the cap, a signal-to-noise ratio
+    min_snr_gamma: float = 5.0  # the cap, a signal-to-noise ratio
     offset_noise_strength: float = 0.0  # noise shared by all pixels of a channel; 0.1 helps very dark or bright data
     auto_normalize: bool = False  # map [0, 1] to [-1, 1]; wrong for latents outside [0, 1], see test_vae_range.py
     # --- training
@@ -105,7 +105,8 @@ LIMITS = (      # (what a constant must be, the test, the constants)
         "attn_heads", "timesteps", "train_batch_size", "gradient_accumulate_every", "train_num_steps",
         "ema_update_every", "save_and_sample_every", "num_samples", "log_every", "sampling_timesteps",
         "vae_batch_size", "classifier_steps", "classifier_seeds")),
-    ("0 or more", lambda value: value >= 0, ("split_guard", "seed", "offset_noise_strength", "cond_scale")),
+    ("0 or more", lambda value: value >= 0, ("split_guard", "offset_noise_strength", "cond_scale")),
+    ("0 … 2 000 000 000", lambda value: 0 <= value <= 2_000_000_000, ("seed",)),
     ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
     ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi")),
     ("two numbers from 0 to below 1", lambda value: all(0 <= beta < 1 for beta in value), ("adam_betas",)),
@@ -124,8 +125,8 @@ def check_constants(config: Config) -> None:
             numbers = value if isinstance(value, tuple) else (value,)
             if not (all(map(math.isfinite, numbers)) and holds(value)):
                 raise InputError(f"{name} is {value}; expected {expected}")
-    if config.use_cfg_plus_plus and not config.cond_scale <= 1:
-        raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected 0 … 1, try 0.6")
+    if config.use_cfg_plus_plus and not 0 < config.cond_scale <= 1:
+        raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected (0, 1], try 0.6")
 
 
 # A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
@@ -148,12 +149,23 @@ def config_of(checkpoint: dict) -> Config:
         known = read_off_tensors(checkpoint)
         return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),
                        standardize_latents=False, **known)
-    kinds = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(Config)}
+    names = {field.name for field in dataclasses.fields(Config)}
     try:
-        return replace(defaults, **{key: kinds[key](value) for key, value in checkpoint["config"].items()
-                                    if key in kinds})
-    except (TypeError, ValueError, AttributeError) as error:
+        return replace(defaults, **{name: _like(getattr(defaults, name), value)
+                                    for name, value in checkpoint["config"].items() if name in names})
+    except (TypeError, AttributeError) as error:
         raise InputError(f"the checkpoint's config is none of ours ({error}); expected constants of Config") from None
+
+
+def _like(default, value):
+    """A plain value as the type of a constant's default; raises TypeError when it is of another kind."""
+    if isinstance(default, (Path, tuple)):
+        return type(default)(value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(default):
+        raise TypeError(f"{value!r} is no {type(default).__name__}")
+    return value
 
 
 def resume_point(config: Config, resume: str | None) -> dict | None:
@@ -170,7 +182,7 @@ def resume_point(config: Config, resume: str | None) -> dict | None:
         raise InputError(f"--resume {resume}; expected latest or a milestone's number")
     path = milestone_path(config.results_folder, milestones[-1] if resume == "latest" else int(resume))
     checkpoint = load_checkpoint(path)
-    if not {"opt", "scaler", "seconds", "latent_statistics", "vae_fingerprint"} <= checkpoint.keys():
+    if not {"opt", "scaler", "seconds", "latent_statistics", "vae_fingerprint", "split"} <= checkpoint.keys():
         raise InputError(f"{path} is of the older format, which can generate but not be resumed")
     was, now = config_to_plain(config_of(checkpoint)), config_to_plain(config)
     changed = differences(was, {name: now[name] for name in FIXED_BY_CHECKPOINT})
@@ -191,7 +203,7 @@ def set_aside_later(folder: Path, step: int, milestone_every: int) -> None:
     print(f"milestones {', '.join(map(str, later))} are now in {aside}")
 
 
-class Recorder:
+class ResultsRecorder(Recorder):
     """Writes what a run leaves in results_folder: config.json, metrics.jsonl, and two files per milestone."""
 
     def __init__(self, config: Config, trainer: Trainer, watcher: MilestoneWatcher, real: dict, travels: dict):
@@ -231,17 +243,19 @@ def main(config: Config, *, resume: str | None = None):
     processes = join_processes(device)
     checkpoint = resume_point(config, resume)
     vae = open_vae(config, device)
+    vae_fingerprint = vae.fingerprint()
+    if checkpoint is not None and checkpoint["vae_fingerprint"] != vae_fingerprint:
+        raise InputError(f"the run in {config.results_folder} was trained on the latents of another VAE than "
+                         f"{config.vae_path}; go back to that one to resume")
     torch.manual_seed(config.seed)      # the network's first weights
     diffusion = build_diffusion(config)
     with processes.main_process_first():        # which writes what the others then read
         split = open_split(config)
+        if checkpoint is not None and checkpoint["split"] != split.identity():
+            raise InputError(f"the run in {config.results_folder} was trained on other images than this split's: "
+                             f"{differences(checkpoint['split'], split.identity())}; go back to its data_split.json")
         cache = open_cache(config, split, vae, device)
-    statistics, vae_fingerprint = cache.statistics, vae.fingerprint()
-    if checkpoint is not None:
-        if checkpoint["vae_fingerprint"] != vae_fingerprint:
-            raise InputError(f"the run in {config.results_folder} was trained on the latents of another VAE than "
-                             f"{config.vae_path}; go back to that one to resume")
-        statistics = LatentStatistics(**checkpoint["latent_statistics"])
+    statistics = cache.statistics if checkpoint is None else LatentStatistics(**checkpoint["latent_statistics"])
     print(f"latents: {len(cache)}, min {statistics.min:.3f}, max {statistics.max:.3f}, "
           f"std per channel {', '.join(f'{std:.3f}' for std in statistics.std)}")
     diffusion.clip_x_start = clipping_is_justified(config, statistics)
@@ -267,8 +281,9 @@ def main(config: Config, *, resume: str | None = None):
                                    guidance=guidance_of(config), seed=config.seed)
         real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
                 for user in watcher.users}
-        recorder = Recorder(config, trainer, watcher, real, {
-            "latent_statistics": dataclasses.asdict(statistics), "vae_fingerprint": vae_fingerprint})
+        recorder = ResultsRecorder(config, trainer, watcher, real, {
+            "latent_statistics": dataclasses.asdict(statistics), "vae_fingerprint": vae_fingerprint,
+            "split": split.identity()})
     trainer.train(config.train_num_steps, log_every=config.log_every, milestone_every=config.save_and_sample_every,
                   recorder=recorder)
     last = list_milestones(config.results_folder)[-1]

@@ -1,6 +1,7 @@
 """Command lines out of functions, and errors that a user can read."""
 import argparse
 import functools
+import os
 import sys
 from typing import Any, Callable, Mapping
 
@@ -37,5 +38,6 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
 
 
 def _complain(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":      # of several processes, which all meet the same error, one says so
+        print("error: " + " ".join(message.split()), file=sys.stderr)
     return 2

@@ -23,11 +23,16 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"device '{name}' is unknown; expected auto, cpu, cuda or cuda:<n>") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device '{name}' is not supported; expected auto, cpu, cuda or cuda:<n>")
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if device.type == "cuda" and device.index is not None and processes > 1:
+        raise InputError(f"device '{name}' was asked for by {processes} processes, of which each takes its own; "
+                         "use --device cuda")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise InputError(f"device '{name}' was asked for, but PyTorch {torch.__version__} sees "
-                         f"{torch.cuda.device_count()} CUDA devices; use --device cpu, or switch the accelerator on")
+                         f"{torch.cuda.device_count()} CUDA devices for {processes} processes; use --device cpu, "
+                         "switch the accelerator on, or launch fewer processes")
     return device
 
 

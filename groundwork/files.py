@@ -27,6 +27,8 @@ def atomic_path(path: str | Path):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:        # a full disk does not say which file it was about
+        raise OSError(error.errno, error.strerror, str(path)) from error if error.filename is None else error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -51,9 +53,12 @@ def read_json(path: str | Path) -> Any:
 
 
 def save_tensors(path: str | Path, value: dict) -> None:
-    """`torch.save`, whole or not at all."""
+    """`torch.save`, whole or not at all. Raises InputError when it cannot be written."""
     with atomic_path(path) as temporary:
-        torch.save(value, temporary)
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:       # what torch.save makes of a full disk
+            raise InputError(f"{path} cannot be written ({str(error).splitlines()[0]}); is the disk full?") from None
 
 
 def load_tensors(path: str | Path) -> Any:

@@ -3,6 +3,7 @@
 Windows overlap by 75 %, so that a random split puts near-copies of training images into the test set. The default
 therefore trains on one run of windows per user, and leaves a guard on each side of it out of both sets.
 """
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class SplitSettings:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.guard < 0:
             raise InputError(f"split_guard is {self.guard}; expected 0 or more")
+        if not 0 <= self.seed <= 2_000_000_000:     # RandomState takes 32 bits, and the user's number is added
+            raise InputError(f"seed is {self.seed}; expected 0 … 2 000 000 000")
 
     def deciding(self) -> dict:
         """The settings that the strategy uses: splits of the same images are equal when these are."""
@@ -49,6 +52,11 @@ class Split:
     settings: SplitSettings
     train_images: dict[int, list[str]]
     test_images: dict[int, list[str]]
+
+    def identity(self) -> dict:
+        """What tells apart splits that train on other images: the settings that decide, and a digest of the paths."""
+        paths = "\n".join(path for user in self.users for path in self.train_images[user])
+        return {**self.settings.deciding(), "train_images": hashlib.sha256(paths.encode()).hexdigest()[:16]}
 
     @property
     def users(self) -> list[int]:

@@ -1,8 +1,9 @@
 """Whatever is wrong with the input: one clear line, exit status 2, no traceback, nothing half-written."""
+import json
 import re
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -83,6 +84,11 @@ def test_auto_normalize_with_latents_outside_its_range(refused, paths, tmp_path,
     assert "auto_normalize is True, but the latents lie in [-" in line and not (tmp_path / "results").exists()
 
 
+def test_auto_normalize_with_standardized_latents(refused, paths, monkeypatch):
+    monkeypatch.setattr("assembly.check_range", lambda *_, **__: None)      # as if the latents were inside [0, 1]
+    assert "both True" in refused(train_latent_cfg, *paths, "--auto_normalize")
+
+
 @pytest.mark.parametrize("option, value, word", [("--objective", "pred_w", "pred_w"), ("--beta_schedule", "x", "x"),
                                                  ("--sampler", "euler", "dpmpp_2m"),
                                                  ("--sampling_timesteps", "2000", "2000"),
@@ -94,7 +100,8 @@ def test_nonsense_constants(refused, paths, tmp_path, option, value, word):
 
 
 @pytest.mark.parametrize("option, value", [
-    ("seed", "-1"), ("num_samples", "0"), ("ddim_sampling_eta", "1.5"), ("dim", "15"), ("train_batch_size", "0"),
+    ("seed", "-1"), ("seed", "9999999999999"), ("num_samples", "0"), ("ddim_sampling_eta", "1.5"), ("dim", "15"),
+    ("train_batch_size", "0"),
     ("train_lr", "0"), ("train_lr", "nan"), ("max_grad_norm", "inf"), ("cond_drop_prob", "1.1"), ("cond_scale", "-1"),
     ("adam_betas", "0.9 1"), ("train_num_steps", "0"), ("save_and_sample_every", "0"), ("vae_batch_size", "0"),
     ("num_users", "0"), ("classifier_image_size", "8")])
@@ -105,7 +112,7 @@ def test_constants_outside_their_limits(refused, paths, tmp_path, option, value)
 
 
 def test_constants_that_contradict_each_other(refused, paths, tmp_path):
-    assert "0 … 1" in refused(train_latent_cfg, *paths, "--use_cfg_plus_plus", "--cond_scale", "2")
+    assert "expected (0, 1]" in refused(train_latent_cfg, *paths, "--use_cfg_plus_plus", "--cond_scale", "2")
     assert not (tmp_path / "results").exists()
 
 
@@ -196,9 +203,18 @@ def test_generate_refuses_damaged_checkpoints(refused, demo, tmp_path, damage, w
 def test_a_config_that_lacks_newer_constants_takes_their_defaults(demo):
     checkpoint = load_tensors(demo[0] / "results" / "model-3.pt")
     whole = train_latent_cfg.config_of(checkpoint)
-    del checkpoint["config"]["rescaled_phi"], checkpoint["config"]["log_every"]
+    del checkpoint["config"]["dim"], checkpoint["config"]["log_every"]
     checkpoint["config"]["from_a_later_version"] = 1
-    assert train_latent_cfg.config_of(checkpoint) == replace(whole, rescaled_phi=0.7, log_every=50)
+    assert train_latent_cfg.config_of(checkpoint) == replace(whole, dim=48, log_every=50)
+
+
+def test_every_constant_survives_the_checkpoint():
+    def other(value):
+        return {bool: lambda: not value, int: lambda: value + 7, float: lambda: value + 0.25, str: lambda: value + "x",
+                tuple: lambda: (*value, 3)}.get(type(value), lambda: value / "x")()
+    changed = Config(**{field.name: other(getattr(Config(), field.name)) for field in fields(Config)})
+    plain = json.loads(json.dumps(train_latent_cfg.config_to_plain(changed)))
+    assert train_latent_cfg.config_of({"config": plain}) == changed
 
 
 def test_generate_refuses_to_mix_the_images_of_two_models(refused, demo, tmp_path):
@@ -232,10 +248,25 @@ def test_resume_with_another_vae(refused, paths, demo, tmp_path):
     vae["model_state_dict"]["quant_conv.bias"] += 1
     save_tensors(tmp_path / "other.pt", vae)
     shutil.copytree(demo[0] / "latents_cache", tmp_path / "cache")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
     line = refused(train_latent_cfg, *paths, "--vae_path", tmp_path / "other.pt", "--resume", "1",
                    "--latents_cache_folder", tmp_path / "cache")
     assert "another VAE" in line
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["model-1.pt"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
+
+
+def test_resume_on_other_training_images(refused, paths, demo, tmp_path):
+    """The same constants, but the split was made anew when the data set had changed."""
+    (tmp_path / "results").mkdir()
+    shutil.copy(demo[0] / "results" / "model-1.pt", tmp_path / "results")
+    shutil.copytree(demo[0] / "latents_cache", tmp_path / "cache")
+    split = json.loads((tmp_path / "cache" / "data_split.json").read_text())
+    user = split["users"]["1"]
+    user["train_images"][0], user["test_images"][0] = user["test_images"][0], user["train_images"][0]
+    (tmp_path / "cache" / "data_split.json").write_text(json.dumps(split))
+    line = refused(train_latent_cfg, *paths, "--resume", "1", "--latents_cache_folder", tmp_path / "cache")
+    assert "other images" in line and "train_images" in line
 
 
 def test_resume_of_nothing_and_of_nonsense(refused, paths, demo, tmp_path):

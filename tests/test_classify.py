@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import classify
-from assembly import split_settings
+from assembly import open_split
 from groundwork.errors import InputError
 from train_latent_cfg import PRESETS
 
@@ -131,14 +131,19 @@ def test_a_set_drawn_by_a_model_of_another_split_is_refused_and_an_unfinished_on
 
     def check(manifest: dict) -> str:
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        classify.check_manifest(folder, config)
+        classify.check_manifest(folder, split)
         return capsys.readouterr().out
-    same = split_settings(config).deciding()
-    assert check({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == "" == check({}) == check({"split": {}})
+    split = open_split(config)
+    capsys.readouterr()
+    same = split.identity()
+    assert check({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == ""
+    assert "is unknown" in check({"split": {}}) and "is unknown" in check({})
+    with pytest.raises(InputError, match="train_images other"):
+        check({"split": {**same, "train_images": "other"}})
     with pytest.raises(InputError, match="fold 2 .now 0."):
         check({"split": {**same, "fold": 2}})
     for nonsense in ([], {"split": 1}, {"images": [1]}):
         with pytest.raises(InputError, match="no manifest"):
             check(nonsense)
-    assert "warning: " in (said := check({"images": dict.fromkeys(["ID_1/Doppler1.png", "ID_1/Doppler2.png"])}))
-    assert "lacks 1 of the 2" in said
+    said = check({"split": same, "images": dict.fromkeys(["ID_1/Doppler1.png", "ID_1/Doppler2.png"])})
+    assert "warning: " in said and "lacks 1 of the 2" in said

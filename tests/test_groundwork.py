@@ -1,6 +1,10 @@
 """Devices, files and command lines."""
 import sys
+import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -8,18 +12,44 @@ import torch
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
-from groundwork.files import atomic_path, read_json, write_json
+from groundwork.files import atomic_path, read_json, save_tensors, write_json
 
 
 @pytest.mark.parametrize("environment, name, expected", [({}, "auto", "cuda:0"), ({}, "cuda", "cuda:0"),
                                                          ({"LOCAL_RANK": "1"}, "auto", "cuda:1"),
-                                                         ({"LOCAL_RANK": "1"}, "cuda:0", "cuda:0"), ({}, "cpu", "cpu")])
+                                                         ({}, "cuda:1", "cuda:1"), ({}, "cpu", "cpu")])
 def test_each_process_takes_its_own_cuda_device(monkeypatch, environment, name, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     assert choose_device(name) == torch.device(expected)
+
+
+def test_several_processes_cannot_share_one_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes"):
+        choose_device("cuda:1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="3 processes"):
+        choose_device("cuda")
+
+
+def test_a_full_disk_is_named_and_what_was_there_stays():
+    """/dev/full takes no byte; the temporary file is made a link to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "value.json"
+        write_json(path, {"a": 1})
+        with pytest.raises(OSError, match="value.json"):
+            with atomic_path(path) as temporary:
+                temporary.symlink_to("/dev/full")
+                temporary.write_text("x" * 100000)
+        with pytest.raises(InputError, match="disk full"):
+            with mock.patch("groundwork.files.atomic_path", lambda path: nullcontext("/dev/full")):
+                save_tensors(path, {"a": torch.zeros(100000)})
+        assert read_json(path) == {"a": 1} and len(list(Path(folder).iterdir())) == 1
 
 
 @pytest.mark.parametrize("name", ["cuda:2", "mps", "quantum", ""])

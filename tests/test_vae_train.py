@@ -10,7 +10,7 @@ from PIL import Image
 from groundwork.errors import InputError
 from groundwork.images import load_images
 from vae import KL_VAE, train
-from vae.quality import measure
+from vae.quality import measure_quality
 from vae.train import learning_rate, main, read_split, train_vae
 
 SETTINGS = {"ddconfig": {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1}, "num_steps": 6, "batch_size": 4, "lr": 2e-3,
@@ -69,7 +69,7 @@ def test_training_reads_no_test_image_and_leaves_weights_and_a_picture(tmp_path)
                    batch_size=4, lr=2e-3, validate_every=2, device="cpu")
     assert len(list(data.rglob("Doppler*"))) == 28              # the 10 test images were never there to be read
     vae, validation = KL_VAE.load(output), load_images(data, read_split(split)[1], 16)
-    figures, reconstructions = measure(vae, validation, batch_size=1, seed=0)
+    figures, reconstructions = measure_quality(vae, validation, batch_size=1, seed=0)
     assert figures["mse"] == pytest.approx(results["mse"], rel=1e-4)
     assert figures["mse"] == pytest.approx(((reconstructions / 255 - validation / 255) ** 2).mean().item(), rel=0.01)
     with Image.open(output.with_name("kl_vae_best_reconstruction.png")) as picture:
@@ -121,7 +121,7 @@ def test_another_seed_gives_other_weights(tmp_path):
 
 def test_saved_weights_are_the_best_validated_ones(tmp_path, monkeypatch):
     mse = iter([0.3, 0.1, 0.2])
-    monkeypatch.setattr(train, "measure", lambda _, images, **settings: ({"mse": next(mse)}, images))
+    monkeypatch.setattr(train, "measure_quality", lambda _, images, **settings: ({"mse": next(mse)}, images))
     results = train_vae(stripes(8), stripes(4), output=tmp_path / "vae.pt", **SETTINGS)
     assert results["step"] == 4 and results["mse"] == 0.1
 
@@ -147,6 +147,9 @@ def test_bad_input_is_named(tmp_path):
         main(data, tmp_path / "a.pt", split, **{**options, "image_size": 15})
     with pytest.raises(InputError, match="num_steps is 0"):
         main(data, tmp_path / "a.pt", split, **{**options, "num_steps": 0})
+    for changes, words in ({"ch_mult": ()}, "ch_mult is 0"), ({"seed": -1}, "seed is -1"):
+        with pytest.raises(InputError, match=words):
+            main(data, tmp_path / "a.pt", split, **{**options, **changes})
     for lr in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="lr is"):
             main(data, tmp_path / "a.pt", split, **options, lr=lr)

@@ -8,7 +8,7 @@ from vae.kl_vae import KL_VAE
 
 
 @torch.inference_mode()
-def measure(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) -> tuple[dict, Tensor]:
+def measure_quality(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) -> tuple[dict, Tensor]:
     """(figures, reconstructions (n, 3, s, s) uint8 on the CPU) of images (n, 3, s, s) uint8.
 
     figures: of the scaled latents, which are posterior samples as in training: shape, min, max, mean, std and the same

@@ -23,11 +23,11 @@ from tqdm import tqdm
 from groundwork.command_line import run
 from groundwork.device import autocast, choose_device, grad_scaler
 from groundwork.errors import InputError, differences
-from groundwork.files import load_tensors, read_json, save_tensors
+from groundwork.files import digest_tensors, load_tensors, read_json, save_tensors
 from groundwork.images import load_images, save_image, time_order
 from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
-from vae.quality import measure
+from vae.quality import measure_quality
 
 VALIDATION_SHARE = 0.1      # of each user's training windows: the last ones in time
 GUARD = 3                   # windows overlap by 75 %, so these before them share pixels with validation
@@ -167,7 +167,7 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
     """Validate the averaged weights; write them and the reconstruction picture when no earlier ones did better."""
-    figures, reconstructions = measure(trainer.average, validation_images, batch_size=8, seed=trainer.seed)
+    figures, reconstructions = measure_quality(trainer.average, validation_images, batch_size=8, seed=trainer.seed)
     if figures["mse"] < trainer.best_mse:
         trainer.best_mse = figures["mse"]
         save_tensors(output, {**trainer.average.checkpoint(), "step": trainer.step, "validation": figures, **notes})
@@ -190,7 +190,8 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     state_path = output.with_name(f"{output.stem}_state.pt")
     image_size = train_images.shape[-1]
     ddconfig = {key: list(value) if isinstance(value, tuple) else value for key, value in ddconfig.items()}
-    settings = {"ddconfig": ddconfig, "image_size": image_size, "num_train_images": len(train_images),
+    settings = {"ddconfig": ddconfig, "image_size": image_size,
+                "images": digest_tensors({"train": train_images, "validation": validation_images}),
                 "num_steps": num_steps, "batch_size": batch_size, "lr": lr, "kl_weight": kl_weight, "seed": seed,
                 "validate_every": validate_every}
     state = open_state(state_path, output, settings, resume)
@@ -239,9 +240,12 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         resume: go on where an interrupted run stopped
     """
     for name, value in {"image_size": image_size, "ch": ch, "num_res_blocks": num_res_blocks, "num_steps": num_steps,
-                        "batch_size": batch_size, "validate_every": validate_every, "ch_mult": min(ch_mult)}.items():
+                        "batch_size": batch_size, "validate_every": validate_every,
+                        "ch_mult": min(ch_mult, default=0)}.items():
         if value < 1:
             raise InputError(f"{name} is {value}; expected at least 1")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; expected 0 or more")
     if not 0 < lr < math.inf or not 0 <= kl_weight < math.inf:
         raise InputError(f"lr is {lr}, kl_weight is {kl_weight}; expected more than 0, and 0 or more")
     torch_device = choose_device(device)
