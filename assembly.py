@@ -6,8 +6,11 @@ import torch
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from groundwork.errors import InputError
 from microdoppler.latents import LatentCache, LatentStatistics, check_range, load_or_encode
+from microdoppler.overlap import Overlaps, load_or_find_overlaps
 from microdoppler.spectrograms import labels_of
-from microdoppler.split import Split, SplitSettings, describe, load_or_make_split
+from microdoppler.audit import audit_split
+from microdoppler.data_split import Split, SplitSettings, describe, load_or_make_split
+from microdoppler.stitching import plan_cuts
 from vae.kl_vae import KL_VAE
 
 if TYPE_CHECKING:       # train_latent_cfg imports this module
@@ -20,11 +23,17 @@ def split_settings(config: "Config") -> SplitSettings:
 
 
 def open_split(config: "Config") -> Split:
-    """The split of this configuration, made on first use; prints what it is."""
+    """The split of this configuration, made on first use; prints what it is, and whether it leaks."""
     split, warnings = load_or_make_split(config.latents_cache_folder / "data_split.json", config.data_path,
                                          split_settings(config))
-    print("\n".join([f"warning: {warning}" for warning in warnings] + [describe(split)]))
+    audit = audit_split(split, open_overlaps(config))
+    print("\n".join([*(f"warning: {warning}" for warning in warnings), describe(split), audit.line]))
     return split
+
+
+def open_overlaps(config: "Config") -> Overlaps:
+    """How the images of the data set overlap, found on first use."""
+    return load_or_find_overlaps(config.data_path, config.num_users, config.latents_cache_folder)
 
 
 def open_vae(config: "Config", device: torch.device) -> KL_VAE:
@@ -41,7 +50,10 @@ def open_vae(config: "Config", device: torch.device) -> KL_VAE:
 def open_cache(config: "Config", split: Split, vae: KL_VAE, device: torch.device) -> LatentCache:
     """The latents of the training images, encoded on first use. Refuses a range that auto_normalize would ruin."""
     paths, labels = labels_of(split.train_images)
-    cache = load_or_encode(vae, config.data_path, paths, labels, image_size=config.image_size,
+    following = open_overlaps(config).following if config.cuts_per_hop > 1 else {}
+    label_of, cuts = dict(zip(paths, labels.tolist())), plan_cuts(paths, following, config.cuts_per_hop)
+    labels = torch.tensor([label_of[cut.path] for cut in cuts])
+    cache = load_or_encode(vae, config.data_path, cuts, labels, image_size=config.image_size,
                            folder=config.latents_cache_folder, batch_size=config.vae_batch_size, device=device)
     check_range(cache.statistics, auto_normalize=config.auto_normalize)
     if config.auto_normalize and config.standardize_latents:        # inside [0, 1], but not once standardized

@@ -1,123 +1,136 @@
-"""Step 5: does the synthetic data help? ResNet18 on real images alone, and on real + each synthetic set."""
+"""Step 5: does the synthetic data help? ResNet18 on real images, with and without augmentation and synthetic sets."""
+from dataclasses import replace
 from pathlib import Path
 
-from assembly import open_split
+import torch
+
+from assembly import open_overlaps, open_split, split_settings
 from groundwork.command_line import run
 from groundwork.device import choose_device
-from groundwork.errors import InputError, differences, shortened
-from groundwork.files import read_json, write_json
+from groundwork.errors import InputError
+from groundwork.files import write_json
 from groundwork.images import load_images
-from microdoppler.report import Picture, Section, render_report, save_figure
-from microdoppler.spectrograms import find_users, labels_of, user_folders
-from microdoppler.split import Split
-from microdoppler.study import Arm, ImageSet, run_study, summarize
-from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, results_table
+from microdoppler.arms import ImageSet, arms_of
+from microdoppler.data_split import Split, split_images
+from microdoppler.overlap import Overlaps
+from microdoppler.recogniser import load_real, open_recogniser
+from microdoppler.report import Picture, Section, Table, render_report, save_figure
+from microdoppler.selection import closest_training, own_confidence, selection_table, subset, worth_keeping
+from microdoppler.spectrograms import labels_of
+from microdoppler.study import Fold, run_study
+from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, result_tables
+from microdoppler.summary import summarize
+from synthetic_sets import facts_of, find_synthetic, match_to_folds
 from train_latent_cfg import PRESETS, Config, check_constants
 
 
-def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:
-    """The images of a folder that generate.py made: {user: relative paths}, for exactly the users 1 … num_users."""
-    if not folder.is_dir():
-        raise InputError(f"--synthetic {folder} is no folder; expected one made by generate.py, with ID_<n>/*.png")
-    users, expected = set(user_folders(folder)), set(range(1, num_users + 1))
-    missing, strange = ([f"ID_{user}" for user in sorted(some)] for some in (expected - users, users - expected))
-    if not users:
-        raise InputError(f"--synthetic {folder} holds no ID_<n> folder; expected ID_1 … ID_{num_users}, as generate.py "
-                         "--all_users writes them")
-    if missing:
-        raise InputError(f"--synthetic {folder} lacks {shortened(missing)}; every arm needs all users "
-                         f"1 … {num_users}: generate them with --all_users")
-    if strange:
-        raise InputError(f"--synthetic {folder} holds {shortened(strange)}, but num_users is {num_users}; "
-                         "remove them, or give the folder that was made for these users")
-    return find_users(folder, num_users)
-
-
-def name_arms(folders: tuple[Path, ...]) -> list[str]:
-    """'real + <folder name>', with as many parent folders as tell the folders apart."""
-    paths = [folder.resolve() for folder in folders]
-    twice = {str(path) for path in paths if paths.count(path) > 1}
-    if twice:
-        raise InputError(f"--synthetic names {', '.join(sorted(twice))} more than once; give each folder once")
-    depth = 1
-    while len({path.parts[-depth:] for path in paths}) < len(paths):
-        depth += 1
-    return [f"real + {Path(*path.parts[-depth:])}" for path in paths]
-
-
-def check_manifest(folder: Path, split: Split) -> None:
-    """Raises InputError when generate.py's manifest says that the model may have seen test images; warns when it says
-    nothing of that, and of images that are missing. A folder without a manifest is taken as it is."""
-    if not (folder / "manifest.json").exists():
-        return
-    manifest = read_json(folder / "manifest.json")
-    if not (isinstance(manifest, dict) and all(isinstance(manifest.get(key, {}), dict) for key in ("split", "images"))):
-        raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
-    if not (trained_on := manifest.get("split")):
-        print(f"warning: on which images {folder}'s model was trained is unknown; if test images were among them, its "
-              "result is too good")
-    elif other := differences(trained_on, split.identity()):
-        raise InputError(f"{folder} comes from a model trained on another split: {other}; it may have seen images "
-                         "that are tested on now: go back to those constants, or train on this split")
-    absent = sum(not (folder / name).exists() for name in manifest.get("images", {}))
-    if absent:
-        print(f"warning: {folder} lacks {absent} of the {len(manifest['images'])} images of its manifest; "
-              "run generate.py again to finish it")
-
-
-def load_set(root: Path, images: dict[int, list[str]], image_size: int, label: str) -> ImageSet:
-    paths, labels = labels_of(images)
-    return ImageSet(load_images(root, paths, image_size, label), labels)
-
-
-def main(config: Config, *, synthetic: tuple[Path, ...] = ()):
+def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, ...] = (), seeds: int | None = None,
+         select: float | None = None):
     """Train classifiers on real and synthetic images and compare them, step 5 of 5.
 
+    Arms: real only, real + classical augmentation, and for each synthetic set real + synthetic, real + classical +
+    synthetic, synthetic only; every arm with the same number of steps. Run again, only missing runs are made.
+
     Args:
-        synthetic: folders that generate.py wrote, one arm each; none trains the baseline only
+        synthetic: folders that generate.py wrote. Of several folds, each needs its own, drawn by a model of that fold;
+            folders of the same name are one set
+        folds: which thirds of the recordings to train on, e.g. 0 1 2; default: split_fold
+        seeds: repeats of every arm and fold; default: classifier_seeds
+        select: adds arms with those synthetic images only that a classifier of the real training images assigns to
+            their user with at least this confidence (0 … 1) and that are no near-copies of training images
     """
     check_constants(config)
+    seeds = config.classifier_seeds if seeds is None else seeds
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}; expected at least 1")
+    if select is not None and not 0 <= select <= 1:
+        raise InputError(f"--select {select:g}; expected a confidence in 0 … 1")
     device = choose_device(config.device)
-    arm_names = name_arms(synthetic)
-    found = [find_synthetic(folder, config.num_users) for folder in synthetic]
-    split = open_split(config)
     for path in synthetic:
-        check_manifest(path, split)
-
-    size = config.classifier_image_size
-    real = load_set(config.data_path, split.train_images, size, "real training images")
-    test = load_set(config.data_path, split.test_images, size, "test images")
-    arms = [Arm("real only", real)] + [
-        Arm(name, real, load_set(folder, images, size, name))
-        for name, folder, images in zip(arm_names, synthetic, found)]
+        find_synthetic(path, config.num_users)
+    overlaps, splits = open_splits(config, folds)
+    sets = match_to_folds(synthetic, splits)
+    opened, tables = zip(*(open_fold(config, fold, split, overlaps, sets[fold], select, device)
+                           for fold, split in splits.items()))
     folder = config.results_folder / "classify"
     runs = run_study(
-        arms, test, num_classes=config.num_users, device=device, folder=folder,
-        seeds=range(config.seed, config.seed + config.classifier_seeds),
+        opened, num_classes=config.num_users, device=device, folder=folder,
+        seeds=range(config.seed, config.seed + seeds),
         recipe={"num_steps": config.classifier_steps, "batch_size": config.classifier_batch_size,
-                "lr": config.classifier_lr})
+                "lr": config.classifier_lr, "synthetic_share": config.classifier_synthetic_share})
     summary = summarize(runs)
-    write_report(summary, config, arms, folder)
-    print(f"\n{results_table(summary).as_text()}\n\n{conclusion(summary)}\n\nreport: {folder / 'report.html'}")
+    kept = [table for own in tables for table in own]
+    write_report(summary, config, opened, kept, folder)
+    shown = [*result_tables(summary), *kept]
+    print("\n" + "\n\n".join([*(table.as_text() for table in shown), conclusion(summary)])
+          + f"\n\nreport: {folder / 'report.html'}")
     return summary
 
 
-def write_report(summary: dict, config: Config, arms: list[Arm], folder: Path) -> None:
+def open_splits(config: Config, folds: tuple[int, ...]) -> tuple[Overlaps, dict[int, Split]]:
+    """The data set's overlaps, and the split of each fold; other folds than split_fold are not written to disk."""
+    if len(set(folds)) < len(folds):
+        raise InputError(f"--folds {' '.join(map(str, folds))}; expected each fold once")
+    if len(folds) > 1 and config.split_strategy != "contiguous":
+        raise InputError("--folds needs split_strategy contiguous; a random split has no folds")
+    settings = {fold: replace(split_settings(config), fold=fold) for fold in folds or (config.split_fold,)}
+    own = open_split(config)
+    overlaps = open_overlaps(config)
+    return overlaps, {fold: own if fold == config.split_fold else split_images(overlaps.names, wanted)
+                      for fold, wanted in settings.items()}
+
+
+def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, sets: dict[str, Path],
+              least: float | None, device: torch.device) -> tuple[Fold, list[Table]]:
+    """One fold with all its images loaded, and a table for each set of what --select keeps."""
+    size = config.classifier_image_size
+    real = load_real(config.data_path, split.train_images, overlaps.following, size, f"fold {number}: training images")
+    test = load_real(config.data_path, split.test_images, {}, size, f"fold {number}: test images")
+    opened = {name: load_synthetic(folder, find_synthetic(folder, config.num_users), size, name)
+              for name, folder in sets.items()}
+    selected, tables = {}, []
+    if least is not None and opened:
+        recogniser, training = open_recogniser(config.data_path, split, overlaps.following, image_size=size,
+                                               folder=config.latents_cache_folder, device=device)
+        for name, images in opened.items():
+            found = own_confidence(recogniser, images, training.images.shape[-1]), closest_training(images, training)
+            selected[name] = subset(images, worth_keeping(images, *found, least))
+            tables.append(selection_table(images, *found, least, f"{name}, fold {number}"))
+            if not len(selected[name].images):
+                raise InputError(f"--select {least:g} keeps no image of {sets[name]}; choose a lower confidence")
+    test_paths, _ = labels_of(split.test_images)
+    passes = [f"{path.split('/')[0]} pass {overlaps.pass_of[path]}" for path in test_paths]
+    return Fold(number, arms_of(real, opened, selected), test, passes,
+                {name: facts_of(folder) for name, folder in sets.items()}), tables
+
+
+def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, label: str) -> ImageSet:
+    paths, labels = labels_of(images)
+    return ImageSet(load_images(folder, paths, image_size, label), labels)
+
+
+def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], kept: list[Table], folder: Path) -> None:
     """summary.json, accuracy.png, confusion.png and report.html."""
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", {**summary, "selection": [vars(table) for table in kept]})
     save_figure(accuracy_figure(summary), folder / "accuracy.png")
     save_figure(confusion_figure(summary), folder / "confusion.png")
     method = (f"ResNet18 without pretraining, {config.classifier_image_size} px, {config.classifier_steps} steps of "
-              f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}; "
-              f"{len(arms[0].real.images)} real training images, {summary['num_test']} test images.")
-    mix = [f"{arm.name}: {len(arm.synthetic.images)} synthetic images, mixed with the real ones uniformly."
-           for arm in arms[1:]]
+              f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}; with both "
+              f"kinds of images, {config.classifier_synthetic_share:.0%} of every batch is synthetic. Classical "
+              "augmentation: windows cut at any time from neighbours of one pass stitched together, small Doppler "
+              "shifts, one stretch of time and one of Doppler masked.")
+    counts = [f"Fold {fold.number}: {len(fold.arms[0].real.images)} real training and {len(fold.test.images)} test "
+              f"images of {len(set(fold.passes))} passes." for fold in folds]
+    sets = [f"Fold {fold.number}, {name}: {facts['synthetic_folder']}" for fold in folds
+            for name, facts in fold.facts.items()]
     render_report(folder / "report.html", "Does the synthetic data help?", [
-        Section("Result", [conclusion(summary)], [results_table(summary)],
-                [Picture(folder / "accuracy.png", "Test accuracy of each arm; dots are seeds, the line the baseline")]),
+        Section("Result", [conclusion(summary)],
+                result_tables(summary),
+                [Picture(folder / "accuracy.png", "Test accuracy of each arm, and its difference from the baseline")]),
         Section("Who is mistaken for whom", pictures=[
-            Picture(folder / "confusion.png", "Confusion of the baseline and of the best synthetic arm, all seeds")]),
-        Section("Method", [method, *mix]),
+            Picture(folder / "confusion.png", "Confusion of real only and of the most accurate other arm, all runs")]),
+        *([Section("Selected synthetic images", tables=kept)] if kept else []),
+        Section("Method", [method, *counts, *sets]),
     ])
 
 

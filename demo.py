@@ -22,7 +22,7 @@ from microdoppler import simulate
 from microdoppler.pictures import image_grid
 from microdoppler.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.spectrograms import find_users
-from microdoppler.study_report import conclusion, results_table
+from microdoppler.study_report import conclusion, result_tables
 from train_latent_cfg import PRESETS, Config
 
 SHOWN = 4       # images of each kind per person
@@ -107,7 +107,7 @@ def write_report(config: Config, summary: dict, stage: Stopwatch, output_dir: Pa
     render_report(output_dir / "report.html", "Simulated micro-Doppler, from radar to verdict", [
         Section("Real (here: simulated) beside synthetic", ["The real ones are test images, which no model has seen."],
                 pictures=[Picture(output_dir / "real_and_synthetic.png", "A row per person")]),
-        Section("Does the synthetic data help?", [conclusion(summary)], [results_table(summary)],
+        Section("Does the synthetic data help?", [conclusion(summary)], result_tables(summary),
                 [Picture(config.results_folder / "classify" / "accuracy.png", "Accuracy on the test images"),
                  Picture(config.results_folder / "classify" / "confusion.png", "Who is mistaken for whom")]),
         Section("Diffusion training", pictures=[

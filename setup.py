@@ -20,6 +20,7 @@ setup(
         "tyro>=0.9.1",          # command lines out of dataclasses and functions
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped
+        "scikit-learn>=1.2",    # scores
     ],
     extras_require={"test": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.4"]},
 )

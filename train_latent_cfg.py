@@ -36,6 +36,7 @@ class Config:
     split_strategy: str = "contiguous"  # contiguous: a run of windows in time; random: leaks, as windows overlap
     split_fold: int = 0  # contiguous: which third of each recording is trained on: 0, 1 or 2
     split_guard: int = 4  # windows on each side of the training run that belong to neither set
+    cuts_per_hop: int = 4  # training windows per hop, cut from neighbours stitched together; 1: as recorded
     image_size: int = 256  # pixels, height = width
     latent_size: int = 32  # height = width of the VAE's latents at that image size
     latent_channels: int = 4  # channels of the VAE's latents
@@ -64,7 +65,7 @@ class Config:
     train_num_steps: int = 150000  # optimisation steps
     ema_decay: float = 0.9995  # of the averaged weights, which are the ones that draw samples
     ema_update_every: int = 10  # steps between two updates of the average
-    amp: bool = True  # mixed precision on CUDA: bf16 where native, else fp16; float32 on CPU
+    amp: bool = True  # mixed precision: bf16 where native, else fp16 on CUDA, float32 on CPU
     device: str = "auto"  # auto, cpu, cuda or cuda:<n>
     # --- watching
     save_and_sample_every: int = 2000  # steps between two milestones: model-<m>.pt and sample-<m>.png
@@ -84,7 +85,8 @@ class Config:
     classifier_steps: int = 1500  # optimisation steps, the same in every arm
     classifier_batch_size: int = 32  # images per step
     classifier_lr: float = 1e-3  # peak learning rate
-    classifier_seeds: int = 3  # repeats per arm
+    classifier_synthetic_share: float = 0.5  # of every batch, where an arm has real and synthetic images
+    classifier_seeds: int = 3  # repeats per arm and fold
 
 
 PRESETS = {
@@ -101,14 +103,15 @@ PRESETS = {
 
 LIMITS = (      # (what a constant must be, the test, the constants)
     ("at least 1", lambda value: value >= 1, (
-        "num_users", "images_per_user_train", "image_size", "latent_size", "latent_channels", "attn_dim_head",
-        "attn_heads", "timesteps", "train_batch_size", "gradient_accumulate_every", "train_num_steps",
+        "num_users", "images_per_user_train", "cuts_per_hop", "image_size", "latent_size", "latent_channels",
+        "attn_dim_head", "attn_heads", "timesteps", "train_batch_size", "gradient_accumulate_every", "train_num_steps",
         "ema_update_every", "save_and_sample_every", "num_samples", "log_every", "sampling_timesteps",
         "vae_batch_size", "classifier_steps", "classifier_seeds")),
     ("0 or more", lambda value: value >= 0, ("split_guard", "offset_noise_strength", "cond_scale")),
     ("0 … 2 000 000 000", lambda value: 0 <= value <= 2_000_000_000, ("seed",)),
     ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
-    ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi")),
+    ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi",
+                                                 "classifier_synthetic_share")),
     ("two numbers from 0 to below 1", lambda value: all(0 <= beta < 1 for beta in value), ("adam_betas",)),
     ("even and at least 4, for sines and cosines of the time", lambda value: value >= 4 and value % 2 == 0, ("dim",)),
     ("at least one number, none below 1", lambda value: value and min(value) >= 1, ("dim_mults",)),
@@ -131,9 +134,9 @@ def check_constants(config: Config) -> None:
 
 # A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
 FIXED_BY_CHECKPOINT = (
-    "num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "image_size", "latent_size",
-    "latent_channels", "standardize_latents", "seed", "dim", "dim_mults", "attn_dim_head", "attn_heads", "timesteps",
-    "objective", "beta_schedule", "auto_normalize", "save_and_sample_every")
+    "num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "cuts_per_hop", "image_size",
+    "latent_size", "latent_channels", "standardize_latents", "seed", "dim", "dim_mults", "attn_dim_head", "attn_heads",
+    "timesteps", "objective", "beta_schedule", "auto_normalize", "save_and_sample_every")
 
 
 def config_to_plain(config: Config) -> dict:
@@ -144,7 +147,7 @@ def config_to_plain(config: Config) -> dict:
 
 def config_of(checkpoint: dict) -> Config:
     """The Config a checkpoint was trained with; what an older one does not say is read off its tensors."""
-    defaults = Config()
+    defaults = replace(Config(), cuts_per_hop=1)        # as in the runs before there was a choice
     if not checkpoint.get("config"):
         known = read_off_tensors(checkpoint)
         return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),

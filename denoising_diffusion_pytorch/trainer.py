@@ -79,7 +79,7 @@ class Trainer:
                              f"evenly among {self.accelerator.num_processes} processes")
         self.micro_batch = train_batch_size
         self.draw_batch, self.num_items, self.seed, self.max_grad_norm = draw_batch, num_items, seed, max_grad_norm
-        self.diffusion = diffusion.to(self.accelerator.device)
+        self.diffusion = diffusion.to(self.accelerator.device, memory_format=torch.channels_last)   # convolves faster
         self.ema = EMA(self.diffusion, beta=ema_decay, update_every=ema_update_every, include_online_model=False)
         self.ema.ema_model.eval()
         optimizer = torch.optim.Adam(diffusion.parameters(), lr=train_lr, betas=adam_betas)

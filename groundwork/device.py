@@ -37,12 +37,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the hardware has it (compute capability 8.0), float16 on older CUDA, None on a CPU.
+    """bfloat16 where the hardware has it (CUDA of compute capability 8.0, CPUs with AVX512-BF16 or AMX), float16 on
+    older CUDA, None on other CPUs.
 
     torch.cuda.is_bf16_supported() is no guide: it counts emulation.
     """
     if device.type != "cuda":
-        return None
+        found = getattr(torch.cpu, "get_capabilities", dict)()      # older PyTorch cannot tell
+        return torch.bfloat16 if found.get("avx512_bf16") or found.get("amx_bf16") else None
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 

@@ -1,6 +1,6 @@
-"""ResNet18 (He et al. 2016, Table 1) that tells persons apart by their spectrograms: train, predict."""
+"""ResNet18 (He et al. 2016, Table 1) that tells persons apart by their spectrograms: train, predict, features."""
 import math
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -21,23 +21,23 @@ def build_classifier(num_classes: int, seed: int) -> nn.Module:
         return torchvision.models.resnet18(weights=None, num_classes=num_classes)
 
 
-def train_classifier(images: Tensor, labels: Tensor, *, num_classes: int, num_steps: int, batch_size: int, lr: float,
+def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: int, num_steps: int, lr: float,
                      seed: int, device: torch.device, on_step: Callable[[], None] | None = None) -> nn.Module:
-    """Train a new classifier for exactly `num_steps` steps of AdamW, however many images there are.
+    """Train a new classifier with AdamW on `num_steps` batches: images (b, 3, size, size) uint8, labels (b,) int64 in
+    [0, num_classes).
 
-    images: (n, 3, size, size) uint8, labels: (n,) int64 in [0, num_classes). Batches are drawn uniformly over all
-    images, each seen once before any is seen again; weights and order of the data follow from `seed` alone, and on
-    the CPU so does the result, bit by bit. Returns the model in evaluation mode on `device`.
+    Weights follow from `seed` alone, and on the CPU so does the result, bit by bit. Returns the model in evaluation
+    mode on `device`.
     """
     model = build_classifier(num_classes, seed).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
     scaler = grad_scaler(device)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        for step, batch in enumerate(batches(len(images), batch_size, num_steps, seed)):
+        for step, (images, labels) in enumerate(batches):
             optimizer.param_groups[0]["lr"] = lr * lr_factor(step, num_steps)
             with autocast(device):
-                logits = model(normalise(images[batch], device))
-            loss = F.cross_entropy(logits.float(), labels[batch].to(device), label_smoothing=LABEL_SMOOTHING)
+                logits = model(normalise(images, device))
+            loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=LABEL_SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -56,9 +56,20 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     return torch.cat(logits).softmax(dim=1)
 
 
-def batches(num_images: int, batch_size: int, num_steps: int, seed: int) -> Iterator[Tensor]:
+@torch.inference_mode()
+def features(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
+    """(n, 3, size, size) uint8 → what the last layer sees, (n, 512) float32, on the CPU."""
+    found, device = [], next(model.parameters()).device
+    hook = model.avgpool.register_forward_hook(lambda _, __, pooled: found.append(pooled.flatten(1).float().cpu()))
+    with autocast(device):
+        for batch in images.split(batch_size):
+            model(normalise(batch, device))
+    hook.remove()
+    return torch.cat(found)
+
+
+def index_batches(num_images: int, batch_size: int, num_steps: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield `num_steps` index tensors of `batch_size`: one random permutation of all images after the other."""
-    generator = torch.Generator().manual_seed(seed)
     waiting = torch.empty(0, dtype=torch.int64)
     for _ in range(num_steps):
         while len(waiting) < batch_size:

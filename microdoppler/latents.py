@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
-from groundwork.images import load_images
+from groundwork.images import time_order
+from microdoppler.stitching import Cut, load_cuts
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
 
@@ -54,11 +55,12 @@ class LatentStatistics:
 
 class LatentCache:
     """posteriors: (n, 2, c, h, w) float32, memory-mapped, [:, 0] the mean and [:, 1] the log-variance, unscaled;
-    labels: (n,) int64; scale_factor: what the VAE multiplies samples by; statistics: of the scaled latents.
+    labels: (n,) int64; times: (n,) float32, when each begins, in hops, comparable within a user; scale_factor: what the
+    VAE multiplies samples by; statistics: of the scaled latents.
     """
 
-    def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float):
-        self.posteriors, self.labels, self.scale_factor = posteriors, labels, scale_factor
+    def __init__(self, posteriors: np.ndarray, labels: Tensor, times: Tensor, scale_factor: float):
+        self.posteriors, self.labels, self.times, self.scale_factor = posteriors, labels, times, scale_factor
         self.statistics = measure(posteriors, scale_factor)
 
     def __len__(self) -> int:
@@ -94,47 +96,49 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = 4096) -> L
                             float(scale_factor * low), float(scale_factor * high))
 
 
-def load_or_encode(vae, data_path: str | Path, paths: Sequence[str], labels: Tensor, *, image_size: int,
+def load_or_encode(vae, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, *, image_size: int,
                    folder: str | Path, batch_size: int, device: torch.device) -> LatentCache:
     """The cache in `folder`, encoded anew unless it was made by these VAE weights from these images at this size.
 
-    vae: encode(images) with a posterior of .mean and .logvar, scale_factor, fingerprint(); paths: relative to
+    vae: encode(images) with a posterior of .mean and .logvar, scale_factor, fingerprint(); cuts: of images in
     data_path; labels: (n,) int64.
     """
     folder = Path(folder)
-    fingerprint = _fingerprint(vae, data_path, paths, labels, image_size)
+    times = torch.tensor([time_order(cut.path)[0] + cut.fraction for cut in cuts])
+    fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size)
     latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
     if not (index_file.exists() and latents_file.exists() and read_json(index_file).get("fingerprint") == fingerprint):
         index_file.unlink(missing_ok=True)      # first, so that no moment pairs it with other latents
-        _encode(vae, data_path, paths, image_size, latents_file, batch_size, device)
-        cache = LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
+        _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
+        cache = LatentCache(np.load(latents_file, mmap_mode="r"), labels, times, vae.scale_factor)
         write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
-                                "statistics": asdict(cache.statistics), "images": list(paths),
+                                "statistics": asdict(cache.statistics), "images": [cut.name for cut in cuts],
                                 "labels": labels.tolist()})
         return cache
-    return LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
+    return LatentCache(np.load(latents_file, mmap_mode="r"), labels, times, vae.scale_factor)
 
 
 @torch.inference_mode()
-def _encode(vae, data_path, paths: Sequence[str], image_size: int, file: Path, batch_size: int, device) -> None:
-    with atomic_path(file) as temporary, tqdm(total=len(paths), desc="encoding", unit="image", disable=None) as bar:
+def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, batch_size: int, device) -> None:
+    with atomic_path(file) as temporary, tqdm(total=len(cuts), desc="encoding", unit="image", disable=None) as bar:
         stored = None
-        for start in range(0, len(paths), batch_size):
-            batch = load_images(data_path, paths[start:start + batch_size], image_size).to(device)
+        for start in range(0, len(cuts), batch_size):
+            batch = load_cuts(data_path, cuts[start:start + batch_size], image_size).to(device)
             posterior = vae.encode(batch.float() / 255)
             both = torch.stack((posterior.mean, posterior.logvar), dim=1).float().cpu().numpy()
             if not np.isfinite(both).all():
-                raise InputError(f"the VAE gives NaN or infinity from {paths[start]} on; are its weights whole?")
+                raise InputError(f"the VAE gives NaN or infinity from {cuts[start].name} on; are its weights whole?")
             if stored is None:
-                stored = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(paths), *both.shape[1:]))
+                stored = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(cuts), *both.shape[1:]))
             stored[start:start + len(both)] = both
             bar.update(len(both))
         stored.flush()
 
 
-def _fingerprint(vae, data_path, paths: Sequence[str], labels: Tensor, image_size: int) -> str:
-    digest = hashlib.blake2b(f"{vae.fingerprint()} {image_size} {labels.tolist()}".encode(), digest_size=16)
-    for path in paths:
+def _fingerprint(vae, data_path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:
+    made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} {[(cut.name, cut.following) for cut in cuts]}"
+    digest = hashlib.blake2b(made_from.encode(), digest_size=16)
+    for path in dict.fromkeys(cut.path for cut in cuts):
         digest.update(path.encode() + hashlib.blake2b((Path(data_path) / path).read_bytes()).digest())
     return digest.hexdigest()
 

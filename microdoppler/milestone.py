@@ -34,7 +34,8 @@ class MilestoneWatcher:
         means = self.scaling.standardize(self.cache.scaled_means())
         health = {"class_gain": class_gain(self.diffusion, means, self.cache.labels, seed=self.seed),
                   "sharpness": sharpness(images) / sharpness(self._decode(self._some_training(means))),
-                  "nearest_ratio": nearest_ratio(latents.cpu(), self.classes, means, self.cache.labels)}
+                  "nearest_ratio": nearest_ratio(latents.cpu(), self.classes, means, self.cache.labels,
+                                            self.cache.times)}
         images = (images * 255).round().byte().cpu()
         return {user: images[self.classes == user - 1] for user in self.users}, health
 
@@ -78,15 +79,16 @@ def sharpness(images: Tensor) -> float:
     return ((images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2).item()
 
 
-def nearest_ratio(samples: Tensor, classes: Tensor, latents: Tensor, labels: Tensor) -> float:
-    """How far samples (m, c, h, w) lie from the nearest training latents (n, c, h, w, in time order) of their user, in
-    units of how far training windows that do not overlap lie from each other (medians); well below 1 = copies.
+def nearest_ratio(samples: Tensor, classes: Tensor, latents: Tensor, labels: Tensor, times: Tensor) -> float:
+    """How far samples (m, c, h, w) lie from the nearest training latents (n, c, h, w; begun at times (n,), in hops) of
+    their user, in units of how far training windows that do not overlap lie from each other (medians); well below 1 =
+    copies.
     """
     to_training, among_training = [], []
     for label in classes.unique():
         own = latents[labels == label].flatten(1)
         to_training.append(torch.cdist(samples[classes == label].flatten(1), own).min(dim=1).values)
-        place = torch.arange(len(own))
+        place = times[labels == label]
         between = torch.cdist(own, own).masked_fill((place[:, None] - place).abs() < OVERLAP, torch.inf)
         nearest = between.min(dim=1).values
         among_training.append(nearest[nearest.isfinite()])

@@ -1,4 +1,4 @@
-"""What a study found: in words, in a table, in figures."""
+"""What a study found: in words, in tables, in figures."""
 from typing import Any
 
 import numpy as np
@@ -8,68 +8,89 @@ from matplotlib.figure import Figure
 from microdoppler.report import Table
 
 ANNOTATED_USERS = 12      # with more users than this, numbers in the cells of a confusion matrix cannot be read
+VERDICT_COLOURS = {"helps": "tab:green", "hurts": "tab:red", "not distinguishable": "tab:gray"}
 
 
-def results_table(summary: dict[str, Any]) -> Table:
-    """`summarize`'s result, a row per arm."""
-    rows = []
-    for arm in summary["arms"]:
-        is_baseline = arm["name"] == summary["baseline"]
-        rows.append([arm["name"], _mean_and_std(arm), "" if is_baseline else _difference(arm),
-                     "baseline" if is_baseline else arm["verdict"],
-                     *(f"{user} ({100 * arm['recalls'][user]:.1f} %)"
-                       for user in (arm["worst_user"], arm["best_user"]))])
-    header = ["trained on", "accuracy", "difference (points)", "verdict", "worst user (recall)", "best user (recall)"]
-    return Table(header, rows, caption=f"Test accuracy, mean ± standard deviation over {_seeds(summary)}; differences "
-                                       "from the baseline are paired by seed, with their 95 % interval")
+def result_tables(summary: dict[str, Any]) -> list[Table]:
+    """`summarize`'s arms, and where there is more than one synthetic set to choose from, the choice."""
+    chosen = [choice for choice in summary["choices"] if choice["num_candidates"] > 1]
+    return [_arms_table(summary), *([_choices_table(chosen)] if chosen else [])]
+
+
+def _arms_table(summary: dict[str, Any]) -> Table:
+    rows = [[arm["name"], _mean_and_std(arm), f"{100 * arm['macro_f1']:.1f}", f"{100 * arm['ece']:.1f}",
+             _difference(arm) if arm["baseline"] else "", arm["baseline"] or "",
+             arm["verdict"] if arm["baseline"] else "",
+             f"{arm['worst_user']} ({100 * arm['recalls'][arm['worst_user']]:.0f} %)"] for arm in summary["arms"]]
+    header = ["trained on", "accuracy", "macro-F1", "ECE", "difference", "from", "verdict", "worst user (recall)"]
+    return Table(header, rows, caption=f"Accuracy on test images, mean ± standard deviation over {_repeats(summary)}; "
+                 "differences in points are paired by fold and seed, with their 95 % interval over folds, seeds and "
+                 f"{summary['num_passes']} test passes. ECE: expected calibration error in points.")
+
+
+def _choices_table(choices: list[dict[str, Any]]) -> Table:
+    rows = [[choice["kind"], choice["baseline"], str(choice["num_candidates"]),
+             choice["naive_choice"].removeprefix(f"{choice['kind']}: "), _difference(choice["naive"]),
+             _difference(choice["cross_fitted"]), choice["cross_fitted"]["verdict"]] for choice in choices]
+    return Table(["best set of", "against", "sets", "naive choice", "naive", "cross-fitted", "verdict"], rows,
+                 caption="Naive: the best on all test passes, reported on the same: too good. Cross-fitted: chosen "
+                         "on one half of the passes, reported on the other, and the other way round.")
 
 
 def conclusion(summary: dict[str, Any]) -> str:
-    """The best arm, and in the same breath how far that can be believed."""
-    arms = {arm["name"]: arm for arm in summary["arms"]}
-    best, baseline = arms[summary["best"]], arms[summary["baseline"]]
-    if len(arms) == 1:
-        return (f"{baseline['name']}: accuracy {_mean_and_std(baseline)} ({_seeds(summary)}); "
-                "there is no synthetic set to compare.")
-    sets = len(arms) - 1
-    if best is baseline:
-        return (f"Best arm: {baseline['name']}, {_mean_and_std(baseline)}: "
-                + ("the synthetic set does not raise" if sets == 1 else f"none of the {sets} synthetic sets raises")
-                + " the accuracy.")
-    text = (f"Best arm: {best['name']}, {_mean_and_std(best)} against {_mean_and_std(baseline)} of {baseline['name']}, "
-            f"a difference of {_difference(best)} percentage points")
-    if sets > 1:
-        text += (f"; it was chosen as the best of {sets} synthetic sets on the very test images that report it, "
-                 "so this number is optimistic")
-    if best["difference_interval_95"] is None:
-        return text + "; with one seed nothing tells this difference from chance: not distinguishable."
-    if best["verdict"] == "not distinguishable":
-        return text + "; its 95 % interval over the seeds includes 0: not distinguishable from the baseline."
-    return text + ". The 95 % interval covers the seeds only, not the choice of test images, which overlap in time."
+    """Whether synthetic images help, from the cross-fitted choice, and how far that can be believed."""
+    if not summary["choices"]:
+        return ("No synthetic set to compare. " + ", ".join(f"{arm['name']} {_mean_and_std(arm)}"
+                                                             for arm in summary["arms"]) + f" ({_repeats(summary)}).")
+    return " ".join(_sentence(choice, summary) for choice in summary["choices"]
+                    if choice["kind"] in ("real + synthetic", "real + classical + synthetic"))
+
+
+def _sentence(choice: dict[str, Any], summary: dict[str, Any]) -> str:
+    found = choice["cross_fitted"]
+    start = (f"{choice['kind'].capitalize()} against {choice['baseline']}: {_difference(found)} points"
+             + (", the set chosen on other passes than those that report it" if choice["num_candidates"] > 1 else ""))
+    if found["interval_95"] is None:
+        return f"{start}; one run cannot tell this from chance: give more --seeds or --folds."
+    if found["verdict"] != "not distinguishable":
+        limits = [f"one {name}" for name in ("fold", "seed") if summary[f"num_{name}s"] == 1]
+        return f"{start}: {found['verdict']}" + (f" (for {' and '.join(limits)} only)." if limits else ".")
+    if found["repeats_needed"] is None:
+        return f"{start}: not distinguishable, and no number of repeats on these test passes would tell."
+    return (f"{start}: not distinguishable; about {found['repeats_needed']} repeats in all (folds x seeds, now "
+            f"{summary['num_folds'] * summary['num_seeds']}) would tell, should the difference stay as it is.")
 
 
 def accuracy_figure(summary: dict[str, Any]) -> Figure:
-    """Bars of mean accuracy, a dot per seed, a line at the baseline."""
+    """Left, mean accuracy with a dot per run; right, the difference from the arm's baseline with its interval."""
     arms = summary["arms"]
-    figure = Figure(figsize=(7, 1.2 + 0.55 * len(arms)))
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(11, 1.4 + 0.42 * len(arms)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     for row, arm in enumerate(arms):
-        axes.barh(row, 100 * arm["accuracy_mean"], height=0.6, color="tab:orange" if arm["name"] == summary["best"]
-                  else "tab:gray" if row == 0 else "tab:blue", alpha=0.75)
-        axes.scatter([100 * accuracy for accuracy in arm["accuracies"]], [row] * len(arm["accuracies"]), s=18,
-                     color="black", zorder=3)
-    axes.axvline(100 * arms[0]["accuracy_mean"], color="tab:gray", linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(arms)), [_plain(arm["name"]) for arm in arms])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel(f"test accuracy in % (dots: {_seeds(summary)})")
+        accuracies = [100 * run["accuracy"] for run in arm["runs"]]
+        left.barh(row, 100 * arm["accuracy"], height=0.6, color="tab:blue" if arm["synthetic"] else "tab:gray",
+                  alpha=0.6)
+        left.scatter(accuracies, [row] * len(accuracies), s=14, color="black", zorder=3)
+        if arm["baseline"]:
+            found, colour = 100 * arm["difference"], VERDICT_COLOURS[arm["verdict"]]
+            right.plot(found, row, "o", color=colour, markersize=5)
+            if arm["interval_95"]:
+                right.plot([100 * end for end in arm["interval_95"]], [row, row], color=colour, linewidth=2)
+    lowest = min(run["accuracy"] for arm in arms for run in arm["runs"])
+    left.set(xlim=(max(0.0, 100 * lowest - 10), 100), xlabel="test accuracy in % (dots: runs)",
+             yticks=range(len(arms)), yticklabels=[_plain(arm["name"]) for arm in arms])
+    left.invert_yaxis()
+    right.axvline(0, color="black", linewidth=0.8)
+    right.set(xlabel="difference from the baseline in points, 95 % interval")
+    for axis in (left, right):
+        axis.grid(axis="x", alpha=0.25)
     return figure
 
 
 def confusion_figure(summary: dict[str, Any]) -> Figure:
-    """Confusion matrices of the baseline and of the best other arm side by side, rows in per cent."""
+    """Confusion matrices of "real only" and of the most accurate other arm side by side, rows in per cent."""
     baseline, *others = summary["arms"]
-    shown = [baseline] + ([max(others, key=lambda arm: arm["accuracy_mean"])] if others else [])
+    shown = [baseline] + ([max(others, key=lambda arm: arm["accuracy"])] if others else [])
     users = [user - 1 for user in baseline["recalls"]]
     side = max(4.0, 0.24 * len(users))
     figure = Figure(figsize=((side + 1) * len(shown), side + 1), layout="constrained")
@@ -77,7 +98,7 @@ def confusion_figure(summary: dict[str, Any]) -> Figure:
         counts = np.array(arm["confusion"])[np.ix_(users, users)]
         percent = 100 * counts / counts.sum(axis=1, keepdims=True)
         picture = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))    # rare errors show too
-        axes.set_title(f"{_plain(arm['name'])}: {100 * arm['accuracy_mean']:.1f} %", fontsize=10)
+        axes.set_title(f"{_plain(arm['name'])}: {100 * arm['accuracy']:.1f} %", fontsize=10)
         axes.set_xticks(range(len(users)), [str(user + 1) for user in users], fontsize=7)
         axes.set_yticks(range(len(users)), [str(user + 1) for user in users], fontsize=7)
         axes.set_xlabel("predicted user")
@@ -92,17 +113,18 @@ def confusion_figure(summary: dict[str, Any]) -> Figure:
 
 def _mean_and_std(arm: dict[str, Any]) -> str:
     std = "" if arm["accuracy_std"] is None else f" ± {100 * arm['accuracy_std']:.1f}"
-    return f"{100 * arm['accuracy_mean']:.1f}{std} %"
+    return f"{100 * arm['accuracy']:.1f}{std} %"
 
 
-def _difference(arm: dict[str, Any]) -> str:
-    interval = arm["difference_interval_95"]
-    return f"{100 * arm['difference_mean']:+.1f}" + (
+def _difference(found: dict[str, Any]) -> str:
+    interval = found["interval_95"]
+    return f"{100 * found['difference']:+.1f}" + (
         "" if interval is None else f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]")
 
 
-def _seeds(summary: dict[str, Any]) -> str:
-    return f"{len(summary['seeds'])} seed{'s' if len(summary['seeds']) > 1 else ''}"
+def _repeats(summary: dict[str, Any]) -> str:
+    counts = [(summary["num_folds"], "fold"), (summary["num_seeds"], "seed")]
+    return " x ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts)
 
 
 def _plain(name: str) -> str:

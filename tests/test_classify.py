@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import classify
-from assembly import open_split
 from groundwork.errors import InputError
+from synthetic_sets import match_to_folds
 from train_latent_cfg import PRESETS
 
 NUM_USERS = 3
@@ -44,35 +44,87 @@ def test_outputs(config, tmp_path, capsys):
     folder = config.results_folder / "classify"
     with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["arm"] for row in rows] == ["real only", "real + a", "real + b"] * 2
-    assert {(row["num_real"], row["num_synthetic"]) for row in rows} == {("15", "0"), ("15", "12")}
+    assert len(rows) == 2 * 8 and [row["arm"] for row in rows[:2]] == ["real only", "real + classical"]
+    assert {(row["num_real"], row["num_synthetic"]) for row in rows} == {("15", "0"), ("15", "12"), ("0", "12")}
     assert all({"recall_1", "recall_2", "recall_3"} <= set(row) and row["num_test"] == "15" for row in rows)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    assert [arm["name"] for arm in summary["arms"]] == ["real only", "real + a", "real + b"]
+    assert [choice["num_candidates"] for choice in summary["choices"]] == [2, 2, 2]
     for arm in summary["arms"]:
-        own = [float(row["accuracy"]) for row in rows if row["arm"] == arm["name"]]
-        assert arm["accuracies"] == pytest.approx(own, abs=1e-6)
+        own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
+                                                                                            arm["synthetic"])]
+        assert [run["accuracy"] for run in arm["runs"]] == pytest.approx(own, abs=1e-6)
     for name in ("accuracy.png", "confusion.png"):
         Image.open(folder / name).verify()
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert html.count("data:image/png;base64,") == 2
     printed = capsys.readouterr().out
-    assert "real + b" in printed and "Best arm" in printed and "report.html" in printed
+    assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
 
 
 def test_baseline_alone(config, capsys):
-    summary = classify.main(replace(config, classifier_seeds=1))
-    assert [arm["name"] for arm in summary["arms"]] == ["real only"] and summary["arms"][0]["accuracy_std"] is None
-    assert "no synthetic set to compare" in capsys.readouterr().out
+    summary = classify.main(config, seeds=1)
+    assert [arm["name"] for arm in summary["arms"]] == ["real only", "real + classical"]
+    assert summary["arms"][0]["accuracy_std"] is None and "No synthetic set to compare" in capsys.readouterr().out
 
 
-def test_folders_of_one_name_are_told_apart(tmp_path):
-    folders = tuple(tmp_path / name for name in ("one/checkpoint_5", "two/checkpoint_5", "two/checkpoint_6"))
-    assert classify.name_arms(folders[1:]) == ["real + checkpoint_5", "real + checkpoint_6"]
-    assert classify.name_arms(folders) == ["real + one/checkpoint_5", "real + two/checkpoint_5",
-                                           "real + two/checkpoint_6"]
+def drawn_for(folder: Path, split, seed: int = 0) -> Path:
+    write_users(folder, range(1, NUM_USERS + 1), 4, seed=seed)
+    (folder / "manifest.json").write_text(json.dumps({"split": split.identity(), "step": 7, "images": {}}))
+    return folder
+
+
+def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path):
+    _, splits = classify.open_splits(config, (0, 1, 2))
+    folders = tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold) for fold, split in splits.items())
+    summary = classify.main(config, synthetic=folders[::-1], folds=(0, 1, 2), seeds=1)
+    assert {arm["name"] for arm in summary["arms"]} == {"real only", "real + classical", "real + synthetic: x",
+                                                        "real + classical + synthetic: x", "synthetic only: x"}
+    assert all([run["fold"] for run in arm["runs"]] == [0, 1, 2] for arm in summary["arms"])
+    with open(config.results_folder / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
+        used = {(row["fold"], row["synthetic_folder"], row["sampling_step"]) for row in csv.DictReader(file)
+                if row["synthetic"]}
+    assert used == {(str(fold), str(folder), "7") for fold, folder in enumerate(folders)}
+
+
+def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):
+    _, splits = classify.open_splits(config, (0, 1))
+    of_first = drawn_for(tmp_path / "fold_0" / "x", splits[0])
+    with pytest.raises(InputError, match="fold 1 lacks the synthetic set x"):
+        classify.main(config, synthetic=(of_first,), folds=(0, 1))
+    with pytest.raises(InputError, match="another split"):
+        classify.main(config, synthetic=(of_first,), folds=(1,))
+    (of_first / "manifest.json").unlink()
+    with pytest.raises(InputError, match="fits none of the 2 folds"):
+        classify.main(config, synthetic=(of_first,), folds=(0, 1))
+
+
+def test_selected_images_are_an_arm_of_their_own(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("microdoppler.recogniser.EPOCHS", 60)
+    folder = write_users(tmp_path / "x", range(1, NUM_USERS + 1), 4, seed=5)
+    (folder / "ID_1" / "Doppler9.png").write_bytes((folder / "ID_2" / "Doppler1.png").read_bytes())    # mislabelled
+    (folder / "ID_3" / "Doppler9.png").write_bytes((config.data_path / "ID_3" / "Doppler3.png").read_bytes())   # copy
+    summary = classify.main(replace(config, classifier_image_size=64), synthetic=(folder,), seeds=1, select=0.5)
+    assert "real + selected: x" in [arm["name"] for arm in summary["arms"]]
+    table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("user ")]
+    assert [row[2:] for row in table] == [["5", "4", "1", "0"], ["4", "4", "0", "0"], ["5", "4", "0", "1"]]
+
+
+def test_folders_of_one_name_are_told_apart(config, tmp_path):
+    _, splits = classify.open_splits(config, ())
+    folders = tuple(drawn_for(tmp_path / name, splits[0]) for name in ("one/checkpoint_5", "two/checkpoint_5",
+                                                                      "two/checkpoint_6"))
+    assert list(match_to_folds(folders[1:], splits)[0]) == ["checkpoint_5", "checkpoint_6"]
+    assert list(match_to_folds(folders, splits)[0]) == ["one/checkpoint_5", "two/checkpoint_5", "two/checkpoint_6"]
     with pytest.raises(InputError, match="more than once"):
-        classify.name_arms((folders[0], tmp_path / "two" / ".." / "one" / "checkpoint_5"))
+        match_to_folds((folders[0], tmp_path / "two" / ".." / "one" / "checkpoint_5"), splits)
+
+
+@pytest.mark.parametrize("options, named", [({"select": 1.5}, "--select 1.5"), ({"seeds": 0}, "--seeds 0"),
+                                            ({"folds": (0, 0)}, "each fold once"),
+                                            ({"folds": (3,)}, "split_fold is 3")])
+def test_impossible_options_are_named(config, options, named):
+    with pytest.raises(InputError, match=named):
+        classify.main(config, **options)
 
 
 @pytest.mark.parametrize("constant", [{"classifier_seeds": 0}, {"classifier_batch_size": 1}, {"classifier_lr": 0.0}])
@@ -131,11 +183,11 @@ def test_a_set_drawn_by_a_model_of_another_split_is_refused_and_an_unfinished_on
 
     def check(manifest: dict) -> str:
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        classify.check_manifest(folder, split)
+        assert match_to_folds((folder,), splits) == {0: {"x": folder}}
         return capsys.readouterr().out
-    split = open_split(config)
+    _, splits = classify.open_splits(config, ())
     capsys.readouterr()
-    same = split.identity()
+    same = splits[0].identity()
     assert check({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == ""
     assert "is unknown" in check({"split": {}}) and "is unknown" in check({})
     with pytest.raises(InputError, match="train_images other"):

@@ -9,7 +9,7 @@ from PIL import Image
 from groundwork.errors import InputError
 from groundwork.images import load_image, load_images
 from microdoppler.spectrograms import drop_broken, find_users, labels_of, time_order
-from microdoppler.split import SplitSettings, load_or_make_split, split_images
+from microdoppler.data_split import SplitSettings, load_or_make_split, split_images
 
 
 def write_user(root, user, numbers, suffix=".jpg", size=(8, 8)):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from groundwork.errors import InputError
 from microdoppler.latents import LatentCache, LatentStatistics, check_range, load_or_encode, measure
+from microdoppler.stitching import Cut
 from vae.kl_vae import KL_VAE
 
 CPU = torch.device("cpu")
@@ -44,7 +45,8 @@ class Counting:
 
 def encode(vae, data, count=5, image_size=16):
     paths = [f"ID_1/Doppler{i}.png" for i in range(count)]
-    return load_or_encode(vae, data, paths, torch.zeros(count, dtype=torch.int64), image_size=image_size,
+    labels = torch.zeros(count, dtype=torch.int64)
+    return load_or_encode(vae, data, [Cut(path) for path in paths], labels, image_size=image_size,
                           folder=data.parent / "cache", batch_size=2, device=CPU)
 
 
@@ -103,7 +105,8 @@ def synthetic_cache(n=4000):
     rng = np.random.default_rng(1)
     mean = rng.normal(0, 2, (n, 2, 2, 2)) + np.array([0.5, -1.0])[:, None, None]
     logvar = np.broadcast_to(2 * np.log([0.5, 3.0])[:, None, None], mean.shape)
-    return LatentCache(np.stack((mean, logvar), axis=1).astype(np.float32), torch.arange(n), scale_factor=0.1)
+    posteriors = np.stack((mean, logvar), axis=1).astype(np.float32)
+    return LatentCache(posteriors, torch.arange(n), torch.zeros(n), scale_factor=0.1)
 
 
 def test_statistics_are_those_of_the_samples_that_training_draws():

@@ -6,7 +6,9 @@ import pytest
 
 from groundwork.images import load_image
 from microdoppler.spectrograms import find_users
-from microdoppler.split import SplitSettings, split_images
+from microdoppler.audit import audit_split
+from microdoppler.data_split import SplitSettings, split_images
+from microdoppler.overlap import find_overlaps
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data" / "real_gait" / "Normal_line"
 HOPS = range(52, 80, 4)     # columns between consecutive windows of 256: about 64
@@ -38,3 +40,11 @@ def test_contiguous_split_shares_no_columns_between_its_parts():
         return sum(c > 0.8 for a, b, c in pairs if (a in trained) != (b in trained) and {a, b} <= trained | tested)
     assert leaks("contiguous") == 0
     assert leaks("random") > 20
+
+
+def test_the_audit_finds_the_hop_and_the_leak_of_the_random_split():
+    overlaps = find_overlaps(REAL, find_users(REAL, 6))
+    assert overlaps.hop_columns == 64
+    audits = {strategy: audit_split(split_images(overlaps.names, SplitSettings(6, 50, strategy, 0, 4, 42)), overlaps)
+              for strategy in ("contiguous", "random")}
+    assert audits["random"].share(range(1, 7)) > 0.7 and audits["contiguous"].share(range(1, 7)) < 0.01

@@ -76,7 +76,7 @@ def test_training_lowers_the_loss():
 
 
 def test_accumulated_micro_batches_are_one_batch():
-    many, one = make_trainer(), make_trainer(train_batch_size=8, gradient_accumulate_every=1)
+    many, one = make_trainer(amp=False), make_trainer(amp=False, train_batch_size=8, gradient_accumulate_every=1)
     for trainer in (many, one):
         run(trainer, 3)
     assert torch.allclose(weights(many), weights(one), rtol=1e-3, atol=1e-5)
@@ -126,7 +126,14 @@ def test_speed_and_time_leave_milestones_out():
 def test_precision_follows_the_hardware_not_emulation(monkeypatch, amp, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert choose_precision(amp, torch.device("cuda", 0)) == precision
-    assert choose_precision(amp, torch.device("cpu")) == "no"
+
+
+@pytest.mark.parametrize("found, precision", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"),
+                                              ({"avx512_bf16": False}, "no"), ({}, "no")])
+def test_a_cpu_computes_in_bf16_where_it_has_instructions_for_it(monkeypatch, found, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert choose_precision(True, torch.device("cpu")) == precision
+    assert choose_precision(False, torch.device("cpu")) == "no"
 
 
 def test_milestones_at_multiples_and_at_the_end():

@@ -1,0 +1,174 @@
+"""From runs to a verdict: paired differences, their uncertainty, and a choice among sets that the test cannot flatter.
+
+Test windows overlap, so that single images are no independent tests: what is resampled are whole passes, and with them
+the folds and the seeds that a conclusion should not depend on.
+"""
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from microdoppler.arms import BASELINE_OF
+from microdoppler.study import Run
+
+REPLICATES = 4000
+CONFIDENCE = 0.95
+Z = 1.96                # of a normal distribution, two-sided 95 %
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Who was right, counted by pass: correct {arm: (folds, seeds, passes)}, of total (folds, passes) test images;
+    user_of: (passes,) the user that a pass belongs to."""
+    correct: dict[str, np.ndarray]
+    total: np.ndarray
+    user_of: np.ndarray
+
+    @staticmethod
+    def of(runs: Sequence[Run]) -> "Table":
+        folds, seeds = (sorted({getattr(run, part) for run in runs}) for part in ("fold", "seed"))
+        user_of = {name: label for run in runs for name, label in zip(run.passes, run.labels.tolist())}
+        passes = {name: i for i, name in enumerate(user_of)}
+        correct = {run.arm.name: np.zeros((len(folds), len(seeds), len(passes))) for run in runs}
+        total = np.zeros((len(folds), len(passes)))
+        for run in runs:
+            place = [passes[name] for name in run.passes]
+            fold = folds.index(run.fold)
+            correct[run.arm.name][fold, seeds.index(run.seed)] = np.bincount(place, run.correct, len(passes))
+            total[fold] = np.bincount(place, minlength=len(passes))
+        return Table(correct, total, np.array(list(user_of.values())))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Folds, seeds, passes."""
+        return next(iter(self.correct.values())).shape
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """How often each fold (b, folds), seed (b, seeds) and pass (b, passes) counts, for b replicates at once."""
+    folds: np.ndarray
+    seeds: np.ndarray
+    passes: np.ndarray
+
+    @staticmethod
+    def even(table: Table) -> "Weights":
+        return Weights(*(np.ones((1, size)) for size in table.shape))
+
+    @staticmethod
+    def resampled(table: Table, *, repeats: bool = True, passes: bool = True) -> "Weights":
+        """REPLICATES bootstrap draws of the folds and seeds (`repeats`) and, within each user, of the passes.
+
+        Folds, seeds and passes are crossed, so each is drawn on its own and the weights multiply (the pigeonhole
+        bootstrap, Owen 2007, section 3). Of n units n - 1 are drawn and weighted by n / (n - 1), without which the
+        variance of the few folds and seeds would be too small by that factor (Rao & Wu 1988, section 2).
+        """
+        rng = np.random.default_rng(BOOTSTRAP_SEED)
+        num_folds, num_seeds, num_passes = table.shape
+        drawn = np.ones((REPLICATES, num_passes))
+        if passes:
+            for user in np.unique(table.user_of):
+                own = np.flatnonzero(table.user_of == user)
+                drawn[:, own] = _draw(len(own), rng)
+        even = [np.ones((REPLICATES, size)) for size in (num_folds, num_seeds)]
+        return Weights(*([_draw(num_folds, rng), _draw(num_seeds, rng)] if repeats else even), drawn)
+
+    def among(self, passes: np.ndarray) -> "Weights":
+        """The same with only these passes (passes,) bool."""
+        return Weights(self.folds, self.seeds, self.passes * passes)
+
+
+def _draw(size: int, rng: np.random.Generator) -> np.ndarray:
+    if size == 1:
+        return np.ones((REPLICATES, 1))
+    return rng.multinomial(size - 1, np.full(size, 1 / size), REPLICATES) * size / (size - 1)
+
+
+def accuracy(table: Table, arm: str, weights: Weights) -> np.ndarray:
+    """(b,) the arm's accuracy: over passes in each run, then the mean over folds and seeds."""
+    right = np.einsum("bp,fsp->bfs", weights.passes, table.correct[arm])
+    of = np.einsum("bp,fp->bf", weights.passes, table.total)
+    shares = weights.folds[:, :, None] * weights.seeds[:, None, :] * (of > 0)[:, :, None]
+    runs = right / np.maximum(of, 1e-9)[:, :, None]
+    return (runs * shares).sum(axis=(1, 2)) / np.maximum(shares.sum(axis=(1, 2)), 1e-9)
+
+
+def difference(table: Table, arm: str, baseline: str, weights: Weights) -> np.ndarray:
+    """(b,) accuracy of the arm less that of its baseline on the same folds, seeds and passes."""
+    return accuracy(table, arm, weights) - accuracy(table, baseline, weights)
+
+
+def compare(table: Table, arm: str, baseline: str) -> dict:
+    """The paired difference, its 95 % interval, a verdict, and how many repeats in all (folds x seeds) would tell.
+
+    Plain values for summary.json; interval None where there is one run only, which has nothing to vary.
+    """
+    return _judge(table, float(difference(table, arm, baseline, Weights.even(table))[0]),
+                  lambda weights: difference(table, arm, baseline, weights))
+
+
+def _judge(table: Table, found: float, estimate) -> dict:
+    """estimate: Weights → (b,) replicates of what was `found`."""
+    repeats = table.shape[0] * table.shape[1]
+    if repeats == 1:
+        return {"difference": found, "interval_95": None, "verdict": "not distinguishable", "repeats_needed": None}
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(estimate(Weights.resampled(table)), [tail, 100 - tail])
+    verdict = "helps" if low > 0 else "hurts" if high < 0 else "not distinguishable"
+    needed = None
+    if verdict == "not distinguishable":
+        by_repeats = np.var(estimate(Weights.resampled(table, passes=False)))
+        by_passes = np.var(estimate(Weights.resampled(table, repeats=False)))
+        needed = repeats_needed(found, repeats, float(by_repeats), float(by_passes))
+    return {"difference": found, "interval_95": [float(low), float(high)], "verdict": verdict,
+            "repeats_needed": needed}
+
+
+def repeats_needed(found: float, repeats: int, by_repeats: float, by_passes: float) -> int | None:
+    """How many repeats would shrink the interval until it leaves out 0, should the difference stay what it is.
+
+    The variance by folds and seeds falls with their number, that by test passes does not; None when it alone is too
+    large, so that only more recordings would tell.
+    """
+    allowed = (found / Z) ** 2 - by_passes
+    return None if allowed <= 0 else max(repeats + 1, int(np.ceil(by_repeats * repeats / allowed)))
+
+
+def halves(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Every other pass of each user, and the rest: two (passes,) bool."""
+    first = np.zeros(len(table.user_of), dtype=bool)
+    for user in np.unique(table.user_of):
+        first[np.flatnonzero(table.user_of == user)[::2]] = True
+    return first, ~first
+
+
+def cross_fitted(table: Table, candidates: Sequence[str], baseline: str, weights: Weights) -> np.ndarray:
+    """(b,) the difference when the best candidate is chosen on one half of the passes and reported on the other.
+
+    Each half chooses once and reports once; the mean counts each half by its test images.
+    """
+    reported, sizes = [], []
+    for choosing, reporting in zip(halves(table), reversed(halves(table))):
+        chosen = choose(table, candidates, weights.among(choosing))
+        found = np.stack([difference(table, arm, baseline, weights.among(reporting)) for arm in candidates])
+        reported.append(found[chosen, np.arange(found.shape[1])])
+        sizes.append(weights.among(reporting).passes @ table.total.sum(axis=0))
+    return (reported[0] * sizes[0] + reported[1] * sizes[1]) / (sizes[0] + sizes[1])
+
+
+def choose(table: Table, candidates: Sequence[str], weights: Weights) -> np.ndarray:
+    """(b,) the index of the candidate that is most accurate under these weights; the first of equals."""
+    return np.stack([accuracy(table, arm, weights) for arm in candidates]).argmax(axis=0)
+
+
+def best_of(table: Table, kind: str, candidates: Sequence[str]) -> dict:
+    """The choice among the sets of one kind of arm: naive (best on all test images, reported on the same), and
+    cross-fitted."""
+    baseline, even = BASELINE_OF[kind], Weights.even(table)
+    naive = candidates[int(choose(table, candidates, even)[0])]
+    chosen = [candidates[int(choose(table, candidates, even.among(half))[0])] for half in halves(table)]
+    found = float(cross_fitted(table, candidates, baseline, even)[0])
+    return {"kind": kind, "baseline": baseline, "num_candidates": len(candidates), "naive_choice": naive,
+            "naive": compare(table, naive, baseline), "choices": chosen,
+            "cross_fitted": _judge(table, found, lambda weights: cross_fitted(table, candidates, baseline, weights))}

@@ -1,0 +1,133 @@
+"""The split into training and test images: made once, written down, read by everyone.
+
+Windows overlap by 75 %, so that a random split puts near-copies of training images into the test set. The default
+therefore trains on one run of windows per user, and leaves a guard on each side of it out of both sets.
+"""
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from groundwork.errors import InputError, differences
+from groundwork.files import read_json, write_json
+from microdoppler.spectrograms import drop_broken, find_users
+
+STRATEGIES = ("contiguous", "random")
+SPLIT_FILE = "data_split.json"
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """What a split of given images is made from."""
+    num_users: int
+    images_per_user_train: int
+    strategy: str
+    fold: int           # contiguous: which third of the recording is trained on, 0, 1 or 2
+    guard: int          # contiguous: windows on each side of the training run that belong to neither set
+    seed: int           # random only
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise InputError(f"split strategy '{self.strategy}' is unknown; expected one of {', '.join(STRATEGIES)}")
+        if self.fold not in (0, 1, 2):
+            raise InputError(f"split_fold is {self.fold}; expected 0, 1 or 2")
+        for name in ("num_users", "images_per_user_train"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.guard < 0:
+            raise InputError(f"split_guard is {self.guard}; expected 0 or more")
+        if not 0 <= self.seed <= 2_000_000_000:     # RandomState takes 32 bits, and the user's number is added
+            raise InputError(f"seed is {self.seed}; expected 0 … 2 000 000 000")
+
+    def deciding(self) -> dict:
+        """The settings that the strategy uses: splits of the same images are equal when these are."""
+        unused = {"contiguous": ("seed",), "random": ("fold", "guard")}[self.strategy]
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
+
+@dataclass(frozen=True)
+class Split:
+    """train_images and test_images: {user number: paths relative to data_path}; in time order if contiguous."""
+    settings: SplitSettings
+    train_images: dict[int, list[str]]
+    test_images: dict[int, list[str]]
+
+    def identity(self) -> dict:
+        """What tells apart splits that train on other images: the settings that decide, and a digest of the paths."""
+        paths = "\n".join(path for user in self.users for path in self.train_images[user])
+        return {**self.settings.deciding(), "train_images": hashlib.sha256(paths.encode()).hexdigest()[:16]}
+
+    @property
+    def users(self) -> list[int]:
+        return list(self.train_images)
+
+    def to_json(self) -> dict:
+        users = {str(user): {"label": user - 1, "train_images": self.train_images[user],
+                             "test_images": self.test_images[user]} for user in self.users}
+        return {**asdict(self.settings), "users": users}
+
+    @staticmethod
+    def from_json(value: dict, path: Path) -> "Split":
+        try:
+            users = {int(user): entry for user, entry in value["users"].items()}
+            settings = SplitSettings(**{key: item for key, item in value.items() if key != "users"})
+            return Split(settings, {user: list(entry["train_images"]) for user, entry in users.items()},
+                         {user: list(entry["test_images"]) for user, entry in users.items()})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} is no split of ours ({type(error).__name__}: {error}); delete it, "
+                             "and it is made again") from None
+
+
+def split_images(images: dict[int, list[str]], settings: SplitSettings) -> Split:
+    """Images {user: paths in time order} → Split. Raises InputError that names users with too few images."""
+    divide = _contiguous if settings.strategy == "contiguous" else _random
+    parts = {user: divide(user, names, settings) for user, names in images.items()}
+    short = [f"ID_{user} has {len(images[user])}" for user, (train, test) in parts.items()
+             if len(train) < settings.images_per_user_train or not test]
+    if short:
+        raise InputError(f"too few images: {', '.join(short)}; {settings.images_per_user_train} to train, the guard of "
+                         f"{settings.guard} and 1 to test are needed per user: lower images_per_user_train")
+    return Split(settings, {user: train for user, (train, _) in parts.items()},
+                 {user: test for user, (_, test) in parts.items()})
+
+
+def _contiguous(user: int, names: list[str], settings: SplitSettings) -> tuple[list[str], list[str]]:
+    start = (len(names) - settings.images_per_user_train) * settings.fold // 2
+    stop = start + settings.images_per_user_train
+    return names[start:stop], names[:max(0, start - settings.guard)] + names[stop + settings.guard:]
+
+
+def _random(user: int, names: list[str], settings: SplitSettings) -> tuple[list[str], list[str]]:
+    """As in the experiments that came before this project: sorted as strings, permuted by RandomState(seed + user)."""
+    order = np.random.RandomState(settings.seed + user).permutation(sorted(names)).tolist()
+    return order[:settings.images_per_user_train], order[settings.images_per_user_train:]
+
+
+def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitSettings) -> tuple[Split, list[str]]:
+    """(the split at `path`, warnings about images left out); made from data_path and written when it is not there yet.
+
+    Raises InputError when the one that is there was made with other settings, or lists images that are gone.
+    """
+    path, data_path = Path(path), Path(data_path)
+    if not path.exists():
+        images, warnings = drop_broken(data_path, find_users(data_path, settings.num_users))
+        split = split_images(images, settings)
+        write_json(path, split.to_json())
+        return split, warnings
+    split = Split.from_json(read_json(path), path)
+    changed = differences(split.settings.deciding(), settings.deciding())
+    if changed:
+        raise InputError(f"{path} was made with {changed}; go back to those constants, or choose another "
+                         "latents_cache_folder and results_folder for a new split")
+    for name in (name for part in (split.train_images, split.test_images) for names in part.values() for name in names):
+        if not (data_path / name).is_file():
+            raise InputError(f"{path} lists {name}, which is not in data_path {data_path}; "
+                             "give the data_path it was made from, or delete the split to make a new one")
+    return split, []
+
+
+def describe(split: Split) -> str:
+    counts = [sum(map(len, part.values())) for part in (split.train_images, split.test_images)]
+    return (f"split: {len(split.users)} users, {counts[0]} training and {counts[1]} test images "
+            f"({split.settings.strategy}, fold {split.settings.fold}, guard {split.settings.guard})")

@@ -1,0 +1,206 @@
+"""Where windows show the same stretch of time: matches over time shifts, the hop between windows, the passes.
+
+Windows are cut from long recordings, each starting one hop after the one before, so that neighbours share columns. A
+test image that shares columns with a training image is a near-copy of it, and tests nothing.
+"""
+import hashlib
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from groundwork.files import atomic_path
+from groundwork.images import load_images, time_order
+from microdoppler.spectrograms import drop_broken, find_users
+
+SIZE = 64               # pixels at which windows are compared: all pairs of 31 x 150 images take seconds
+LEAST_OVERLAP = 0.25    # share of the columns; below it any two windows of walking match somewhere
+NEAR_COPY = 0.8         # measured, real and simulated: neighbours 0.92 and 1.00 (median), strangers below 0.77 and 0.56
+NEIGHBOUR_SIZE = 128    # pixels at which neighbours are compared, for the hop
+SAME_PASS = 0.6         # between neighbours near the hop: measured 0.92 (median) and 0.55 (lowest 1 %)
+HOP_VARIES = 0.3        # the real recordings' hop lies between 54 and 76 columns of 256, mostly at 64
+OVERLAPS_FILE = "overlaps.npz"
+PARTS = ("names", "correlation", "shift", "neighbours")
+
+
+def without_profile(images: Tensor, of: Tensor) -> Tensor:
+    """(n, 3, s, s) uint8 less the mean Doppler profile (over images and columns) of `of`, float32.
+
+    All windows of a walker share that profile; what is left of it tells one stretch of time from another.
+    """
+    return images.float() - of.float().mean(dim=(0, 3), keepdim=True)
+
+
+class Windows:
+    """(n, c, h, w) laid out by columns, so that every stretch of time is a view, with running sums for its norm."""
+
+    def __init__(self, windows: Tensor):
+        self.columns = windows.permute(0, 3, 1, 2).flatten(2).contiguous()
+        self.width, self.rows = self.columns.shape[1:]
+        self._sums, self._squares = (F.pad(values.double().sum(dim=2).cumsum(dim=1), (1, 0))
+                                     for values in (self.columns, self.columns.square()))
+
+    def stretch(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of columns start … stop: values (n, k), mean (n,), norm of the values less their mean (n,)."""
+        count = (stop - start) * self.rows
+        total, squares = (sums[:, stop] - sums[:, start] for sums in (self._sums, self._squares))
+        norm = (squares - total.square() / count).clamp_min(1).sqrt()       # a blank window matches nothing
+        return self.columns[:, start:stop].flatten(1), (total / count).float(), norm.float()
+
+
+def match_at(first: Windows, second: Windows, shift: int) -> Tensor:
+    """Correlation (n, m) float32 of all pairs, the first taken to begin `shift` columns after the second."""
+    if shift < 0:
+        return match_at(second, first, -shift).T
+    a, mean_a, norm_a = first.stretch(0, first.width - shift)
+    b, mean_b, norm_b = second.stretch(shift, second.width)
+    return (a @ b.T - a.shape[1] * torch.outer(mean_a, mean_b)) / torch.outer(norm_a, norm_b)
+
+
+def best_match(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest normalised cross-correlation of each pair over all shifts that leave LEAST_OVERLAP in common.
+
+    first (n, c, h, w), second (m, c, h, w) float32 → correlation (n, m) float32, shift (n, m) int64: by how many
+    columns the first begins after the second.
+    """
+    first, second = Windows(first), Windows(second)
+    most = int(first.width * (1 - LEAST_OVERLAP))
+    best = torch.full((len(first.columns), len(second.columns)), -1.0)
+    at = torch.zeros(best.shape, dtype=torch.int64)
+    for shift in range(-most, most + 1):
+        found = match_at(first, second, shift)
+        better = found > best
+        best[better], at[better] = found[better], shift
+    return best, at
+
+
+def neighbour_match(windows: Tensor) -> Tensor:
+    """Of each window (n, c, h, w) and the one before it, the correlation at shift 0, 1, …: (n - 1, shifts) float32."""
+    later, earlier = Windows(windows[1:]), Windows(windows[:-1])
+    found = []
+    for shift in range(int(later.width * (1 - LEAST_OVERLAP)) + 1):
+        a, mean_a, norm_a = later.stretch(0, later.width - shift)
+        b, mean_b, norm_b = earlier.stretch(shift, earlier.width)
+        product = (a[:, None] @ b[:, :, None]).flatten()
+        found.append((product - a.shape[1] * mean_a * mean_b) / (norm_a * norm_b))
+    return torch.stack(found, dim=1)
+
+
+@dataclass(frozen=True)
+class Next:
+    """The window that comes after another in the same pass; shift: after which share of the width it begins."""
+    path: str
+    shift: float
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """How the windows of a data set overlap.
+
+    names: {user: paths in time order}; correlation, shift: {user: (n, n)} as `best_match` finds them among the user's
+    own images at SIZE; neighbours: {user: (n - 1, shifts)} as `neighbour_match` finds them at NEIGHBOUR_SIZE; width: of
+    the image files, in columns.
+    """
+    names: dict[int, list[str]]
+    correlation: dict[int, np.ndarray]
+    shift: dict[int, np.ndarray]
+    neighbours: dict[int, np.ndarray]
+    width: int
+
+    @property
+    def hop_columns(self) -> int | None:
+        """The hop in columns of the image files."""
+        return round(self.hop * self.width) if self.hop else None
+
+    @cached_property
+    def hop(self) -> float | None:
+        """The commonest shift from a window to the next, as a share of the width; None if windows do not overlap."""
+        votes = Counter(int(row.argmax()) for user in self.names
+                        for row, gap in zip(self.neighbours[user], self._gaps(user)) if gap == 1
+                        and row.max() >= NEAR_COPY and row.argmax() > 0)
+        return votes.most_common(1)[0][0] / NEIGHBOUR_SIZE if votes else None
+
+    @cached_property
+    def pass_of(self) -> dict[str, int]:
+        """{path: number of its pass, 0, 1, … per user}: a new one begins where two neighbours share no time."""
+        return {name: number for user, names in self.names.items()
+                for name, number in zip(names, np.cumsum([0, *(self._links(user)[0] < SAME_PASS)]).tolist())}
+
+    @cached_property
+    def following(self) -> dict[str, Next]:
+        """{path: the window after it}, where it is the next by number and the two agree closely."""
+        following = {}
+        for user, names in self.names.items():
+            correlations, shifts = self._links(user)
+            for i in np.flatnonzero((correlations >= NEAR_COPY) & (self._gaps(user) == 1)):
+                following[names[i]] = Next(names[i + 1], shifts[i] / NEIGHBOUR_SIZE)
+        return following
+
+    def _links(self, user: int) -> tuple[np.ndarray, np.ndarray]:
+        """(correlation, shift) of each neighbouring pair (n - 1,), near the shift that their numbers lead to expect."""
+        rows, gaps = self.neighbours[user], self._gaps(user)
+        found = np.full((len(rows), 2), -1.0)
+        for i, (row, gap) in enumerate(zip(rows, gaps)):
+            expected = (self.hop or 0) * NEIGHBOUR_SIZE * gap
+            low, high = round((1 - HOP_VARIES) * expected), round((1 + HOP_VARIES) * expected)
+            if 0 < expected <= len(row) - 1:
+                at = low + int(row[low:high + 1].argmax())
+                found[i] = row[at], at
+        return found[:, 0], found[:, 1].astype(int)
+
+    def _gaps(self, user: int) -> np.ndarray:
+        """By how much the numbers in the names grow from each window to the next; 1 where names have none."""
+        return np.diff([time_order(name)[0] for name in self.names[user]]).clip(min=1)
+
+
+def find_overlaps(data_path: str | Path, names: dict[int, list[str]]) -> Overlaps:
+    """Compare all images of each user with each other; names: {user: paths relative to data_path, in time order}."""
+    correlation, shift, neighbours = {}, {}, {}
+    with tqdm(total=sum(map(len, names.values())), desc="looking for overlaps", unit="image", disable=None) as bar:
+        for user, own in names.items():
+            images = load_images(data_path, own, NEIGHBOUR_SIZE)
+            images = without_profile(images, images)
+            small = F.avg_pool2d(images, NEIGHBOUR_SIZE // SIZE)
+            correlation[user], shift[user] = (found.numpy() for found in best_match(small, small))
+            neighbours[user] = neighbour_match(images).numpy()
+            bar.update(len(own))
+    return Overlaps(names, correlation, shift, neighbours, file_width(data_path, names))
+
+
+def file_width(data_path: str | Path, names: dict[int, list[str]]) -> int:
+    """Columns of the image files that load_image keeps, judged by the first."""
+    with Image.open(Path(data_path) / next(iter(names.values()))[0]) as image:
+        return min(image.size)
+
+
+def load_or_find_overlaps(data_path: str | Path, num_users: int, folder: str | Path) -> Overlaps:
+    """The overlaps of users 1 … num_users, from folder/overlaps.npz when it was made from the same files, else made."""
+    path, found = Path(folder) / OVERLAPS_FILE, find_users(data_path, num_users)
+    fingerprint = _fingerprint(Path(data_path), found)
+    try:
+        with np.load(path) as stored:
+            if str(stored["fingerprint"]) == fingerprint:
+                names, *rest = ({user: stored[f"{part}_{user}"] for user in found} for part in PARTS)
+                return Overlaps({user: own.tolist() for user, own in names.items()}, *rest, int(stored["width"]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass        # absent or damaged: it can be made again
+    names, _ = drop_broken(data_path, found)
+    overlaps = find_overlaps(data_path, names)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, fingerprint=fingerprint, width=overlaps.width,
+                 **{f"{part}_{user}": value for part in PARTS for user, value in getattr(overlaps, part).items()})
+    return overlaps
+
+
+def _fingerprint(data_path: Path, names: dict[int, list[str]]) -> str:
+    """Of names and sizes of the files; reading them all would take as long as comparing them."""
+    facts = [(name, (data_path / name).stat().st_size) for own in names.values() for name in own]
+    return hashlib.sha256(repr((SIZE, NEIGHBOUR_SIZE, LEAST_OVERLAP, facts)).encode()).hexdigest()[:16]

@@ -1,0 +1,60 @@
+"""A ResNet18 trained on the real training images alone: what synthetic images are judged by."""
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from groundwork.errors import InputError
+from groundwork.files import load_tensors, save_tensors
+from groundwork.images import load_images
+from microdoppler.arms import Arm, ImageSet
+from microdoppler.augmentation import Sequel
+from microdoppler.classifier import build_classifier, train_classifier
+from microdoppler.data_split import Split
+from microdoppler.overlap import Next
+from microdoppler.spectrograms import labels_of
+
+LARGEST = 96            # pixels: enough to tell walkers apart, and a ninth of the work of 256
+EPOCHS = 25
+BATCH_SIZE = 16
+LR = 2e-3
+SEED = 1_000_003        # none of the study's, whose classifiers it must not resemble
+
+
+def load_real(data_path: str | Path, images: dict[int, list[str]], following: dict[str, Next], image_size: int,
+              label: str) -> ImageSet:
+    """{user: paths} as images of image_size that know what follows them."""
+    paths, labels = labels_of(images)
+    return ImageSet(load_images(data_path, paths, image_size, label), labels,
+                    Sequel.among(paths, following, image_size))
+
+
+def load_or_train_recogniser(real: ImageSet, *, num_classes: int, folder: str | Path,
+                             device: torch.device) -> nn.Module:
+    """The recogniser of these training images, from folder/recogniser-<digest>.pt when it is there, else trained."""
+    determines = f"{real.digest} {num_classes} {EPOCHS} {BATCH_SIZE} {LR} {SEED} {device.type}"
+    path = Path(folder) / f"recogniser-{hashlib.sha256(determines.encode()).hexdigest()[:12]}.pt"
+    if path.exists():
+        try:
+            model = build_classifier(num_classes, SEED)
+            model.load_state_dict(load_tensors(path))
+            return model.to(device, memory_format=torch.channels_last).eval()
+        except (InputError, RuntimeError):      # damaged: it can be made again
+            pass
+    num_steps = max(1, EPOCHS * len(real.images) // BATCH_SIZE)
+    arm = Arm("real + classical", real, classical=True)
+    with tqdm(total=num_steps, desc="training the recogniser", unit="step", disable=None) as bar:
+        model = train_classifier(arm.batches(num_steps, BATCH_SIZE, 0.0, SEED), num_classes=num_classes,
+                                 num_steps=num_steps, lr=LR, seed=SEED, device=device, on_step=bar.update)
+    save_tensors(path, model.state_dict())
+    return model
+
+
+def open_recogniser(data_path: str | Path, split: Split, following: dict[str, Next], *, image_size: int,
+                    folder: str | Path, device: torch.device) -> tuple[nn.Module, ImageSet]:
+    """(the recogniser of a split's training images, those images at the size it works at: LARGEST or image_size)."""
+    real = load_real(data_path, split.train_images, following, min(LARGEST, image_size), "real training images")
+    model = load_or_train_recogniser(real, num_classes=max(split.users), folder=folder, device=device)
+    return model, real

@@ -1,0 +1,93 @@
+"""Folders that generate.py wrote, as classify.py needs them: checked, named, and matched to the folds of the study."""
+from pathlib import Path
+from typing import Any
+
+from groundwork.errors import InputError, differences, shortened
+from groundwork.files import read_json
+from microdoppler.data_split import Split
+from microdoppler.spectrograms import find_users, user_folders
+
+SAMPLING_FACTS = ("step", "cond_scale", "rescaled_phi", "sampler", "sampling_timesteps", "ddim_sampling_eta", "seed")
+
+
+def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:
+    """The images of a folder that generate.py made: {user: relative paths}, for exactly the users 1 … num_users."""
+    if not folder.is_dir():
+        raise InputError(f"--synthetic {folder} is no folder; expected one made by generate.py, with ID_<n>/*.png")
+    users, expected = set(user_folders(folder)), set(range(1, num_users + 1))
+    missing, strange = ([f"ID_{user}" for user in sorted(some)] for some in (expected - users, users - expected))
+    if not users:
+        raise InputError(f"--synthetic {folder} holds no ID_<n> folder; expected ID_1 … ID_{num_users}, as generate.py "
+                         "--all_users writes them")
+    if missing:
+        raise InputError(f"--synthetic {folder} lacks {shortened(missing)}; every arm needs all users "
+                         f"1 … {num_users}: generate them with --all_users")
+    if strange:
+        raise InputError(f"--synthetic {folder} holds {shortened(strange)}, but num_users is {num_users}; "
+                         "remove them, or give the folder that was made for these users")
+    return find_users(folder, num_users)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """generate.py's manifest; empty where there is none. Warns of images that are missing."""
+    if not (folder / "manifest.json").exists():
+        return {}
+    manifest = read_json(folder / "manifest.json")
+    if not (isinstance(manifest, dict) and all(isinstance(manifest.get(key, {}), dict) for key in ("split", "images"))):
+        raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
+    absent = sum(not (folder / name).exists() for name in manifest.get("images", {}))
+    if absent:
+        print(f"warning: {folder} lacks {absent} of the {len(manifest['images'])} images of its manifest; "
+              "run generate.py again to finish it")
+    return manifest
+
+
+def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split]) -> dict[int, dict[str, Path]]:
+    """{fold: {name of a set: its folder}}, every fold with the same names.
+
+    A set belongs to the fold whose training images its manifest names: with any other, its model may have seen test
+    images. Raises InputError when a set fits no fold, or a fold lacks a set.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("--synthetic names a folder more than once; give each folder once")
+    of_fold: dict[int, list[Path]] = {fold: [] for fold in splits}
+    for folder in folders:
+        of_fold[_fold_of(folder, read_manifest(folder).get("split"), splits)].append(folder)
+    named = {fold: _name(own) for fold, own in of_fold.items()}
+    names = list(dict.fromkeys(name for own in named.values() for name in own))
+    for fold, own in named.items():
+        if missing := [name for name in names if name not in own]:
+            raise InputError(f"fold {fold} lacks the synthetic set {shortened(missing)}; every fold needs a folder of "
+                             "that name, drawn by a model of that fold")
+    return named
+
+
+def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split]) -> int:
+    if not trained_on:
+        if len(splits) > 1:
+            raise InputError(f"which images {folder}'s model was trained on is unknown, so that it fits none of the "
+                             f"{len(splits)} folds; give a folder with generate.py's manifest.json, or one fold")
+        print(f"warning: on which images {folder}'s model was trained is unknown; if test images were among them, its "
+              "result is too good")
+        return next(iter(splits))
+    for fold, split in splits.items():
+        if trained_on == split.identity():
+            return fold
+    other = differences(trained_on, next(iter(splits.values())).identity())
+    raise InputError(f"{folder} comes from a model trained on another split: {other}; it may have seen images "
+                     "that are tested on now: go back to those constants, or train on this split")
+
+
+def _name(folders: list[Path]) -> dict[str, Path]:
+    """The folders' own names, with as many parent folders as tell them apart."""
+    paths, depth = [folder.resolve() for folder in folders], 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return {str(Path(*path.parts[-depth:])): folder for path, folder in zip(paths, folders)}
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What made a set, for runs.csv."""
+    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    return {"synthetic_folder": str(folder), "checkpoint": manifest.get("checkpoint", ""),
+            **{f"sampling_{name}": manifest.get(name, "") for name in SAMPLING_FACTS}}
