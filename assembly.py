@@ -5,8 +5,10 @@ import torch
 
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from groundwork.errors import InputError
+from microdoppler.judge import Judge
 from microdoppler.latents import LatentCache, LatentStatistics, check_range, load_or_encode
 from microdoppler.overlap import Overlaps, load_or_find_overlaps
+from microdoppler.recogniser import open_recogniser
 from microdoppler.spectrograms import labels_of
 from microdoppler.audit import audit_split
 from microdoppler.data_split import Split, SplitSettings, describe, load_or_make_split
@@ -34,6 +36,13 @@ def open_split(config: "Config") -> Split:
 def open_overlaps(config: "Config") -> Overlaps:
     """How the images of the data set overlap, found on first use."""
     return load_or_find_overlaps(config.data_path, config.num_users, config.latents_cache_folder)
+
+
+def open_judge(config: "Config", split: Split, device: torch.device) -> Judge:
+    """The classifier of the real training images that synthetic ones are judged by, trained on first use."""
+    return Judge(*open_recogniser(config.data_path, split, open_overlaps(config).following,
+                                  image_size=config.classifier_image_size, folder=config.latents_cache_folder,
+                                  device=device))
 
 
 def open_vae(config: "Config", device: torch.device) -> KL_VAE:
@@ -70,7 +79,8 @@ def build_diffusion(config: "Config") -> GaussianDiffusion:
         return GaussianDiffusion(
             unet, image_size=config.latent_size, timesteps=config.timesteps, objective=config.objective,
             beta_schedule=config.beta_schedule, min_snr_loss_weight=config.min_snr_loss_weight,
-            min_snr_gamma=config.min_snr_gamma, offset_noise_strength=config.offset_noise_strength,
+            min_snr_gamma=config.min_snr_gamma, min_loss_weight=config.min_loss_weight,
+            offset_noise_strength=config.offset_noise_strength,
             auto_normalize=config.auto_normalize, sampler=config.sampler,
             sampling_timesteps=config.sampling_timesteps, ddim_sampling_eta=config.ddim_sampling_eta,
             use_cfg_plus_plus=config.use_cfg_plus_plus)

@@ -20,7 +20,7 @@ from microdoppler.spectrograms import labels_of
 from microdoppler.study import Fold, run_study
 from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, result_tables
 from microdoppler.summary import summarize
-from synthetic_sets import facts_of, find_synthetic, match_to_folds
+from microdoppler.synthetic_sets import check_sizes, facts_of, find_synthetic, match_to_folds
 from train_latent_cfg import PRESETS, Config, check_constants
 
 
@@ -47,7 +47,7 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
         raise InputError(f"--select {select:g}; expected a confidence in 0 … 1")
     device = choose_device(config.device)
     for path in synthetic:
-        find_synthetic(path, config.num_users)
+        check_sizes(path, find_synthetic(path, config.num_users), config.classifier_image_size)
     overlaps, splits = open_splits(config, folds)
     sets = match_to_folds(synthetic, splits)
     opened, tables = zip(*(open_fold(config, fold, split, overlaps, sets[fold], select, device)
@@ -94,7 +94,7 @@ def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
                                                folder=config.latents_cache_folder, device=device)
         for name, images in opened.items():
             found = own_confidence(recogniser, images, training.images.shape[-1]), closest_training(images, training)
-            selected[name] = subset(images, worth_keeping(images, *found, least))
+            selected[name] = subset(images, worth_keeping(*found, least))
             tables.append(selection_table(images, *found, least, f"{name}, fold {number}"))
             if not len(selected[name].images):
                 raise InputError(f"--select {least:g} keeps no image of {sets[name]}; choose a lower confidence")

@@ -13,8 +13,9 @@ from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES,
 from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.files import read_json
-from microdoppler.diagnosis import Finding, Metrics, Settings, diagnose, plot, read_metrics, recent
+from microdoppler.diagnosis import Finding, Metrics, Settings, diagnose, read_metrics, recent
 from microdoppler.report import save_figure
+from microdoppler.training_plot import plot
 from train_latent_cfg import PRESETS, Config
 
 RAW_STD = 0.18      # usual for these latents; config.json knows whether they are raw, not how large they are
@@ -29,7 +30,8 @@ def zero_output_loss(config: dict) -> float:
     gamma = config["min_snr_gamma"] if config["min_snr_loss_weight"] else None
     target_power = {"pred_v": alphas_cumprod + (1 - alphas_cumprod) * variance, "pred_x0": variance,
                     "pred_noise": 1.0}[config["objective"]]
-    return (min_snr_weight(alphas_cumprod, config["objective"], gamma) * target_power).mean().item()
+    weight = min_snr_weight(alphas_cumprod, config["objective"], gamma).clamp(min=config.get("min_loss_weight", 0.0))
+    return (weight * target_power).mean().item()
 
 
 def read_settings(path: Path) -> Settings:
@@ -58,8 +60,10 @@ def progress(metrics: Metrics, settings: Settings) -> list[str]:
     if done:
         latest = {key: values[-1] for key, values in metrics.milestones.items()}
         lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), "
-                     f"sharpness {latest['sharpness']:.2f} (1 = as training images), "
-                     f"nearest ratio {latest['nearest_ratio']:.2f} (1 = new, 0 = copies)")
+                     f"sharpness {latest['sharpness']:.2f} (1 = as training images)")
+        if math.isfinite(latest["recognised"]):         # runs of earlier versions did not look at it
+            lines.append(f"  samples: {latest['recognised']:.0%} recognised as their user, diversity "
+                         f"{latest['diversity']:.2f} (1 = as training images), {latest['copies']:.0%} near-copies")
     if metrics.broken_lines:
         lines.append(f"{metrics.broken_lines} lines of metrics.jsonl cannot be read, and were left out")
     return lines

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from assembly import build_diffusion, clipping_is_justified, guidance_of, open_cache, open_split, open_vae
+from assembly import build_diffusion, clipping_is_justified, guidance_of, open_cache, open_judge, open_split, open_vae
 from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path, read_off_tensors
 from denoising_diffusion_pytorch.trainer import Recorder, Trainer, join_processes
 from groundwork.command_line import run
@@ -54,6 +54,7 @@ class Config:
     beta_schedule: str = "cosine"  # noise schedule: cosine or linear
     min_snr_loss_weight: bool = True  # cap the weight of the easy, nearly clean timesteps
     min_snr_gamma: float = 5.0  # the cap, a signal-to-noise ratio
+    min_loss_weight: float = 0.0  # of the noisiest timesteps, which decide whom a sample shows; pred_v: 1 = all alike
     offset_noise_strength: float = 0.0  # noise shared by all pixels of a channel; 0.1 helps very dark or bright data
     auto_normalize: bool = False  # map [0, 1] to [-1, 1]; wrong for latents outside [0, 1], see test_vae_range.py
     # --- training
@@ -107,7 +108,7 @@ LIMITS = (      # (what a constant must be, the test, the constants)
         "attn_dim_head", "attn_heads", "timesteps", "train_batch_size", "gradient_accumulate_every", "train_num_steps",
         "ema_update_every", "save_and_sample_every", "num_samples", "log_every", "sampling_timesteps",
         "vae_batch_size", "classifier_steps", "classifier_seeds")),
-    ("0 or more", lambda value: value >= 0, ("split_guard", "offset_noise_strength", "cond_scale")),
+    ("0 or more", lambda value: value >= 0, ("split_guard", "offset_noise_strength", "cond_scale", "min_loss_weight")),
     ("0 … 2 000 000 000", lambda value: 0 <= value <= 2_000_000_000, ("seed",)),
     ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
     ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi",
@@ -147,7 +148,7 @@ def config_to_plain(config: Config) -> dict:
 
 def config_of(checkpoint: dict) -> Config:
     """The Config a checkpoint was trained with; what an older one does not say is read off its tensors."""
-    defaults = replace(Config(), cuts_per_hop=1)        # as in the runs before there was a choice
+    defaults = replace(Config(), cuts_per_hop=1, min_loss_weight=0.0)   # as in the runs before there was a choice
     if not checkpoint.get("config"):
         known = read_off_tensors(checkpoint)
         return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),
@@ -280,8 +281,8 @@ def main(config: Config, *, resume: str | None = None):
     recorder = None
     if processes.is_main_process:
         set_aside_later(config.results_folder, trainer.step, config.save_and_sample_every)
-        watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, num_samples=config.num_samples,
-                                   guidance=guidance_of(config), seed=config.seed)
+        watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, open_judge(config, split, device),
+                                   num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
         real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
                 for user in watcher.users}
         recorder = ResultsRecorder(config, trainer, watcher, real, {

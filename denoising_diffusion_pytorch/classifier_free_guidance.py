@@ -56,13 +56,15 @@ class GaussianDiffusion(nn.Module):
 
     image_size: height = width of the data, (b, channels, image_size, image_size); objective: what the network
     predicts, one of OBJECTIVES; auto_normalize: data is in [0, 1] and is mapped to [-1, 1] and back; clip_x_start:
-    clamp x_start to [-1, 1] while sampling, right only for data within that range; sampling_timesteps: network
+    clamp x_start to [-1, 1] while sampling, right only for data within that range; min_loss_weight: what every
+    timestep's weight is raised to, as min-SNR leaves next to none to the noisiest; sampling_timesteps: network
     evaluations of ddim and dpmpp_2m (ddpm always visits all timesteps).
     """
 
     def __init__(self, model: Unet, *, image_size: int, timesteps: int = 1000, objective: str = "pred_v",
                  beta_schedule: str = "cosine", min_snr_loss_weight: bool = True, min_snr_gamma: float = 5,
-                 offset_noise_strength: float = 0.0, auto_normalize: bool = False, clip_x_start: bool = False,
+                 min_loss_weight: float = 0.0, offset_noise_strength: float = 0.0, auto_normalize: bool = False,
+                 clip_x_start: bool = False,
                  sampler: str = "dpmpp_2m", sampling_timesteps: int = 20, ddim_sampling_eta: float = 0.0,
                  use_cfg_plus_plus: bool = False):
         super().__init__()
@@ -84,6 +86,7 @@ class GaussianDiffusion(nn.Module):
         alphas_cumprod = torch.cumprod(1 - BETA_SCHEDULES[beta_schedule](timesteps), dim=0)
         self.alpha_bars = alphas_cumprod.tolist()
         loss_weight = min_snr_weight(alphas_cumprod, objective, min_snr_gamma if min_snr_loss_weight else None)
+        loss_weight = loss_weight.clamp(min=min_loss_weight)
         # Functions of the arguments above, so no part of the state dict.
         for name, value in (("alphas_cumprod", alphas_cumprod), ("loss_weight", loss_weight),
                             ("sqrt_alphas_cumprod", alphas_cumprod.sqrt()),

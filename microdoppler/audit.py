@@ -19,8 +19,8 @@ SHOWN_SIZE = 256        # pixels
 
 @dataclass(frozen=True)
 class Match:
-    """A test image and the training image that is most like it; shift: by what share of the width it begins later."""
-    test: str
+    """An image and the training image that is most like it; shift: by what share of the width it begins later."""
+    image: str
     training: str
     correlation: float
     shift: float
@@ -112,25 +112,26 @@ def passes_of(overlaps: Overlaps, user: int) -> list[dict]:
     return [{"first": names[0], "last": names[-1], "num_images": len(names)} for names in passes.values()]
 
 
-def worst_pairs_figure(audit: Audit, data_path: Path) -> Figure:
-    """The closest matches: a test image above its training image, on one time axis."""
-    pairs = audit.worst[:WORST_PAIRS]
+def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str) -> Figure:
+    """Each image, of a kind such as "test", above the training image most like it, on one time axis."""
     figure = Figure(figsize=(3.2 * len(pairs), 5), layout="constrained")
     axes = figure.subplots(2, len(pairs), sharex="col", squeeze=False)
     for match, (above, below) in zip(pairs, axes.T):
-        for axis, name, start in ((above, match.test, match.shift), (below, match.training, 0.0)):
-            axis.imshow(load_image(data_path / name, SHOWN_SIZE), extent=(start, start + 1, 0, 1), aspect="auto")
-            axis.set_title(name.replace("$", r"\$"), fontsize=6)
+        for axis, path, start in ((above, root / match.image, match.shift),
+                                  (below, training_root / match.training, 0.0)):
+            axis.imshow(load_image(path, SHOWN_SIZE), extent=(start, start + 1, 0, 1), aspect="auto")
+            axis.set_title(f"{path.parent.name}/{path.name}".replace("$", r"\$"), fontsize=6)
             axis.set_yticks([])
         above.set_xlim(min(0.0, match.shift), max(1.0, 1 + match.shift))
         below.set_xlabel(f"time in windows; correlation {match.correlation:.2f}", fontsize=8)
-    axes[0, 0].set_ylabel("test")
+    axes[0, 0].set_ylabel(kind)
     axes[1, 0].set_ylabel("training")
-    figure.suptitle(f"The closest matches of test and training images (near-copies: {NEAR_COPY} and more)", fontsize=9)
+    figure.suptitle(f"The closest matches of {kind} and training images (near-copies: {NEAR_COPY} and more)",
+                    fontsize=9)
     return figure
 
 
 def write_audit(audit: Audit, data_path: Path, folder: Path) -> None:
     """folder/split_audit.json and split_audit.png."""
     write_json(folder / "split_audit.json", audit.to_json())
-    save_figure(worst_pairs_figure(audit, data_path), folder / "split_audit.png")
+    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "test"), folder / "split_audit.png")

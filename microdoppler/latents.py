@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
-from groundwork.images import time_order
 from microdoppler.stitching import Cut, load_cuts
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
@@ -55,12 +54,11 @@ class LatentStatistics:
 
 class LatentCache:
     """posteriors: (n, 2, c, h, w) float32, memory-mapped, [:, 0] the mean and [:, 1] the log-variance, unscaled;
-    labels: (n,) int64; times: (n,) float32, when each begins, in hops, comparable within a user; scale_factor: what the
-    VAE multiplies samples by; statistics: of the scaled latents.
+    labels: (n,) int64; scale_factor: what the VAE multiplies samples by; statistics: of the scaled latents.
     """
 
-    def __init__(self, posteriors: np.ndarray, labels: Tensor, times: Tensor, scale_factor: float):
-        self.posteriors, self.labels, self.times, self.scale_factor = posteriors, labels, times, scale_factor
+    def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float):
+        self.posteriors, self.labels, self.scale_factor = posteriors, labels, scale_factor
         self.statistics = measure(posteriors, scale_factor)
 
     def __len__(self) -> int:
@@ -104,18 +102,17 @@ def load_or_encode(vae, data_path: str | Path, cuts: Sequence[Cut], labels: Tens
     data_path; labels: (n,) int64.
     """
     folder = Path(folder)
-    times = torch.tensor([time_order(cut.path)[0] + cut.fraction for cut in cuts])
     fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size)
     latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
     if not (index_file.exists() and latents_file.exists() and read_json(index_file).get("fingerprint") == fingerprint):
         index_file.unlink(missing_ok=True)      # first, so that no moment pairs it with other latents
         _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
-        cache = LatentCache(np.load(latents_file, mmap_mode="r"), labels, times, vae.scale_factor)
+        cache = LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
         write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
                                 "statistics": asdict(cache.statistics), "images": [cut.name for cut in cuts],
                                 "labels": labels.tolist()})
         return cache
-    return LatentCache(np.load(latents_file, mmap_mode="r"), labels, times, vae.scale_factor)
+    return LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
 
 
 @torch.inference_mode()

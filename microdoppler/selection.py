@@ -1,4 +1,6 @@
 """Which synthetic images to keep: those that a recogniser takes for their user, and that are no near-copies."""
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,16 +20,32 @@ def resize(images: Tensor, size: int) -> Tensor:
     return resized.round().clamp(0, 255).byte()
 
 
-def closest_training(images: ImageSet, training: ImageSet) -> Tensor:
-    """(n,) float32: each image's correlation with the training image of its user that it resembles most, over time
-    shifts, as in the overlap audit."""
-    found = torch.zeros(len(images.images))
+@dataclass(frozen=True, eq=False)
+class Closest:
+    """For each of n images the training image of its user that it resembles most, over time shifts, as in the overlap
+    audit: their correlation (n,) float32, its index (n,) int64, and by what share of the width the image begins later
+    (n,) float32."""
+    correlation: Tensor
+    index: Tensor
+    shift: Tensor
+
+    @property
+    def is_copy(self) -> Tensor:
+        """(n,) bool."""
+        return self.correlation >= NEAR_COPY
+
+
+def closest_training(images: ImageSet, training: ImageSet) -> Closest:
+    closest = Closest(*(torch.zeros(len(images.images), dtype=kind) for kind in (torch.float32, torch.int64,
+                                                                                 torch.float32)))
     for label in images.labels.unique():
-        theirs = resize(training.images[training.labels == label], SIZE)
-        own = resize(images.images[images.labels == label], SIZE)
-        correlation, _ = best_match(without_profile(own, theirs), without_profile(theirs, theirs))
-        found[images.labels == label] = correlation.max(dim=1).values
-    return found
+        own, theirs = (images.labels == label).nonzero()[:, 0], (training.labels == label).nonzero()[:, 0]
+        correlation, shift = best_match(*(without_profile(resize(part, SIZE)) for part in (images.images[own],
+                                                                                         training.images[theirs])))
+        best = correlation.max(dim=1)
+        closest.correlation[own], closest.index[own] = best.values, theirs[best.indices]
+        closest.shift[own] = shift.gather(1, best.indices[:, None])[:, 0] / SIZE
+    return closest
 
 
 def own_confidence(recogniser: nn.Module, images: ImageSet, size: int) -> Tensor:
@@ -35,18 +53,18 @@ def own_confidence(recogniser: nn.Module, images: ImageSet, size: int) -> Tensor
     return predict(recogniser, resize(images.images, size)).gather(1, images.labels[:, None])[:, 0]
 
 
-def worth_keeping(images: ImageSet, confidence: Tensor, correlation: Tensor, least: float) -> Tensor:
-    """(n,) bool: own_confidence of at least `least`, and closest_training below NEAR_COPY."""
-    return (confidence >= least) & (correlation < NEAR_COPY)
+def worth_keeping(confidence: Tensor, closest: Closest, least: float) -> Tensor:
+    """(n,) bool: own_confidence of at least `least`, and no near-copy."""
+    return (confidence >= least) & ~closest.is_copy
 
 
-def selection_table(images: ImageSet, confidence: Tensor, correlation: Tensor, least: float, name: str) -> Table:
+def selection_table(images: ImageSet, confidence: Tensor, closest: Closest, least: float, name: str) -> Table:
     """How many images are kept of each user, and why the others are not."""
-    kept = worth_keeping(images, confidence, correlation, least)
+    kept = worth_keeping(confidence, closest, least)
     rows = []
     for label in images.labels.unique().tolist():
         own = images.labels == label
-        doubted, copies = (confidence[own] < least), (correlation[own] >= NEAR_COPY)
+        doubted, copies = (confidence[own] < least), closest.is_copy[own]
         rows.append([f"user {label + 1}", str(int(own.sum())), str(int(kept[own].sum())), str(int(doubted.sum())),
                      str(int(copies.sum()))])
     totals = np.array([[int(cell) for cell in row[1:]] for row in rows]).sum(axis=0)

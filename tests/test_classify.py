@@ -12,7 +12,7 @@ from PIL import Image
 
 import classify
 from groundwork.errors import InputError
-from synthetic_sets import match_to_folds
+from microdoppler.synthetic_sets import match_to_folds
 from train_latent_cfg import PRESETS
 
 NUM_USERS = 3
@@ -103,7 +103,7 @@ def test_selected_images_are_an_arm_of_their_own(config, tmp_path, capsys, monke
     folder = write_users(tmp_path / "x", range(1, NUM_USERS + 1), 4, seed=5)
     (folder / "ID_1" / "Doppler9.png").write_bytes((folder / "ID_2" / "Doppler1.png").read_bytes())    # mislabelled
     (folder / "ID_3" / "Doppler9.png").write_bytes((config.data_path / "ID_3" / "Doppler3.png").read_bytes())   # copy
-    summary = classify.main(replace(config, classifier_image_size=64), synthetic=(folder,), seeds=1, select=0.5)
+    summary = classify.main(config, synthetic=(folder,), seeds=1, select=0.5)
     assert "real + selected: x" in [arm["name"] for arm in summary["arms"]]
     table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("user ")]
     assert [row[2:] for row in table] == [["5", "4", "1", "0"], ["4", "4", "0", "0"], ["5", "4", "0", "1"]]
@@ -154,6 +154,17 @@ def with_a_strange_user(folder):
     write_users(folder, (1, 2, 3, 17), 1, seed=0)
 
 
+def with_an_image_of_another_size(folder):
+    write_users(folder, (1, 2, 3), 1, seed=0)
+    Image.new("RGB", (48, 48)).save(folder / "ID_2" / "Doppler2.png")
+
+
+def smaller_than_classifiers_look_at(folder):
+    for user in (1, 2, 3):
+        (folder / f"ID_{user}").mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder / f"ID_{user}" / "Doppler1.png")
+
+
 def with_a_broken_image(folder):
     write_users(folder, (1, 2, 3), 1, seed=0)
     (folder / "ID_2" / "Doppler1.png").write_bytes(b"\x89PNG half a file")
@@ -161,7 +172,9 @@ def with_a_broken_image(folder):
 
 @pytest.mark.parametrize("make, named", [
     (missing, "is no folder"), (without_users, "no ID_<n> folder"), (lacking_a_user, "lacks ID_2"),
-    (with_an_empty_user, "ID_2"), (with_a_strange_user, "ID_17"), (with_a_broken_image, "Doppler1.png")])
+    (with_an_empty_user, "ID_2"), (with_a_strange_user, "ID_17"),
+    (with_an_image_of_another_size, "different sizes"), (smaller_than_classifiers_look_at, "of 16 px"),
+    (with_a_broken_image, "Doppler1.png")])
 def test_unusable_folders_are_named_and_nothing_is_written(config, tmp_path, make, named):
     make(tmp_path / "synthetic_x")
     with pytest.raises(InputError) as caught:

@@ -75,6 +75,14 @@ def test_min_snr_weights_the_x_start_error_by_at_most_gamma(objective):
     assert torch.allclose(min_snr_weight(bars, objective, None) * per_x_start, snr)
 
 
+def test_the_least_weight_raises_the_noisiest_timesteps_only():
+    unet = Unet(8, 2, dim_mults=(1,), channels=2)
+    plain, raised, even = (GaussianDiffusion(unet, image_size=8, min_loss_weight=floor).loss_weight
+                           for floor in (0.0, 0.4, 1.0))
+    assert plain[-1] < 1e-3 and torch.equal(raised, plain.clamp(min=0.4))
+    assert torch.equal(even, torch.ones(1000))      # with pred_v min-SNR never exceeds 1: the plain squared error
+
+
 class Oracle(torch.nn.Module):
     """Stands in for the Unet: knows x_start, and answers what a perfect network would."""
 

@@ -106,7 +106,7 @@ def synthetic_cache(n=4000):
     mean = rng.normal(0, 2, (n, 2, 2, 2)) + np.array([0.5, -1.0])[:, None, None]
     logvar = np.broadcast_to(2 * np.log([0.5, 3.0])[:, None, None], mean.shape)
     posteriors = np.stack((mean, logvar), axis=1).astype(np.float32)
-    return LatentCache(posteriors, torch.arange(n), torch.zeros(n), scale_factor=0.1)
+    return LatentCache(posteriors, torch.arange(n), scale_factor=0.1)
 
 
 def test_statistics_are_those_of_the_samples_that_training_draws():

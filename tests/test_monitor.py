@@ -31,7 +31,7 @@ def training_line(step: int, loss: float, **other) -> dict:
 
 def milestone_line(step: int, **other) -> dict:
     return {"step": step, "milestone": step // MILESTONE_EVERY, "class_gain": 0.04, "sharpness": 0.95,
-            "nearest_ratio": 1.0, **other}
+            "recognised": 0.9, "diversity": 0.95, "copies": 0.0, **other}
 
 
 def standardized(step: int) -> float:
@@ -86,13 +86,15 @@ ILLNESSES = {
     "unstable, spikes": dict(line=lambda step: {"loss": 3.0} if step % 2500 == 0 else {}),
     "unstable, diverging": dict(loss=lambda step: standardized(step) * max(1, step / 70000) ** 2),
     "NaN": dict(line=lambda step: {"loss": math.nan, "grad_norm": math.nan} if step > 90000 else {},
-                milestone=lambda step: {"class_gain": math.nan, "sharpness": math.nan, "nearest_ratio": math.nan}
-                if step > 90000 else {}),
+                milestone=lambda step: dict.fromkeys(["class_gain", "sharpness", "recognised", "diversity", "copies"],
+                                                       math.nan) if step > 90000 else {}),
     "NaN, gradients": dict(line=lambda step: {"grad_norm": math.inf} if step % 500 == 0 else {}),
     "users not distinguishable": dict(milestone=lambda step: {"class_gain": 0.0005}),
     "blurred samples": dict(milestone=lambda step: {"sharpness": 0.5}),
     "noisy samples": dict(milestone=lambda step: {"sharpness": 1.8}),
-    "overfitting": dict(milestone=lambda step: {"nearest_ratio": 1 - step / TOTAL}),
+    "users not distinguishable, by a classifier": dict(milestone=lambda step: {"recognised": 0.3}),
+    "collapsing": dict(milestone=lambda step: {"diversity": 0.3}),
+    "memorising": dict(milestone=lambda step: {"copies": step / TOTAL / 2}),
     "slow": dict(line=lambda step: {"images_per_second": 40.0} if step > 130000 else {}),
 }
 
@@ -133,9 +135,12 @@ def test_remedies_speak_of_the_runs_own_constants(tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["pred_v", "pred_noise", "pred_x0"])
-@pytest.mark.parametrize("beta_schedule, weighted, standardize", [("cosine", True, True), ("linear", False, False)])
-def test_the_start_level_is_the_loss_of_a_network_that_outputs_zero(objective, beta_schedule, weighted, standardize):
-    constants = dict(timesteps=50, objective=objective, beta_schedule=beta_schedule, min_snr_loss_weight=weighted)
+@pytest.mark.parametrize("beta_schedule, weighted, floor, standardize",
+                         [("cosine", True, 0.0, True), ("linear", False, 0.0, False), ("cosine", True, 1.0, True)])
+def test_the_start_level_is_the_loss_of_a_network_that_outputs_zero(objective, beta_schedule, weighted, floor,
+                                                                    standardize):
+    constants = dict(timesteps=50, objective=objective, beta_schedule=beta_schedule, min_snr_loss_weight=weighted,
+                     min_loss_weight=floor)
     unet = Unet(8, 2, dim_mults=(1,), channels=4)
     unet.forward = lambda x, *_, **__: torch.zeros_like(x)
     diffusion = GaussianDiffusion(unet, image_size=4, **constants)
@@ -153,6 +158,19 @@ def test_the_start_level_is_the_loss_of_a_network_that_outputs_zero(objective, b
 def write_lines(path: Path, *lines: dict | str) -> Path:
     path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def test_milestones_of_earlier_versions_are_read_without_the_figures_they_lack(tmp_path):
+    write_run(tmp_path, steps=6000)
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        for key in ("recognised", "diversity", "copies"):
+            line.pop(key, None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics, _, text = monitor_training.look(tmp_path)
+    assert metrics.broken_lines == 0 and len(metrics.milestones["class_gain"]) == 3
+    assert "recognised" not in text and names(tmp_path) == []
 
 
 def test_a_torn_last_line_is_ignored_and_other_broken_lines_are_counted(tmp_path):
@@ -213,7 +231,7 @@ def test_findings_are_printed_with_their_remedy(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("lines", [[], [training_line(50, math.nan, grad_norm=math.nan)],
-                                   [training_line(50, 0.3), milestone_line(50, nearest_ratio=math.nan)]],
+                                   [training_line(50, 0.3), milestone_line(50, copies=math.nan)]],
                          ids=["none", "only NaN", "one"])
 def test_the_first_lines_are_enough(tmp_path, capsys, lines):
     write_lines(write_run(tmp_path) / "metrics.jsonl", *lines)

@@ -80,7 +80,7 @@ def test_the_profile_that_all_windows_share_makes_no_match():
     stripes = (torch.arange(16) % 4 * 60).view(1, 1, 16, 1).float()
     images = stripes + torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 20
     plain, _ = best_match(images, images)
-    cleaned, _ = best_match(*[without_profile(images, images)] * 2)
+    cleaned, _ = best_match(*[without_profile(images)] * 2)
     apart = ~torch.eye(6, dtype=bool)
     assert plain[apart].min() > 0.9 and cleaned[apart].max() < NEAR_COPY
 
@@ -125,7 +125,7 @@ def test_a_random_split_leaks_and_a_guarded_contiguous_one_does_not(planted):
 def test_near_copies_are_those_that_share_columns(planted):
     _, names, overlaps = planted
     split = split_images(names, SplitSettings(2, 10, "random", 0, 0, 5))
-    found = {match.test: match for own in audit_split(split, overlaps).matches.values() for match in own}
+    found = {match.image: match for own in audit_split(split, overlaps).matches.values() for match in own}
     number = {name: int("".join(filter(str.isdigit, name.split("/")[1]))) for own in names.values() for name in own}
     for user in (1, 2):
         for name in split.test_images[user]:

@@ -2,6 +2,8 @@
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from groundwork.errors import InputError, differences, shortened
 from groundwork.files import read_json
 from microdoppler.data_split import Split
@@ -26,6 +28,25 @@ def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:
         raise InputError(f"--synthetic {folder} holds {shortened(strange)}, but num_users is {num_users}; "
                          "remove them, or give the folder that was made for these users")
     return find_users(folder, num_users)
+
+
+def check_sizes(folder: Path, images: dict[int, list[str]], least: int) -> None:
+    """Raises InputError when the images differ in size, or are smaller than the `least` pixels a classifier sees:
+    enlarged, they would be told apart from real ones by their blur."""
+    sizes: dict[tuple[int, int], str] = {}
+    for name in (name for own in images.values() for name in own):
+        try:
+            with Image.open(folder / name) as image:
+                sizes.setdefault(image.size, name)
+        except OSError as error:
+            raise InputError(f"{folder / name} cannot be decoded: {type(error).__name__}: {error}") from None
+    if len(sizes) > 1:
+        described = ", ".join(f"{name} {width} x {height}" for (width, height), name in sizes.items())
+        raise InputError(f"--synthetic {folder} holds images of different sizes ({described}); generate the set again")
+    smallest = min(min(size) for size in sizes)
+    if smallest < least:
+        raise InputError(f"--synthetic {folder} holds images of {smallest} px, but classifiers look at {least} px; set "
+                         f"classifier_image_size to {smallest} or less")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

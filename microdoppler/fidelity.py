@@ -1,0 +1,214 @@
+"""How like real images synthetic ones are, how varied, how new, and whether their physics is right.
+
+    python -m microdoppler.fidelity --real DATA --synthetic synthetic_data/checkpoint_75
+
+Each figure stands beside the same figure of real images: of one half of the held-out passes against the other.
+"""
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from groundwork.command_line import run
+from groundwork.device import choose_device
+from groundwork.errors import InputError
+from groundwork.files import read_json, write_json
+from groundwork.images import load_images
+from microdoppler.arms import ImageSet
+from microdoppler.audit import Match, pairs_figure
+from microdoppler.data_split import Split
+from microdoppler.distributions import NEIGHBOURS, diversity_ratio, kernel_distance, precision_recall, separation
+from microdoppler.fidelity_report import gait_figure, novelty_figure, sentences, tables
+from microdoppler.gait_physics import PictureAxes, describe_gait
+from microdoppler.judge import Judge, halves_by_pass
+from microdoppler.overlap import load_or_find_overlaps
+from microdoppler.recogniser import open_recogniser
+from microdoppler.report import Picture, Section, render_report, save_figure
+from microdoppler.selection import closest_training
+from microdoppler.spectrograms import labels_of
+from microdoppler.synthetic_sets import check_sizes, find_synthetic, match_to_folds
+
+SHOWN_PAIRS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Real held-out or synthetic images with what was found in them; passes: (n,) which recording each is from."""
+    images: ImageSet
+    paths: list[str]
+    features: np.ndarray
+    recognised: torch.Tensor
+    passes: np.ndarray
+
+    def of(self, chosen: torch.Tensor) -> "Side":
+        keep = chosen.numpy()
+        return Side(ImageSet(self.images.images[chosen], self.images.labels[chosen]),
+                    [path for path, kept in zip(self.paths, keep) if kept], self.features[keep],
+                    self.recognised[chosen], self.passes[keep])
+
+
+def look_at(root: Path, images: dict[int, list[str]], image_size: int, judge: Judge, passes: dict[str, str],
+            label: str) -> Side:
+    """Load {user: paths}; passes: {path: recording}, for paths that are not in it each image is its own."""
+    paths, labels = labels_of(images)
+    loaded = ImageSet(load_images(root, paths, image_size, label), labels)
+    return Side(loaded, paths, judge.features(loaded.images),
+                judge.probabilities(loaded.images).argmax(dim=1) == labels,
+                np.array([passes.get(path, path) for path in paths]))
+
+
+def feature_figures(real: Side, synthetic: Side) -> dict[str, dict[str, float]]:
+    """{"synthetic", "real": precision, recall, diversity, recognised}, for one user or all.
+
+    Synthetic images against each half of the held-out passes, as many of them as the other half has, since precision
+    and recall depend on numbers; and half against half.
+    """
+    results: dict[str, list[tuple[float, ...]]] = {"synthetic": [], "real": []}
+    first, second = halves = split_in_halves(real)
+    if not first.paths or not second.paths:     # all of one pass: nothing to hold against each other
+        return {kind: {**dict.fromkeys(("precision", "recall", "diversity"), float("nan")),
+                       "recognised": side.recognised.float().mean().item()}
+                for kind, side in (("synthetic", synthetic), ("real", real))}
+    for reference, other in (halves, halves[::-1]):
+        spread = np.linspace(0, len(synthetic.paths) - 1, min(len(synthetic.paths), len(other.paths))).round()
+        drawn = synthetic.features[spread.astype(int)]
+        for kind, features in (("synthetic", drawn), ("real", other.features)):
+            enough = min(len(reference.features), len(features)) > NEIGHBOURS
+            results[kind].append((*(precision_recall(reference.features, features) if enough else (np.nan, np.nan)),
+                                  diversity_ratio(reference.features, features)))
+    figures = {kind: dict(zip(("precision", "recall", "diversity"), np.mean(both, axis=0).tolist()))
+               for kind, both in results.items()}
+    for kind, side in (("synthetic", synthetic), ("real", real)):
+        figures[kind]["recognised"] = side.recognised.float().mean().item()
+    return figures
+
+
+def split_in_halves(real: Side) -> list[Side]:
+    """Every other pass, and the rest."""
+    half = halves_by_pass(list(real.passes))
+    return [real.of(half), real.of(~half)]
+
+
+def user_kid(real: Side, synthetic: Side) -> dict[str, tuple[float, float]]:
+    """{"synthetic", "real": (KID, standard error)} of one user: against all held-out images, and half against half."""
+    first, second = split_in_halves(real)
+    return {"synthetic": kernel_distance(real.features, synthetic.features, real.passes, synthetic.passes),
+            "real": kernel_distance(first.features, second.features, first.passes, second.passes)
+            if second.paths else (float("nan"), float("nan"))}
+
+
+def measure(real: Side, synthetic: Side, training: ImageSet, axes: PictureAxes) -> dict:
+    """All figures as plain values: per user and over all; `gait` and `nearest` hold a value per image, for figures."""
+    report: dict = {"users": {}, "gait": {}, "nearest": {}}
+    for kind, side in (("synthetic", synthetic), ("real", real)):
+        report["nearest"][kind] = closest_training(side.images, training)
+        report["gait"][kind] = describe_gait(side.images.images.numpy(), axes)
+    for label in real.images.labels.unique():
+        own = {"synthetic": synthetic.images.labels == label, "real": real.images.labels == label}
+        theirs = real.of(own["real"]), synthetic.of(own["synthetic"])
+        figures = _figures(*theirs, report, own)
+        for kind, (kid, error) in user_kid(*theirs).items():
+            figures[kind] |= {"kid": kid, "kid_error": error}
+        report["users"][int(label) + 1] = figures
+    everyone = {"synthetic": torch.ones(len(synthetic.paths), dtype=torch.bool),
+                "real": torch.ones(len(real.paths), dtype=torch.bool)}
+    report["all"] = _figures(real, synthetic, report, everyone)
+    for kind, side in (("synthetic", synthetic), ("real", real)):
+        kids, errors = np.array([[figures[kind][name] for name in ("kid", "kid_error")]
+                                 for figures in report["users"].values()]).T
+        report["all"][kind] |= {"kid": float(kids.mean()),           # of the users' distributions, not of their mixture
+                                "kid_error": float(np.sqrt(np.square(errors).sum()) / len(errors)),
+                                "separation": separation(side.features, side.images.labels.numpy())}
+    return report
+
+
+def _figures(real: Side, synthetic: Side, report: dict, chosen: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+    figures = feature_figures(real, synthetic)
+    for kind, keep in chosen.items():
+        nearest = report["nearest"][kind]
+        figures[kind] |= {"num_images": int(keep.sum()), "copies": nearest.is_copy[keep].float().mean().item(),
+                          "nearest": 1 - nearest.correlation[keep].median().item()}
+        for name, values in report["gait"][kind].items():
+            own = values[keep.numpy()]
+            figures[kind][name] = float(np.median(own[np.isfinite(own)])) if np.isfinite(own).any() else float("nan")
+    return figures
+
+
+def closest_pairs(synthetic: Side, nearest, training_paths: list[str]) -> list[Match]:
+    order = nearest.correlation.argsort(descending=True)[:SHOWN_PAIRS].tolist()
+    return [Match(synthetic.paths[i], training_paths[int(nearest.index[i])], float(nearest.correlation[i]),
+                  float(nearest.shift[i])) for i in order]
+
+
+def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | None,
+                 highest_mps: float | None) -> PictureAxes:
+    """The simulator's axes, unless some are given."""
+    given = {"window_seconds": window_seconds, "lowest_mps": lowest_mps, "highest_mps": highest_mps}
+    axes = replace(PictureAxes.of_simulator(), **{name: value for name, value in given.items() if value is not None})
+    if not axes.window_seconds > 0 or not axes.lowest_mps < axes.highest_mps:
+        raise InputError(f"window_seconds {axes.window_seconds:g}, speeds {axes.lowest_mps:g} … {axes.highest_mps:g} "
+                         "m/s; expected a time above 0, and the lowest speed below the highest")
+    if not given.keys() - {name for name, value in given.items() if value is None} and not (
+            real / "simulation.json").exists():
+        print("note: speeds and cadences are in the simulator's units; give --window_seconds, --lowest_mps and "
+              "--highest_mps of your radar for right ones (the comparison needs none)")
+    return axes
+
+
+def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
+         output: Path = Path("results/fidelity"), image_size: int = 128, window_seconds: float | None = None,
+         lowest_mps: float | None = None, highest_mps: float | None = None, device: str = "auto") -> dict:
+    """Compare synthetic images with real ones that no model has seen; writes fidelity.json, pictures, report.html.
+
+    Args:
+        real: the data set, with ID_1 … ID_<n>
+        synthetic: a folder that generate.py wrote
+        split: the split that the model was trained on
+        output: folder for the results
+        image_size: pixels at which pictures are compared
+        window_seconds: duration of a picture; default: the simulator's
+        lowest_mps: speed at the pictures' lower edge; default: the simulator's
+        highest_mps: speed at the pictures' upper edge; default: the simulator's
+        device: auto, cpu, cuda or cuda:<n>
+    """
+    torch_device, axes = choose_device(device), picture_axes(real, window_seconds, lowest_mps, highest_mps)
+    division = Split.from_json(read_json(split), split)
+    drawn = find_synthetic(synthetic, len(division.users))
+    check_sizes(synthetic, drawn, least=32)
+    match_to_folds((synthetic,), {division.settings.fold: division})
+    overlaps = load_or_find_overlaps(real, len(division.users), split.parent)
+    recogniser, training = open_recogniser(real, division, overlaps.following, image_size=image_size,
+                                           folder=split.parent, device=torch_device)
+    judge = Judge(recogniser, training)
+    passes = {path: f"{path.split('/')[0]} pass {number}" for path, number in overlaps.pass_of.items()}
+    held_out = look_at(real, division.test_images, image_size, judge, passes, "held-out real images")
+    found = look_at(synthetic, drawn, image_size, judge, {}, "synthetic images")
+    report = measure(held_out, found, training, axes)
+    return write_results(report, held_out, found, labels_of(division.train_images)[0], real, synthetic, output)
+
+
+def write_results(report: dict, real: Side, synthetic: Side, training_paths: list[str], real_root: Path,
+                  synthetic_root: Path, output: Path) -> dict:
+    """fidelity.json, three pictures, report.html; prints the tables. Returns the plain part of the report."""
+    pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
+    plain = {"users": report["users"], "all": report["all"], "closest": [vars(pair) for pair in pairs]}
+    write_json(output / "fidelity.json", plain)
+    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic"), output / "closest_pairs.png")
+    save_figure(novelty_figure(report["nearest"]), output / "novelty.png")
+    save_figure(gait_figure(report["gait"], {"synthetic": synthetic.images.labels, "real": real.images.labels}),
+                output / "gait.png")
+    shown = tables(plain)
+    render_report(output / "report.html", f"Fidelity, diversity and novelty of {synthetic_root}", [
+        Section("Result", sentences(plain), shown[:1]),
+        Section("Novelty", tables=shown[1:2], pictures=[
+            Picture(output / "novelty.png", "How like its nearest training image each image is"),
+            Picture(output / "closest_pairs.png", "The synthetic images most like a training image, above it")]),
+        Section("The walk", tables=shown[2:], pictures=[
+            Picture(output / "gait.png", "Estimates from each picture; bars are medians")])])
+    print("\n\n".join([*(table.as_text() for table in shown), *sentences(plain), f"report: {output / 'report.html'}"]))
+    return plain
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,50 @@
+"""Cheap figures of synthetic images, in the features of a recogniser of the real training images."""
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from microdoppler.arms import ImageSet
+from microdoppler.classifier import features, predict
+from microdoppler.distributions import diversity_ratio
+from microdoppler.selection import closest_training, resize
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """recogniser: a ResNet18 of the real training images alone; training: those images, at the size it works at."""
+    recogniser: nn.Module
+    training: ImageSet
+
+    def features(self, images: Tensor) -> np.ndarray:
+        """(n, 3, s, s) uint8 → (n, 512) float32."""
+        return features(self.recogniser, resize(images, self.training.images.shape[-1])).numpy()
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(n, 3, s, s) uint8 → (n, users) float32."""
+        return predict(self.recogniser, resize(images, self.training.images.shape[-1]))
+
+    @cached_property
+    def training_features(self) -> np.ndarray:
+        return self.features(self.training.images)
+
+    def look(self, images: ImageSet) -> dict[str, float]:
+        """recognised: the share taken for the user they were drawn for; diversity: their mean distance within a user by
+        that of training images, 1 is right; copies: the share of near-copies of training images."""
+        found, ratios = self.features(images.images), []
+        for label in images.labels.unique():
+            ratios.append(diversity_ratio(self.training_features[self.training.labels == label],
+                                          found[images.labels == label]))
+        known = [ratio for ratio in ratios if math.isfinite(ratio)]
+        return {"recognised": (self.probabilities(images.images).argmax(dim=1) == images.labels).float().mean().item(),
+                "diversity": float(np.mean(known)) if known else math.nan,
+                "copies": closest_training(images, self.training).is_copy.float().mean().item()}
+
+
+def halves_by_pass(passes: list[str]) -> Tensor:
+    """(n,) bool: images of every other pass of (n,) names of passes, in the order in which these come up."""
+    number = {name: i for i, name in enumerate(dict.fromkeys(passes))}
+    return torch.tensor([number[name] % 2 == 0 for name in passes])

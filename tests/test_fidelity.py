@@ -1,0 +1,128 @@
+"""python -m microdoppler.fidelity: copies are caught, figures stand beside their yardstick, bad input is named."""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from groundwork.errors import InputError
+from groundwork.files import read_json
+from microdoppler import fidelity
+from microdoppler.arms import ImageSet
+from microdoppler.classifier import build_classifier
+from microdoppler.judge import Judge, halves_by_pass
+from microdoppler.selection import closest_training, worth_keeping
+
+SIZE = 32
+
+
+def noise(count: int, seed: int, size: int = SIZE) -> torch.Tensor:
+    """Smooth noise, no two pictures of which are alike."""
+    small = torch.rand(count, 3, size // 4, size // 4, generator=torch.Generator().manual_seed(seed)) * 255
+    return torch.nn.functional.interpolate(small, size=size, mode="bicubic").clamp(0, 255).byte()
+
+
+def test_a_planted_copy_is_caught_shifted_in_time_noisy_or_not():
+    training = ImageSet(noise(12, seed=0, size=64), torch.arange(12) % 2)
+    images = noise(6, seed=1, size=64)
+    images[0] = training.images[4]                                                  # as it is
+    images[2] = training.images[6].roll(-20, dims=-1)                               # later in time
+    images[2, :, :, -20:] = noise(1, seed=2, size=64)[0, :, :, :20]
+    images[4] = (training.images[8].float() + 30 * torch.randn(3, 64, 64)).clamp(0, 255).byte()
+    images[5] = training.images[2]                                                  # of another user: no copy of theirs
+    closest = closest_training(ImageSet(images, torch.arange(6) % 2), training)
+    assert closest.is_copy.tolist() == [True, False, True, False, True, False]
+    assert closest.index[[0, 2, 4]].tolist() == [4, 6, 8]
+    assert closest.shift[[0, 2]].tolist() == pytest.approx([0, 20 / 64], abs=0.02)
+    kept = worth_keeping(torch.tensor([0.9, 0.9, 0.9, 0.2, 0.9, 0.9]), closest, least=0.5)
+    assert kept.tolist() == [False, True, False, False, False, True]
+
+
+def test_cheap_figures_of_copies_of_a_collapsed_set_and_of_training_images_themselves():
+    training = ImageSet(noise(20, seed=0), torch.arange(20) % 2)
+    judge = Judge(build_classifier(2, seed=0).eval(), training)
+    itself = judge.look(training)
+    assert itself["copies"] == 1 and itself["diversity"] == pytest.approx(1)
+    predicted = judge.probabilities(training.images).argmax(dim=1)
+    assert itself["recognised"] == pytest.approx((predicted == training.labels).float().mean().item())
+    new = judge.look(ImageSet(noise(1, seed=5).repeat(6, 1, 1, 1), torch.arange(6) % 2))
+    assert new["copies"] == 0 and new["diversity"] == pytest.approx(0, abs=1e-3)
+    assert np.isnan(judge.look(ImageSet(noise(2, seed=6), torch.arange(2)))["diversity"])      # one image per user
+
+
+def test_halves_hold_whole_passes():
+    assert halves_by_pass(["a", "a", "b", "c", "c", "d"]).tolist() == [True, True, False, True, True, False]
+
+
+@pytest.fixture
+def folders(demo, tmp_path):
+    folder, _ = demo
+    shutil.copytree(folder / "synthetic", tmp_path / "synthetic")
+    shutil.copytree(folder / "latents_cache", tmp_path / "cache")
+    return folder / "data", tmp_path / "synthetic", tmp_path / "cache" / "data_split.json", tmp_path / "out"
+
+
+def run(folders, **options):
+    real, synthetic, split, output = folders
+    return fidelity.main(real, synthetic, split=split, output=output, image_size=64, device="cpu", **options)
+
+
+def test_outputs(folders, capsys):
+    real, synthetic, split, output = folders
+    copied = Path(json.loads(split.read_text())["users"]["2"]["train_images"][3])
+    with Image.open(real / copied) as image:
+        image.save(synthetic / "ID_2" / "ID2_synthetic_Doppler2.png")
+    report = run(folders)
+    assert report["users"][2]["synthetic"]["copies"] == pytest.approx(1 / 3)
+    assert report["closest"][0]["image"] == "ID_2/ID2_synthetic_Doppler2.png"
+    assert report["closest"][0]["training"] == str(copied) and report["closest"][0]["correlation"] > 0.95
+    for kind in ("synthetic", "real"):
+        figures = report["all"][kind]
+        assert 0 <= figures["recognised"] <= 1 and 0 <= figures["separation"] <= 1
+        assert set(figures) >= {"kid", "kid_error", "precision", "recall", "diversity", "copies", "cadence_hz"}
+    assert report["all"]["real"]["copies"] < 0.05 and report["all"]["real"]["num_images"] == 3 * 6
+    printed = capsys.readouterr().out
+    assert "Near-copies" in printed and "cadence in Hz" in printed and "KID" in printed
+    stored = read_json(output / "fidelity.json")
+    assert stored["all"]["real"]["recognised"] == report["all"]["real"]["recognised"]
+    for name in ("closest_pairs", "novelty", "gait"):
+        Image.open(output / f"{name}.png").verify()
+    assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png") == 3
+
+
+def test_units_follow_the_axes_that_are_given(folders):
+    report = run(folders)
+    slower = run(folders, window_seconds=2 * fidelity.PictureAxes.of_simulator().window_seconds)
+    assert slower["users"][1]["real"]["torso_mps"] == report["users"][1]["real"]["torso_mps"]
+    with pytest.raises(InputError, match="lowest speed below"):
+        run(folders, lowest_mps=9.0)
+
+
+def shrink(path: Path) -> None:
+    with Image.open(path) as image:
+        image.resize((48, 48)).save(path)
+
+
+@pytest.mark.parametrize("spoil, named", [
+    (lambda folder: shutil.rmtree(folder), "no folder"),
+    (lambda folder: [shutil.rmtree(path) for path in folder.glob("ID_*")], "no ID_<n> folder"),
+    (lambda folder: shutil.rmtree(folder / "ID_2"), "lacks ID_2"),
+    (lambda folder: [path.unlink() for path in (folder / "ID_2").iterdir()], "in ID_2"),
+    (lambda folder: shrink(folder / "ID_1" / "ID1_synthetic_Doppler2.png"), "different sizes"),
+    (lambda folder: (folder / "ID_1" / "ID1_synthetic_Doppler2.png").write_bytes(b"\x89PNG"), "cannot be decoded"),
+    (lambda folder: (folder / "manifest.json").write_text('{"split": {"fold": 2}}'), "another split")])
+def test_bad_input_is_named(folders, spoil, named):
+    spoil(folders[1])
+    with pytest.raises(InputError, match=named):
+        run(folders)
+    assert not folders[3].exists()
+
+
+def test_command_line_ends_in_one_line(script, folders):
+    real, synthetic, split, output = folders
+    out, error = script("-m", "microdoppler.fidelity", "--real", real, "--synthetic", synthetic / "nothing", "--split",
+                        split, "--output", output, expect=2)
+    assert error.startswith("error: ") and error.count("\n") == 1
