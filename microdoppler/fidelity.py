@@ -29,7 +29,7 @@ from microdoppler.selection import closest_training
 from microdoppler.spectrograms import labels_of
 from microdoppler.synthetic_sets import check_sizes, find_synthetic, match_to_folds
 
-SHOWN_PAIRS = 6
+SHOWN_PAIRS = 4
 
 
 @dataclass(frozen=True, eq=False)
