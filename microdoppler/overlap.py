@@ -22,6 +22,7 @@ from groundwork.images import load_images, time_order
 from microdoppler.spectrograms import drop_broken, find_users
 
 SIZE = 64               # pixels at which windows are compared: all pairs of 31 x 150 images take seconds
+AT_ONCE = 64            # windows compared with all others at once, which bounds memory
 LEAST_OVERLAP = 0.25    # share of the columns; below it any two windows of walking match somewhere
 NEAR_COPY = 0.8         # measured on real persons: neighbours 0.90 (median), 99.9 % of strangers below 0.75
 NEIGHBOUR_SIZE = 128    # pixels at which neighbours are compared, for the hop
@@ -40,30 +41,45 @@ def without_profile(images: Tensor) -> Tensor:
     return images.float() - images.float().mean(dim=3, keepdim=True)
 
 
+@dataclass(frozen=True, eq=False)
 class Windows:
-    """(n, c, h, w) laid out by columns, so that every stretch of time is a view, with running sums for its norm."""
+    """n windows with all that correlating them takes, float64: spectrum (n, rows, frequencies) of each row over time,
+    padded so that nothing wraps round; sums, squares (n, width + 1) of the columns' values, running."""
+    spectrum: Tensor
+    sums: Tensor
+    squares: Tensor
 
-    def __init__(self, windows: Tensor):
-        self.columns = windows.permute(0, 3, 1, 2).flatten(2).contiguous()
-        self.width, self.rows = self.columns.shape[1:]
-        self._sums, self._squares = (F.pad(values.double().sum(dim=2).cumsum(dim=1), (1, 0))
-                                     for values in (self.columns, self.columns.square()))
+    @staticmethod
+    def of(images: Tensor) -> "Windows":
+        """(n, c, h, w) → windows of c · h rows."""
+        rows = images.double().flatten(1, 2)
+        return Windows(torch.fft.rfft(rows, n=2 * rows.shape[2]),
+                       *(F.pad(values.sum(dim=1).cumsum(dim=1), (1, 0)) for values in (rows, rows.square())))
 
-    def stretch(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of columns start … stop: values (n, k), mean (n,), norm of the values less their mean (n,)."""
-        count = (stop - start) * self.rows
-        total, squares = (sums[:, stop] - sums[:, start] for sums in (self._sums, self._squares))
-        norm = (squares - total.square() / count).clamp_min(1).sqrt()       # a blank window matches nothing
-        return self.columns[:, start:stop].flatten(1), (total / count).float(), norm.float()
+    def __getitem__(self, part: slice) -> "Windows":
+        return Windows(self.spectrum[part], self.sums[part], self.squares[part])
+
+    @property
+    def width(self) -> int:
+        return self.sums.shape[1] - 1
+
+    @property
+    def largest_shift(self) -> int:
+        return int(self.width * (1 - LEAST_OVERLAP))
+
+    def stretches(self, start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+        """Of columns start … stop, each (k,): the mean, and the norm of the values less that mean, each (n, k)."""
+        count = (stop - start) * self.spectrum.shape[1]
+        total, squares = (sums[:, stop] - sums[:, start] for sums in (self.sums, self.squares))
+        return total / count, (squares - total.square() / count).clamp_min(1).sqrt()    # a blank one matches nothing
 
 
-def match_at(first: Windows, second: Windows, shift: int) -> Tensor:
-    """Correlation (n, m) float32 of all pairs, the first taken to begin `shift` columns after the second."""
-    if shift < 0:
-        return match_at(second, first, -shift).T
-    a, mean_a, norm_a = first.stretch(0, first.width - shift)
-    b, mean_b, norm_b = second.stretch(shift, second.width)
-    return (a @ b.T - a.shape[1] * torch.outer(mean_a, mean_b)) / torch.outer(norm_a, norm_b)
+def correlate(spectrum: Tensor, shifts: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor],
+              count: Tensor, width: int) -> Tensor:
+    """Normalised cross-correlation (…, k) float32 at k shifts; by the correlation theorem all products of two windows
+    are the inverse transform of `spectrum` (…, frequencies), which is conj(first) · second summed over rows."""
+    products = torch.fft.irfft(spectrum, n=2 * width)[..., shifts]      # a negative shift counts from the end
+    return ((products - count * first[0] * second[0]) / (first[1] * second[1])).float()
 
 
 def best_match(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,27 +88,33 @@ def best_match(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     first (n, c, h, w), second (m, c, h, w) float32 → correlation (n, m) float32, shift (n, m) int64: by how many
     columns the first begins after the second.
     """
-    first, second = Windows(first), Windows(second)
-    most = int(first.width * (1 - LEAST_OVERLAP))
-    best = torch.full((len(first.columns), len(second.columns)), -1.0)
-    at = torch.zeros(best.shape, dtype=torch.int64)
-    for shift in range(-most, most + 1):
-        found = match_at(first, second, shift)
-        better = found > best
-        best[better], at[better] = found[better], shift
-    return best, at
-
-
-def neighbour_match(windows: Tensor) -> Tensor:
-    """Of each window (n, c, h, w) and the one before it, the correlation at shift 0, 1, …: (n - 1, shifts) float32."""
-    later, earlier = Windows(windows[1:]), Windows(windows[:-1])
+    first, second = Windows.of(first), Windows.of(second)
+    width, most = first.width, first.largest_shift
+    shifts = torch.arange(-most, most + 1)
+    later, earlier = shifts.clamp_min(0), (-shifts).clamp_min(0)
+    count = (width - shifts.abs()) * first.spectrum.shape[1]
+    means, norms = second.stretches(later, width - earlier)
     found = []
-    for shift in range(int(later.width * (1 - LEAST_OVERLAP)) + 1):
-        a, mean_a, norm_a = later.stretch(0, later.width - shift)
-        b, mean_b, norm_b = earlier.stretch(shift, earlier.width)
-        product = (a[:, None] @ b[:, :, None]).flatten()
-        found.append((product - a.shape[1] * mean_a * mean_b) / (norm_a * norm_b))
-    return torch.stack(found, dim=1)
+    theirs = second.spectrum.permute(2, 1, 0)
+    real, imaginary = torch.cat([theirs.real, theirs.imag], 1), torch.cat([theirs.imag, -theirs.real], 1)
+    for part in (first[i:i + AT_ONCE] for i in range(0, len(first.sums), AT_ONCE)):
+        own = part.spectrum.permute(2, 0, 1)
+        own = torch.cat([own.real, own.imag], 2)        # products of real matrices: several times as fast
+        spectrum = torch.complex(own @ real, own @ imaginary).permute(1, 2, 0)
+        mean, norm = part.stretches(earlier, width - later)
+        found.append(correlate(spectrum, shifts, (mean[:, None], norm[:, None]), (means, norms), count, width).max(dim=2))
+    return torch.cat([best.values for best in found]), torch.cat([shifts[best.indices] for best in found])
+
+
+def neighbour_match(images: Tensor) -> Tensor:
+    """Of each window (n, c, h, w) and the one before it, the correlation at shift 0, 1, …: (n - 1, shifts) float32."""
+    windows = Windows.of(images)
+    width, shifts = windows.width, torch.arange(windows.largest_shift + 1)
+    later, earlier = windows[1:], windows[:-1]
+    spectrum = (later.spectrum.conj() * earlier.spectrum).sum(dim=1)
+    return correlate(spectrum, shifts, later.stretches(torch.zeros_like(shifts), width - shifts),
+                     earlier.stretches(shifts, torch.full_like(shifts, width)),
+                     (width - shifts) * windows.spectrum.shape[1], width)
 
 
 @dataclass(frozen=True)
