@@ -102,7 +102,8 @@ def best_match(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         own = torch.cat([own.real, own.imag], 2)        # products of real matrices: several times as fast
         spectrum = torch.complex(own @ real, own @ imaginary).permute(1, 2, 0)
         mean, norm = part.stretches(earlier, width - later)
-        found.append(correlate(spectrum, shifts, (mean[:, None], norm[:, None]), (means, norms), count, width).max(dim=2))
+        all_shifts = correlate(spectrum, shifts, (mean[:, None], norm[:, None]), (means, norms), count, width)
+        found.append(all_shifts.max(dim=2))
     return torch.cat([best.values for best in found]), torch.cat([shifts[best.indices] for best in found])
 
 
