@@ -12,6 +12,7 @@ setup(
         "torch>=2.1",
         "torchvision>=0.16",
         "numpy>=1.24",
+        "scipy>=1.10",
         "einops>=0.7",
         "ema-pytorch>=0.4",
         "accelerate>=0.25",

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
+from scipy import stats
 
 from microdoppler.arms import BASELINE_OF
 from microdoppler.study import Run
 
 REPLICATES = 4000
 CONFIDENCE = 0.95
-Z = 1.96                # of a normal distribution, two-sided 95 %
+Z = stats.norm.ppf(0.5 + CONFIDENCE / 2)
+FACTORS = ("folds", "seeds", "passes")      # what a conclusion should not depend on
 BOOTSTRAP_SEED = 0
 
 
@@ -57,22 +59,22 @@ class Weights:
         return Weights(*(np.ones((1, size)) for size in table.shape))
 
     @staticmethod
-    def resampled(table: Table, *, repeats: bool = True, passes: bool = True) -> "Weights":
-        """REPLICATES bootstrap draws of the folds and seeds (`repeats`) and, within each user, of the passes.
+    def resampled(table: Table, factors: Sequence[str] = FACTORS) -> "Weights":
+        """REPLICATES bootstrap draws of the folds, of the seeds and, within each user, of the passes; a factor that is
+        not among `factors` stays as it is.
 
         Folds, seeds and passes are crossed, so each is drawn on its own and the weights multiply (the pigeonhole
         bootstrap, Owen 2007, section 3). Of n units n - 1 are drawn and weighted by n / (n - 1), without which the
         variance of the few folds and seeds would be too small by that factor (Rao & Wu 1988, section 2).
         """
         rng = np.random.default_rng(BOOTSTRAP_SEED)
-        num_folds, num_seeds, num_passes = table.shape
-        drawn = np.ones((REPLICATES, num_passes))
-        if passes:
-            for user in np.unique(table.user_of):
-                own = np.flatnonzero(table.user_of == user)
-                drawn[:, own] = _draw(len(own), rng)
-        even = [np.ones((REPLICATES, size)) for size in (num_folds, num_seeds)]
-        return Weights(*([_draw(num_folds, rng), _draw(num_seeds, rng)] if repeats else even), drawn)
+        weights = Weights(*(np.ones((REPLICATES, size)) for size in table.shape))
+        for factor in factors:
+            drawn = getattr(weights, factor)
+            strata = table.user_of if factor == "passes" else np.zeros(drawn.shape[1])
+            for stratum in np.unique(strata):
+                drawn[:, strata == stratum] = _draw(int((strata == stratum).sum()), rng)
+        return weights
 
     def among(self, passes: np.ndarray) -> "Weights":
         """The same with only these passes (passes,) bool."""
@@ -113,16 +115,24 @@ def _judge(table: Table, found: float, estimate) -> dict:
     repeats = table.shape[0] * table.shape[1]
     if repeats == 1:
         return {"difference": found, "interval_95": None, "verdict": "not distinguishable", "repeats_needed": None}
+    variance = {factor: float(np.var(estimate(Weights.resampled(table, [factor])))) for factor in FACTORS}
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(estimate(Weights.resampled(table)), [tail, 100 - tail])
+    wider = _student(variance, dict(zip(FACTORS, table.shape))) / Z
+    low, high = found - (found - low) * wider, found + (high - found) * wider
     verdict = "helps" if low > 0 else "hurts" if high < 0 else "not distinguishable"
     needed = None
     if verdict == "not distinguishable":
-        by_repeats = np.var(estimate(Weights.resampled(table, passes=False)))
-        by_passes = np.var(estimate(Weights.resampled(table, repeats=False)))
-        needed = repeats_needed(found, repeats, float(by_repeats), float(by_passes))
+        needed = repeats_needed(found, repeats, variance["folds"] + variance["seeds"], variance["passes"])
     return {"difference": found, "interval_95": [float(low), float(high)], "verdict": verdict,
             "repeats_needed": needed}
+
+
+def _student(variance: dict[str, float], sizes: dict[str, int]) -> float:
+    """The quantile that takes the place of Z where variances are estimated from few folds and seeds: Student's t, its
+    degrees of freedom those of a sum of variances (Satterthwaite 1946, eq. 17)."""
+    spread = sum(variance[factor]**2 / (sizes[factor] - 1) for factor in FACTORS if sizes[factor] > 1)
+    return Z if spread == 0 else float(stats.t.ppf(0.5 + CONFIDENCE / 2, sum(variance.values())**2 / spread))
 
 
 def repeats_needed(found: float, repeats: int, by_repeats: float, by_passes: float) -> int | None:
