@@ -1,4 +1,4 @@
-"""The whole way, small: simulate → VAE → range test → diffusion → generate → classify → demo/report.html."""
+"""The whole way, small: simulate → split → VAE → range test → diffusion → generate → fidelity → classify → report."""
 import resource
 import time
 from contextlib import contextmanager
@@ -13,12 +13,14 @@ import monitor_training
 import test_vae_range
 import train_latent_cfg
 import vae.train
-from assembly import open_split
+from assembly import open_overlaps, open_split
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from groundwork.command_line import run
 from groundwork.files import read_json
 from groundwork.images import load_images
-from microdoppler import simulate
+from microdoppler import fidelity, simulate
+from microdoppler.audit import Audit, audit_split, write_audit
+from microdoppler.fidelity_report import sentences, tables
 from microdoppler.pictures import image_grid
 from microdoppler.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.spectrograms import find_users
@@ -65,7 +67,9 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
     with stage("simulate"):
         simulate.main(config.data_path, num_users=config.num_users, images_per_user=images_per_user,
                       image_size=config.image_size)
-        open_split(config)
+    with stage("split"):
+        audit = audit_split(open_split(config), open_overlaps(config))
+        write_audit(audit, config.data_path, config.latents_cache_folder)
     with stage("train the VAE"):
         levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves the side
         vae.train.main(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
@@ -81,10 +85,14 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
         newest = milestone_path(config.results_folder, list_milestones(config.results_folder)[-1])
         generate.main(checkpoint=newest, all_users=True, samples_per_user=samples_per_user, output_dir=synthetic,
                       device=config.device, save_grid=True)
+    with stage("fidelity"):
+        figures = fidelity.main(config.data_path, synthetic, split=config.latents_cache_folder / "data_split.json",
+                                output=config.results_folder / "fidelity", image_size=config.classifier_image_size,
+                                device=config.device)
     with stage("classify"):
         summary = classify.main(config, synthetic=(synthetic,))
     save_figure(compare(config, synthetic), output_dir / "real_and_synthetic.png")
-    write_report(config, summary, stage, output_dir)
+    write_report(config, audit, figures, summary, stage, output_dir)
     print(f"\nreport: {(output_dir / 'report.html').resolve()}")
 
 
@@ -100,7 +108,8 @@ def compare(config: Config, synthetic: Path) -> Figure:
     return image_grid(rows, (["real"] + [""] * (SHOWN - 1)) + ["synthetic"])
 
 
-def write_report(config: Config, summary: dict, stage: Stopwatch, output_dir: Path) -> None:
+def write_report(config: Config, audit: Audit, figures: dict, summary: dict, stage: Stopwatch,
+                 output_dir: Path) -> None:
     vae_figures = read_json(config.results_folder / "vae_range.json")
     newest = list_milestones(config.results_folder)[-1]
     memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
@@ -110,6 +119,11 @@ def write_report(config: Config, summary: dict, stage: Stopwatch, output_dir: Pa
         Section("Does the synthetic data help?", [conclusion(summary)], result_tables(summary),
                 [Picture(config.results_folder / "classify" / "accuracy.png", "Accuracy on the test images"),
                  Picture(config.results_folder / "classify" / "confusion.png", "Who is mistaken for whom")]),
+        Section("How like, how varied, how new", sentences(figures), tables(figures), [
+            Picture(config.results_folder / "fidelity" / "closest_pairs.png", "The closest to training images"),
+            Picture(config.results_folder / "fidelity" / "gait.png", "Estimates from each picture; bars are medians")]),
+        Section("The split, audited", [audit.line], pictures=[
+            Picture(config.latents_cache_folder / "split_audit.png", "The closest pairs of test and training images")]),
         Section("Diffusion training", pictures=[
             Picture(config.results_folder / "training.png", "Loss, gradient norm, speed, milestones"),
             Picture(config.results_folder / f"sample-{newest}.png", "The last milestone")]),
