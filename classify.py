@@ -114,11 +114,12 @@ def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], kept: l
     write_json(folder / "summary.json", {**summary, "selection": [vars(table) for table in kept]})
     save_figure(accuracy_figure(summary), folder / "accuracy.png")
     save_figure(confusion_figure(summary), folder / "confusion.png")
+    first, last = config.classifier_synthetic_share
     method = (f"ResNet18 without pretraining, {config.classifier_image_size} px, {config.classifier_steps} steps of "
               f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}; with both "
-              f"kinds of images, {config.classifier_synthetic_share:.0%} of every batch is synthetic. Classical "
-              "augmentation: windows cut at any time from neighbours of one pass stitched together, small Doppler "
-              "shifts, one stretch of time and one of Doppler masked.")
+              f"kinds of images, the share of synthetic ones goes from {first:.0%} in the first batch to {last:.0%} in "
+              "the last. Classical augmentation: windows cut at any time from stitched neighbours of one pass, "
+              "small Doppler shifts, one stretch of time and one of Doppler masked.")
     counts = [f"Fold {fold.number}: {len(fold.arms[0].real.images)} real training and {len(fold.test.images)} test "
               f"images of {len(set(fold.passes))} passes." for fold in folds]
     sets = [f"Fold {fold.number}, {name}: {facts['synthetic_folder']}" for fold in folds

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,18 +51,21 @@ class Arm:
         """All of it that a trained classifier depends on."""
         return [part.digest if part else None for part in (self.real, self.synthetic)] + [self.classical]
 
-    def batches(self, num_steps: int, batch_size: int, synthetic_share: float,
+    def batches(self, num_steps: int, batch_size: int, synthetic_share: tuple[float, float],
                 seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (batch_size, 3, s, s) uint8, labels (batch_size,)) num_steps times.
 
-        With both kinds of images, `synthetic_share` of every batch is synthetic, however many there are. Within a kind
-        each image is drawn once before any is drawn again, in an order that follows from the seed.
+        With both kinds of images, the share of synthetic ones goes from the first to the second number in a straight
+        line, however many there are. Within a kind each image is drawn once before any is drawn again, in an order
+        that follows from the seed.
         """
-        num_synthetic = {(True, True): round(synthetic_share * batch_size), (True, False): 0,
-                         (False, True): batch_size}[self.real is not None, self.synthetic is not None]
-        counts = {REAL: batch_size - num_synthetic, SYNTHETIC: num_synthetic}
-        sources = [(part, index_batches(len(part.images), counts[kind], num_steps, seeded(seed, kind)))
-                   for kind, part in ((REAL, self.real), (SYNTHETIC, self.synthetic)) if part and counts[kind]]
+        first, last = {(True, True): synthetic_share, (True, False): (0, 0),
+                       (False, True): (1, 1)}[self.real is not None, self.synthetic is not None]
+        shares = np.linspace(first, last, num_steps)
+        num_synthetic = (shares * batch_size).round().astype(int).tolist()
+        sizes = {REAL: [batch_size - count for count in num_synthetic], SYNTHETIC: num_synthetic}
+        sources = [(part, index_batches(len(part.images), sizes[kind], seeded(seed, kind)))
+                   for kind, part in ((REAL, self.real), (SYNTHETIC, self.synthetic)) if part]
         generator = seeded(seed, AUGMENT)
         for _ in range(num_steps):
             parts = [(part, next(order)) for part, order in sources]

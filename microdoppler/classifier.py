@@ -68,14 +68,14 @@ def features(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     return torch.cat(found)
 
 
-def index_batches(num_images: int, batch_size: int, num_steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield `num_steps` index tensors of `batch_size`: one random permutation of all images after the other."""
+def index_batches(num_images: int, sizes: Iterable[int], generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield an index tensor of each of the sizes: one random permutation of all images after the other."""
     waiting = torch.empty(0, dtype=torch.int64)
-    for _ in range(num_steps):
-        while len(waiting) < batch_size:
+    for size in sizes:
+        while len(waiting) < size:
             waiting = torch.cat([waiting, torch.randperm(num_images, generator=generator)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
+        yield waiting[:size]
+        waiting = waiting[size:]
 
 
 def lr_factor(step: int, num_steps: int) -> float:

@@ -46,7 +46,7 @@ def load_or_train_recogniser(real: ImageSet, *, num_classes: int, folder: str | 
     num_steps = max(1, EPOCHS * len(real.images) // BATCH_SIZE)
     arm = Arm("real + classical", real, classical=True)
     with tqdm(total=num_steps, desc="training the recogniser", unit="step", disable=None) as bar:
-        model = train_classifier(arm.batches(num_steps, BATCH_SIZE, 0.0, SEED), num_classes=num_classes,
+        model = train_classifier(arm.batches(num_steps, BATCH_SIZE, (0, 0), SEED), num_classes=num_classes,
                                  num_steps=num_steps, lr=LR, seed=SEED, device=device, on_step=bar.update)
     save_tensors(path, model.state_dict())
     return model

@@ -17,7 +17,7 @@ from microdoppler.arms import Arm, ImageSet
 from microdoppler.classifier import predict, train_classifier
 from microdoppler.scores import score
 
-RECIPE_VERSION = 2      # raise it when classifiers are trained differently, so that older runs are made again
+RECIPE_VERSION = 3      # raise it when classifiers are trained differently, so that older runs are made again
 
 
 @dataclass(frozen=True, eq=False)

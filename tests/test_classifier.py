@@ -15,8 +15,8 @@ CPU = torch.device("cpu")
 
 
 def train(arm: Arm, seed: int = 0, num_steps: int = 3, batch_size: int = 4):
-    return train_classifier(arm.batches(num_steps, batch_size, 0.5, seed), num_classes=2, num_steps=num_steps, lr=1e-3,
-                            seed=seed, device=CPU)
+    return train_classifier(arm.batches(num_steps, batch_size, (1, 0), seed), num_classes=2, num_steps=num_steps,
+                            lr=1e-3, seed=seed, device=CPU)
 
 
 def test_learns_what_can_be_seen():
@@ -56,10 +56,10 @@ def test_building_leaves_the_global_random_state():
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 12), st.integers(0, 3))
-def test_batches_are_full_and_use_every_image_equally_often(num_images, batch_size, num_steps, seed):
-    drawn = list(index_batches(num_images, batch_size, num_steps, torch.Generator().manual_seed(seed)))
-    assert [len(batch) for batch in drawn] == [batch_size] * num_steps
+@given(st.integers(1, 40), st.lists(st.integers(0, 50), min_size=1, max_size=12), st.integers(0, 3))
+def test_batches_are_full_and_use_every_image_equally_often(num_images, sizes, seed):
+    drawn = list(index_batches(num_images, sizes, torch.Generator().manual_seed(seed)))
+    assert [len(batch) for batch in drawn] == sizes
     counts = torch.bincount(torch.cat(drawn), minlength=num_images)
     assert counts.max() - counts.min() <= 1
 
@@ -75,18 +75,20 @@ def constant_set(value: int, count: int) -> ImageSet:
     return ImageSet(torch.full((count, 3, 8, 8), value, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("share, expected", [(0.5, 8), (0.25, 4), (0.0, 0), (1.0, 16)])
+@pytest.mark.parametrize("share, expected", [((0.5, 0.5), [8, 8, 8]), ((0, 0), [0, 0, 0]), ((1, 0), [16, 8, 0])])
 def test_the_share_of_synthetic_images_does_not_depend_on_how_many_there_are(share, expected):
     for count in (3, 500):
-        arm = Arm("real + synthetic", constant_set(10, 20), constant_set(200, count))
-        for images, labels in arm.batches(3, 16, share, seed=0):
-            assert len(images) == len(labels) == 16 and (images[:, 0, 0, 0] == 200).sum() == expected
+        for classical in (False, True):
+            arm = Arm("", constant_set(10, 20), constant_set(200, count), classical=classical)
+            drawn = list(arm.batches(3, 16, share, seed=0))
+            assert all(len(images) == len(labels) == 16 for images, labels in drawn)
+            assert [(images[:, 0, 0, 0] == 200).sum().item() for images, _ in drawn] == expected
 
 
 def test_real_only_and_synthetic_only_see_nothing_else():
     real, synthetic = constant_set(10, 20), constant_set(200, 20)
     for arm, value in ((Arm("real only", real), 10), (Arm("synthetic only", None, synthetic), 200)):
-        assert all((images == value).all() for images, _ in arm.batches(3, 16, 0.5, seed=0))
+        assert all((images == value).all() for images, _ in arm.batches(3, 16, (0.5, 0.5), seed=0))
 
 
 def ramp(start: int, width: int = 40) -> torch.Tensor:
