@@ -10,7 +10,7 @@ from denoising_diffusion_pytorch import GaussianDiffusion
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
 from groundwork.command_line import run
-from groundwork.device import choose_device
+from groundwork.device import autocast, choose_device
 from groundwork.errors import InputError, differences
 from groundwork.files import digest_tensors, read_json, write_json
 from groundwork.images import load_image, save_image
@@ -84,7 +84,8 @@ class ImageGenerator:
         """One image per (user, seed): (n, height, width, 3) uint8 on the CPU."""
         classes = torch.tensor(users, device=self.diffusion.device) - 1
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        latents = self.diffusion.sample(classes, generators=generators, **guidance_of(self.config))
+        with autocast(self.diffusion.device, self.config.amp):      # the VAE's activations may be too large for float16
+            latents = self.diffusion.sample(classes, generators=generators, **guidance_of(self.config)).float()
         parts = self.scaling.restore(latents).split(self.config.vae_batch_size)
         images = torch.cat([self.vae.decode_latents(part) for part in parts])
         return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()

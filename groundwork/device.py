@@ -48,9 +48,9 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def autocast(device: torch.device) -> AbstractContextManager:
-    """Mixed precision in half_precision(device); does nothing where there is none."""
-    dtype = half_precision(device)
+def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManager:
+    """Mixed precision in half_precision(device); does nothing where there is none, or when not `enabled`."""
+    dtype = half_precision(device) if enabled else None
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
