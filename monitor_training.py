@@ -30,7 +30,7 @@ def zero_output_loss(config: dict) -> float:
     gamma = config["min_snr_gamma"] if config["min_snr_loss_weight"] else None
     target_power = {"pred_v": alphas_cumprod + (1 - alphas_cumprod) * variance, "pred_x0": variance,
                     "pred_noise": 1.0}[config["objective"]]
-    weight = min_snr_weight(alphas_cumprod, config["objective"], gamma).clamp(min=config.get("min_loss_weight", 0.0))
+    weight = min_snr_weight(alphas_cumprod, config["objective"], gamma).clamp(min=config["min_loss_weight"])
     return (weight * target_power).mean().item()
 
 
@@ -39,6 +39,7 @@ def read_settings(path: Path) -> Settings:
     config = read_json(path)
     names = [field.name for field in dataclasses.fields(Settings) if field.name != "start_loss"]
     try:
+        config = {"min_loss_weight": 0.0, **config}     # of runs before there was a choice
         return Settings(**{name: config[name] for name in names}, start_loss=zero_output_loss(config))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not what train_latent_cfg.py writes ({type(error).__name__}: {error}); "

@@ -54,7 +54,7 @@ class Config:
     beta_schedule: str = "cosine"  # noise schedule: cosine or linear
     min_snr_loss_weight: bool = True  # cap the weight of the easy, nearly clean timesteps
     min_snr_gamma: float = 5.0  # the cap, a signal-to-noise ratio
-    min_loss_weight: float = 0.0  # of the noisiest timesteps, which decide whom a sample shows; pred_v: 1 = all alike
+    min_loss_weight: float = 1.0  # of the noisiest timesteps, which decide whom a sample shows; pred_v: 1 = all alike
     offset_noise_strength: float = 0.0  # noise shared by all pixels of a channel; 0.1 helps very dark or bright data
     auto_normalize: bool = False  # map [0, 1] to [-1, 1]; wrong for latents outside [0, 1], see test_vae_range.py
     # --- training
@@ -76,7 +76,7 @@ class Config:
     sampler: str = "dpmpp_2m"  # dpmpp_2m, ddim, or ddpm (all timesteps)
     sampling_timesteps: int = 20  # network evaluations per image with dpmpp_2m and ddim
     ddim_sampling_eta: float = 0.0  # ddim: 0 deterministic, 1 as noisy as ddpm and poor at few steps
-    cond_scale: float = 5.0  # guidance: 1 none, higher = more typical of the user and less diverse
+    cond_scale: float = 1.5  # guidance: 1 none, higher = more typical of the user and less diverse
     rescaled_phi: float = 0.7  # how far guidance's gain in contrast is taken back, 0 … 1
     remove_parallel_component: bool = True  # drop the part of guidance that only raises contrast
     use_cfg_plus_plus: bool = False  # CFG++; cond_scale then lies in (0, 1]
@@ -93,13 +93,14 @@ class Config:
 PRESETS = {
     "full": Config(),
     "cpu-hours": replace(
-        Config(), preset="cpu-hours", image_size=128, dim=32, train_batch_size=16, gradient_accumulate_every=1,
-        train_lr=5e-4, train_num_steps=6000, ema_decay=0.999, save_and_sample_every=1000, classifier_image_size=96,
-        classifier_steps=400, classifier_batch_size=16, classifier_lr=2e-3),
+        Config(), preset="cpu-hours", image_size=128, dim=32, cond_drop_prob=0.15, train_batch_size=16,
+        gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=4000, ema_decay=0.999, save_and_sample_every=1000,
+        classifier_image_size=96, classifier_steps=1000, classifier_batch_size=16, classifier_lr=2e-3),
     "cpu-minutes": replace(
-        Config(), preset="cpu-minutes", image_size=64, latent_size=16, num_users=8, dim=32, train_batch_size=32,
-        gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.99, save_and_sample_every=400,
-        log_every=20, classifier_image_size=64, classifier_steps=150, classifier_batch_size=16, classifier_lr=3e-3),
+        Config(), preset="cpu-minutes", image_size=64, latent_size=16, num_users=8, dim=32, cond_drop_prob=0.15,
+        train_batch_size=32, gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.99,
+        save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_steps=150,
+        classifier_batch_size=16, classifier_lr=3e-3),
 }
 
 LIMITS = (      # (what a constant must be, the test, the constants)

@@ -43,6 +43,7 @@ class Settings:
     standardize_latents: bool
     auto_normalize: bool
     cond_drop_prob: float
+    min_loss_weight: float
     cond_scale: float
     train_lr: float
     max_grad_norm: float
@@ -271,14 +272,16 @@ def _users(latest: dict[str, float], settings: Settings) -> Finding | None:
     gain, recognised = latest.get("class_gain", math.inf), latest.get("recognised", 1.0)
     if settings.num_users < 2 or (gain > CLASS_GAIN and recognised >= RECOGNISED):
         return None
-    raise_drop = "" if settings.cond_drop_prob >= 0.6 else \
-        f"raise cond_drop_prob to 0.6 (now {settings.cond_drop_prob:g}) and train again; until then "
+    better = [f"{name} {wanted:g} (now {now:g})" for name, now, wanted in (
+        ("min_loss_weight", settings.min_loss_weight, max(1.0, settings.min_loss_weight)),
+        ("cond_drop_prob", settings.cond_drop_prob, min(0.15, settings.cond_drop_prob))) if now != wanted]
+    train_again = f"train again with {' and '.join(better)}; until then " if better else ""
     return Finding("users not distinguishable",
                    f"told a wrong user, the network's loss rises by {gain:.2%}, expected more than {CLASS_GAIN:.1%}; "
                    f"{recognised:.0%} of the samples are taken for their own user by a classifier of real images, "
                    f"expected {RECOGNISED:.0%} or more",
                    "samples look like another person than they are labelled: for a classifier, wrong labels",
-                   f"{raise_drop}raise the guidance: cond_scale {settings.cond_scale + 1:g} (now "
+                   f"{train_again}raise the guidance: cond_scale {settings.cond_scale + 1:g} (now "
                    f"{settings.cond_scale:g}), or use an earlier milestone; check that the images lie in the right "
                    "ID_* folders")
 

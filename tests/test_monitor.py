@@ -21,7 +21,7 @@ from microdoppler.diagnosis import diagnose, read_metrics, smooth
 from train_latent_cfg import Config, config_to_plain
 
 TOTAL, MILESTONE_EVERY, LOG_EVERY = 150000, 2000, 50
-START_STANDARDIZED, START_RAW = 0.326, 0.21
+START_STANDARDIZED, START_RAW = 1.0, 0.21
 
 
 def training_line(step: int, loss: float, **other) -> dict:
@@ -35,8 +35,8 @@ def milestone_line(step: int, **other) -> dict:
 
 
 def standardized(step: int) -> float:
-    """As measured: most of the way early, then slowly on."""
-    return START_STANDARDIZED * max(0.3, (1 + step / 150) ** -0.17)
+    """As measured: 0.62 after 500 steps, 0.48 after 4000, then slowly on."""
+    return START_STANDARDIZED * max(0.4, (1 + step / 60) ** -0.18)
 
 
 def raw(step: int) -> float:
@@ -48,6 +48,8 @@ def write_run(folder: Path, loss=standardized, *, steps: int = TOTAL, line=lambd
               **config) -> Path:
     """A run's folder; `line` and `milestone` give what differs from a healthy line at a step."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not config.get("standardize_latents", True):
+        config = {"min_loss_weight": 0.0, **config}     # as in the runs whose figures raw() has
     (folder / "config.json").write_text(json.dumps(config_to_plain(dataclasses.replace(Config(), **config))))
     scatter, lines = np.random.default_rng(0), []
     for step in range(LOG_EVERY, steps + 1, LOG_EVERY):
@@ -123,9 +125,11 @@ def remedies(folder: Path, **run) -> str:
 
 def test_remedies_speak_of_the_runs_own_constants(tmp_path):
     sick = dict(milestone=lambda step: {"class_gain": 0.0005}, cond_scale=4.0)
-    assert "cond_drop_prob to 0.6 (now 0.5)" in remedies(tmp_path, **sick)
-    raised = remedies(tmp_path, **sick, cond_drop_prob=0.6)
-    assert "cond_drop_prob" not in raised and "cond_scale 5 (now 4)" in raised
+    assert "with cond_drop_prob 0.15 (now 0.5); until then" in remedies(tmp_path, **sick)
+    older = remedies(tmp_path, **sick, loss=lambda step: 0.326 * standardized(step), min_loss_weight=0.0)
+    assert "with min_loss_weight 1 (now 0) and cond_drop_prob" in older
+    lowered = remedies(tmp_path, **sick, cond_drop_prob=0.1)
+    assert "cond_drop_prob" not in lowered and "cond_scale 5 (now 4)" in lowered
     stuck = ILLNESSES["loss not falling"]
     assert remedies(tmp_path, **stuck, train_lr=1e-6).startswith("train_lr 0.0001 (now 1e-06")
     assert remedies(tmp_path, **stuck, train_lr=0.03).startswith("train_lr 0.001 (now 0.03")
@@ -213,7 +217,7 @@ def test_it_prints_where_training_stands_and_draws_it(tmp_path, capsys):
     printed = capsys.readouterr().out
     # 90000 steps are left at 0.16 s
     for part in ("step 60000 of 150000 (40.0%)", "milestone 30 of 75", "100 images/s", "2 h 40 min of training",
-                 "4 h 00 min left", "all is well\n", "healthy: 0.33 at the start"):
+                 "4 h 00 min left", "all is well\n", "healthy: 1 at the start"):
         assert part in printed
     with Image.open(folder / "training.png") as image:
         pixels = np.asarray(image.convert("L"))
