@@ -57,7 +57,7 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
         opened, num_classes=config.num_users, device=device, folder=folder,
         seeds=range(config.seed, config.seed + seeds),
         recipe={"num_steps": config.classifier_steps, "batch_size": config.classifier_batch_size,
-                "lr": config.classifier_lr, "synthetic_share": config.classifier_synthetic_share})
+                "lr": config.classifier_lr, "synthetic_shares": config.classifier_synthetic_shares})
     summary = summarize(runs)
     kept = [table for own in tables for table in own]
     write_report(summary, config, opened, kept, folder)
@@ -114,7 +114,7 @@ def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], kept: l
     write_json(folder / "summary.json", {**summary, "selection": [vars(table) for table in kept]})
     save_figure(accuracy_figure(summary), folder / "accuracy.png")
     save_figure(confusion_figure(summary), folder / "confusion.png")
-    first, last = config.classifier_synthetic_share
+    first, last = config.classifier_synthetic_shares
     method = (f"ResNet18 without pretraining, {config.classifier_image_size} px, {config.classifier_steps} steps of "
               f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}; with both "
               f"kinds of images, the share of synthetic ones goes from {first:.0%} in the first batch to {last:.0%} in "

@@ -86,7 +86,7 @@ class Config:
     classifier_steps: int = 1500  # optimisation steps, the same in every arm
     classifier_batch_size: int = 32  # images per step
     classifier_lr: float = 1e-3  # peak learning rate
-    classifier_synthetic_share: tuple[float, float] = (1.0, 0.0)  # in the first and the last batch, a line between
+    classifier_synthetic_shares: tuple[float, float] = (1.0, 0.0)  # in the first and the last batch, a line between
     classifier_seeds: int = 3  # repeats per arm and fold
 
 
@@ -113,7 +113,7 @@ LIMITS = (      # (what a constant must be, the test, the constants)
     ("0 … 2 000 000 000", lambda value: 0 <= value <= 2_000_000_000, ("seed",)),
     ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
     ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi")),
-    ("two shares in 0 … 1", lambda value: all(0 <= share <= 1 for share in value), ("classifier_synthetic_share",)),
+    ("two shares in 0 … 1", lambda value: all(0 <= share <= 1 for share in value), ("classifier_synthetic_shares",)),
     ("two numbers from 0 to below 1", lambda value: all(0 <= beta < 1 for beta in value), ("adam_betas",)),
     ("even and at least 4, for sines and cosines of the time", lambda value: value >= 4 and value % 2 == 0, ("dim",)),
     ("at least one number, none below 1", lambda value: value and min(value) >= 1, ("dim_mults",)),

@@ -51,7 +51,7 @@ class Arm:
         """All of it that a trained classifier depends on."""
         return [part.digest if part else None for part in (self.real, self.synthetic)] + [self.classical]
 
-    def batches(self, num_steps: int, batch_size: int, synthetic_share: tuple[float, float],
+    def batches(self, num_steps: int, batch_size: int, synthetic_shares: tuple[float, float],
                 seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (batch_size, 3, s, s) uint8, labels (batch_size,)) num_steps times.
 
@@ -59,7 +59,7 @@ class Arm:
         line, however many there are. Within a kind each image is drawn once before any is drawn again, in an order
         that follows from the seed.
         """
-        first, last = {(True, True): synthetic_share, (True, False): (0, 0),
+        first, last = {(True, True): synthetic_shares, (True, False): (0, 0),
                        (False, True): (1, 1)}[self.real is not None, self.synthetic is not None]
         shares = np.linspace(first, last, num_steps)
         num_synthetic = (shares * batch_size).round().astype(int).tolist()

@@ -51,7 +51,7 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
               device: torch.device, folder: Path) -> list[Run]:
     """Train and test every arm of every fold with every seed; runs that `folder` already holds are read, not made.
 
-    recipe: num_steps, batch_size, lr and synthetic_share, the same for all. Writes folder/runs.csv (a row per run, of
+    recipe: num_steps, batch_size, lr and synthetic_shares, the same for all. Writes folder/runs.csv (a row per run, of
     this study and of earlier ones in the same folder) and folder/predictions/<key>.npz. The key is a hash of all that
     determines a run: images and labels of both sets, recipe, seed, kind of device.
     """
@@ -65,7 +65,7 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {fold.number}, seed {seed}")
             started = time.perf_counter()
             model = train_classifier(
-                arm.batches(recipe["num_steps"], recipe["batch_size"], recipe["synthetic_share"], seed),
+                arm.batches(recipe["num_steps"], recipe["batch_size"], recipe["synthetic_shares"], seed),
                 num_classes=num_classes, num_steps=recipe["num_steps"], lr=recipe["lr"], seed=seed, device=device,
                 on_step=bar.update)
             runs[key] = Run(arm, fold.number, seed, predict(model, fold.test.images).numpy(),

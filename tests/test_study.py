@@ -14,7 +14,7 @@ from microdoppler.summary import summarize
 from toys import toy_set
 
 CPU = torch.device("cpu")
-RECIPE = {"num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_share": (1.0, 0.0)}
+RECIPE = {"num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_shares": (1.0, 0.0)}
 
 
 def fold_of(arms, number=0):
