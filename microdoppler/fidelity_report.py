@@ -16,10 +16,11 @@ def tables(report: dict) -> list[Table]:
     rows = {**{f"user {user}": figures for user, figures in report["users"].items()}, "all": report["all"]}
 
     def cells(name: str, form: str) -> list[str]:
-        return [f"{figures['synthetic'][name]:{form}} | {figures['real'][name]:{form}}" for figures in rows.values()]
+        return [f"{figures['synthetic'][name]:{form}} | {figures['real'][name]:{form}}".replace("nan", "?")
+                for figures in rows.values()]
 
     def kid() -> list[str]:
-        return [" | ".join(f"{figures[kind]['kid']:.2f} ± {figures[kind]['kid_error']:.2f}".replace("± nan", "± ?")
+        return [" | ".join(f"{figures[kind]['kid']:.2f} ± {figures[kind]['kid_error']:.2f}".replace("nan", "?")
                            for kind in ("synthetic", "real")) for figures in rows.values()]
     feature_columns = {"KID": kid(), **{name: cells(name, form) for name, form in (
         ("precision", ".2f"), ("recall", ".2f"), ("diversity", ".2f"), ("recognised", ".0%"))}}
@@ -28,7 +29,7 @@ def tables(report: dict) -> list[Table]:
     gait_columns = {title: cells(name, ".2f") for name, title in GAIT.items()}
     captions = (
         "Synthetic | real: against held-out real images, and these against each other (one half of the passes against "
-        "the other). KID: kernel distance ± standard error, 0 = same distribution, ? = too few passes to tell. "
+        "the other). KID: kernel distance ± standard error, 0 = same distribution. ?: too few images or passes to tell. "
         "Diversity: mean distance between images by that between real ones. Recognised: taken for their own user by a "
         "ResNet18 of the training images.",
         "Synthetic | held-out real. Distance: 1 less the highest correlation over time shifts (median); near-copies: "
