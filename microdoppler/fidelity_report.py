@@ -29,7 +29,7 @@ def tables(report: dict) -> list[Table]:
     gait_columns = {title: cells(name, ".2f") for name, title in GAIT.items()}
     captions = (
         "Synthetic | real: against held-out real images, and these against each other (one half of the passes against "
-        "the other). KID: kernel distance ± standard error, 0 = same distribution. ?: too few images or passes to tell. "
+        "the other). KID: kernel distance ± standard error, 0 = same distribution. ?: too few images to tell. "
         "Diversity: mean distance between images by that between real ones. Recognised: taken for their own user by a "
         "ResNet18 of the training images.",
         "Synthetic | held-out real. Distance: 1 less the highest correlation over time shifts (median); near-copies: "
