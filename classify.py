@@ -11,6 +11,7 @@ from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
 from microdoppler.arms import ImageSet, arms_of
+from microdoppler.audit import audit_split
 from microdoppler.data_split import Split, split_images
 from microdoppler.overlap import Overlaps
 from microdoppler.recogniser import load_real, open_recogniser
@@ -47,7 +48,8 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
         raise InputError(f"--select {select:g}; expected a confidence in 0 … 1")
     device = choose_device(config.device)
     for path in synthetic:
-        check_sizes(path, find_synthetic(path, config.num_users), config.classifier_image_size)
+        check_sizes(path, find_synthetic(path, config.num_users), config.classifier_image_size,
+                    "classifier_image_size")
     overlaps, splits = open_splits(config, folds)
     sets = match_to_folds(synthetic, splits)
     opened, tables = zip(*(open_fold(config, fold, split, overlaps, sets[fold], select, device)
@@ -76,8 +78,11 @@ def open_splits(config: Config, folds: tuple[int, ...]) -> tuple[Overlaps, dict[
     settings = {fold: replace(split_settings(config), fold=fold) for fold in folds or (config.split_fold,)}
     own = open_split(config)
     overlaps = open_overlaps(config)
-    return overlaps, {fold: own if fold == config.split_fold else split_images(overlaps.names, wanted)
-                      for fold, wanted in settings.items()}
+    splits = {fold: own if fold == config.split_fold else split_images(overlaps.names, wanted)
+              for fold, wanted in settings.items()}
+    for fold in splits.keys() - {config.split_fold}:
+        print(f"fold {fold}: {audit_split(splits[fold], overlaps).line}")
+    return overlaps, splits
 
 
 def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, sets: dict[str, Path],
@@ -101,7 +106,9 @@ def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
     test_paths, _ = labels_of(split.test_images)
     passes = [f"{path.split('/')[0]} pass {overlaps.pass_of[path]}" for path in test_paths]
     return Fold(number, arms_of(real, opened, selected), test, passes,
-                {name: facts_of(folder) for name, folder in sets.items()}), tables
+                {"data_path": str(config.data_path),
+                 **{f"split_{name}": value for name, value in vars(split.settings).items()}},
+                {name: facts_of(folder) | {"select": least} for name, folder in sets.items()}), tables
 
 
 def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, label: str) -> ImageSet:

@@ -138,7 +138,7 @@ def check_constants(config: Config) -> None:
 FIXED_BY_CHECKPOINT = (
     "num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "cuts_per_hop", "image_size",
     "latent_size", "latent_channels", "standardize_latents", "seed", "dim", "dim_mults", "attn_dim_head", "attn_heads",
-    "timesteps", "objective", "beta_schedule", "auto_normalize", "save_and_sample_every")
+    "timesteps", "objective", "beta_schedule", "auto_normalize", "min_loss_weight", "save_and_sample_every")
 
 
 def config_to_plain(config: Config) -> dict:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from groundwork.errors import InputError, shortened
 from groundwork.files import write_json
 from groundwork.images import load_image
 from microdoppler.overlap import NEAR_COPY, SIZE, Overlaps
@@ -47,13 +48,15 @@ class Audit:
     @property
     def line(self) -> str:
         share, hop = self.share(self.split.users), self.overlaps.hop_columns
+        unknown = "not found" if share else "none (windows do not overlap)"
         found = (f"overlap audit: {share:.1%} of the test images are near-copies of training images; hop "
-                 + (f"{hop} of {self.overlaps.width} columns" if hop else "none (windows do not overlap)"))
+                 + (f"{hop} of {self.overlaps.width} columns" if hop else unknown))
         if share < TOLERATED:
             return found
-        advice = f"split_guard {self.guard}" if self.guard is not None else "more images per user"
-        if self.split.settings.strategy == "random":
-            advice = f"split_strategy contiguous with split_guard {self.guard}"
+        advice = "more images per user"
+        if self.guard is not None:
+            contiguous = "split_strategy contiguous with " if self.split.settings.strategy == "random" else ""
+            advice = f"{contiguous}split_guard {self.guard}"
         return f"warning: {found}; accuracies will be too good: use {advice}"
 
     def table(self) -> Table:
@@ -76,6 +79,10 @@ def audit_split(split: Split, overlaps: Overlaps) -> Audit:
     matches = {}
     for user in split.users:
         place = {name: i for i, name in enumerate(overlaps.names[user])}
+        gone = [name for name in (*split.train_images[user], *split.test_images[user]) if name not in place]
+        if gone:
+            raise InputError(f"{shortened(gone)} of the split cannot be decoded any more; put them back, or move "
+                             "data_split.json away, for a new split")
         train = [place[name] for name in split.train_images[user]]
         matches[user] = []
         for name in split.test_images[user]:

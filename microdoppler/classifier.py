@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from groundwork.device import autocast, grad_scaler
 
+RECIPE_VERSION = 4      # raise it when classifiers are trained differently, so that those made before are made again
 WARMUP_SHARE = 0.1      # of the steps, the learning rate rises linearly; then it falls along a cosine to zero
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1   # Szegedy et al. 2016, section 7

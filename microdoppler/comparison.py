@@ -1,7 +1,8 @@
 """From runs to a verdict: paired differences, their uncertainty, and a choice among sets that the test cannot flatter.
 
 Test windows overlap, so that single images are no independent tests: what is resampled are whole passes, and with them
-the folds and the seeds that a conclusion should not depend on.
+the folds and the seeds that a conclusion should not depend on. The three are crossed, and the variance is the sum of
+what each of them brings when it is resampled on its own.
 """
 from dataclasses import dataclass
 from typing import Sequence
@@ -59,26 +60,30 @@ class Weights:
         return Weights(*(np.ones((1, size)) for size in table.shape))
 
     @staticmethod
-    def resampled(table: Table, factors: Sequence[str] = FACTORS) -> "Weights":
-        """REPLICATES bootstrap draws of the folds, of the seeds and, within each user, of the passes; a factor that is
-        not among `factors` stays as it is.
+    def resampled(table: Table, factor: str) -> "Weights":
+        """REPLICATES bootstrap draws of the folds, the seeds or, within each of `strata`, the passes; the other two
+        stay as they are.
 
-        Folds, seeds and passes are crossed, so each is drawn on its own and the weights multiply (the pigeonhole
-        bootstrap, Owen 2007, section 3). Of n units n - 1 are drawn and weighted by n / (n - 1), without which the
-        variance of the few folds and seeds would be too small by that factor (Rao & Wu 1988, section 2).
+        Of n units n - 1 are drawn and weighted by n / (n - 1), without which the variance of a mean of few would be too
+        small by that factor (Rao & Wu 1988, section 2).
         """
         rng = np.random.default_rng(BOOTSTRAP_SEED)
         weights = Weights(*(np.ones((REPLICATES, size)) for size in table.shape))
-        for factor in factors:
-            drawn = getattr(weights, factor)
-            strata = table.user_of if factor == "passes" else np.zeros(drawn.shape[1])
-            for stratum in np.unique(strata):
-                drawn[:, strata == stratum] = _draw(int((strata == stratum).sum()), rng)
+        drawn = getattr(weights, factor)
+        of = strata(table) if factor == "passes" else np.zeros(drawn.shape[1])
+        for stratum in np.unique(of):
+            drawn[:, of == stratum] = _draw(int((of == stratum).sum()), rng)
         return weights
 
     def among(self, passes: np.ndarray) -> "Weights":
         """The same with only these passes (passes,) bool."""
         return Weights(self.folds, self.seeds, self.passes * passes)
+
+
+def strata(table: Table) -> np.ndarray:
+    """(passes,) within what a pass is drawn: its user; users of one pass are drawn among each other."""
+    users, counts = np.unique(table.user_of, return_counts=True)
+    return np.where(np.isin(table.user_of, users[counts > 1]), table.user_of, -1)
 
 
 def _draw(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -115,11 +120,10 @@ def _judge(table: Table, found: float, estimate) -> dict:
     repeats = table.shape[0] * table.shape[1]
     if repeats == 1:
         return {"difference": found, "interval_95": None, "verdict": "not distinguishable", "repeats_needed": None}
-    variance = {factor: float(np.var(estimate(Weights.resampled(table, [factor])))) for factor in FACTORS}
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(estimate(Weights.resampled(table)), [tail, 100 - tail])
-    wider = _student(variance, dict(zip(FACTORS, table.shape))) / Z
-    low, high = found - (found - low) * wider, found + (high - found) * wider
+    variance = {factor: float(np.var(estimate(Weights.resampled(table, factor)))) for factor in FACTORS}
+    freedom = dict(zip(FACTORS, np.array(table.shape) - [1, 1, len(np.unique(strata(table)))]))
+    half = _student(variance, freedom) * np.sqrt(sum(variance.values()))
+    low, high = found - half, found + half
     verdict = "helps" if low > 0 else "hurts" if high < 0 else "not distinguishable"
     needed = None
     if verdict == "not distinguishable":
@@ -128,10 +132,10 @@ def _judge(table: Table, found: float, estimate) -> dict:
             "repeats_needed": needed}
 
 
-def _student(variance: dict[str, float], sizes: dict[str, int]) -> float:
-    """The quantile that takes the place of Z where variances are estimated from few folds and seeds: Student's t, its
-    degrees of freedom those of a sum of variances (Satterthwaite 1946, eq. 17)."""
-    spread = sum(variance[factor]**2 / (sizes[factor] - 1) for factor in FACTORS if sizes[factor] > 1)
+def _student(variance: dict[str, float], freedom: dict[str, int]) -> float:
+    """The quantile that takes the place of Z where variances are estimated from few units: Student's t, its degrees of
+    freedom those of a sum of variances (Satterthwaite 1946, eq. 17)."""
+    spread = sum(variance[factor]**2 / freedom[factor] for factor in FACTORS if freedom[factor])
     return Z if spread == 0 else float(stats.t.ppf(0.5 + CONFIDENCE / 2, sum(variance.values())**2 / spread))
 
 
@@ -146,10 +150,9 @@ def repeats_needed(found: float, repeats: int, by_repeats: float, by_passes: flo
 
 
 def halves(table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Every other pass of each user, and the rest: two (passes,) bool."""
+    """Every other pass, user by user, and the rest: two (passes,) bool."""
     first = np.zeros(len(table.user_of), dtype=bool)
-    for user in np.unique(table.user_of):
-        first[np.flatnonzero(table.user_of == user)[::2]] = True
+    first[np.argsort(table.user_of, kind="stable")[::2]] = True
     return first, ~first
 
 

@@ -27,9 +27,10 @@ from microdoppler.recogniser import open_recogniser
 from microdoppler.report import Picture, Section, render_report, save_figure
 from microdoppler.selection import closest_training
 from microdoppler.spectrograms import labels_of
-from microdoppler.synthetic_sets import check_sizes, find_synthetic, match_to_folds
+from microdoppler.synthetic_sets import check_sizes, find_synthetic, match_to_folds, smallest_side
 
 SHOWN_PAIRS = 4
+IMAGE_SIZE = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def feature_figures(real: Side, synthetic: Side) -> dict[str, dict[str, float]]:
 
 def split_in_halves(real: Side) -> list[Side]:
     """Every other pass, and the rest."""
-    half = halves_by_pass(list(real.passes))
+    half = halves_by_pass(list(real.passes), real.images.labels)
     return [real.of(half), real.of(~half)]
 
 
@@ -117,8 +118,9 @@ def measure(real: Side, synthetic: Side, training: ImageSet, axes: PictureAxes) 
     for kind, side in (("synthetic", synthetic), ("real", real)):
         kids, errors = np.array([[figures[kind][name] for name in ("kid", "kid_error")]
                                  for figures in report["users"].values()]).T
-        report["all"][kind] |= {"kid": float(kids.mean()),           # of the users' distributions, not of their mixture
-                                "kid_error": float(np.sqrt(np.square(errors).sum()) / len(errors)),
+        known = kids[np.isfinite(kids)]
+        report["all"][kind] |= {"kid": float(known.mean()) if len(known) else float("nan"),     # of the users'
+                                "kid_error": float(np.sqrt(np.square(errors).sum()) / len(errors)),   # not of a mixture
                                 "separation": separation(side.features, side.images.labels.numpy())}
     return report
 
@@ -157,7 +159,7 @@ def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | N
 
 
 def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
-         output: Path = Path("results/fidelity"), image_size: int = 128, window_seconds: float | None = None,
+         output: Path = Path("results/fidelity"), image_size: int | None = None, window_seconds: float | None = None,
          lowest_mps: float | None = None, highest_mps: float | None = None, device: str = "auto") -> dict:
     """Compare synthetic images with real ones that no model has seen; writes fidelity.json, pictures, report.html.
 
@@ -166,7 +168,7 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
         synthetic: a folder that generate.py wrote
         split: the split that the model was trained on
         output: folder for the results
-        image_size: pixels at which pictures are compared
+        image_size: pixels at which pictures are compared; default: 128, or what the synthetic images have
         window_seconds: duration of a picture; default: the simulator's
         lowest_mps: speed at the pictures' lower edge; default: the simulator's
         highest_mps: speed at the pictures' upper edge; default: the simulator's
@@ -175,7 +177,8 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
     torch_device, axes = choose_device(device), picture_axes(real, window_seconds, lowest_mps, highest_mps)
     division = Split.from_json(read_json(split), split)
     drawn = find_synthetic(synthetic, len(division.users))
-    check_sizes(synthetic, drawn, least=32)
+    image_size = image_size or min(IMAGE_SIZE, smallest_side(synthetic, drawn))
+    check_sizes(synthetic, drawn, image_size, "--image_size")
     match_to_folds((synthetic,), {division.settings.fold: division})
     overlaps = load_or_find_overlaps(real, len(division.users), split.parent)
     recogniser, training = open_recogniser(real, division, overlaps.following, image_size=image_size,

@@ -44,7 +44,9 @@ class Judge:
                 "copies": closest_training(images, self.training).is_copy.float().mean().item()}
 
 
-def halves_by_pass(passes: list[str]) -> Tensor:
-    """(n,) bool: images of every other pass of (n,) names of passes, in the order in which these come up."""
-    number = {name: i for i, name in enumerate(dict.fromkeys(passes))}
-    return torch.tensor([number[name] % 2 == 0 for name in passes])
+def halves_by_pass(passes: list[str], labels: Tensor) -> Tensor:
+    """(n,) bool: images of every other pass of each user, in the order in which these come up."""
+    of_user: dict[int, dict[str, int]] = {}
+    numbers = [of_user.setdefault(label, {}).setdefault(name, len(of_user[label]))
+               for name, label in zip(passes, labels.tolist())]
+    return torch.tensor([number % 2 == 0 for number in numbers])

@@ -181,8 +181,14 @@ class Overlaps:
         return found[:, 0], found[:, 1].astype(int)
 
     def _gaps(self, user: int) -> np.ndarray:
-        """By how much the numbers in the names grow from each window to the next; 1 where names have none."""
-        return np.diff([time_order(name)[0] for name in self.names[user]]).clip(min=1)
+        """By how many windows each is later than the one before, by the numbers in the names; 1 where they have none.
+
+        Files may be numbered by column or frame, so that the commonest step of the numbers counts as one window.
+        """
+        steps = np.diff([time_order(name)[0] for name in self.names[user]])
+        grown = steps[steps > 0]
+        usual = np.bincount(grown).argmax() if len(grown) else 1
+        return np.rint(steps / usual).astype(int).clip(min=1)
 
 
 def find_overlaps(data_path: str | Path, names: dict[int, list[str]]) -> Overlaps:

@@ -6,12 +6,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from groundwork.device import half_precision
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.images import load_images
 from microdoppler.arms import Arm, ImageSet
 from microdoppler.augmentation import Sequel
-from microdoppler.classifier import build_classifier, train_classifier
+from microdoppler.classifier import RECIPE_VERSION, build_classifier, train_classifier
 from microdoppler.data_split import Split
 from microdoppler.overlap import Next
 from microdoppler.spectrograms import labels_of
@@ -34,8 +35,9 @@ def load_real(data_path: str | Path, images: dict[int, list[str]], following: di
 def load_or_train_recogniser(real: ImageSet, *, num_classes: int, folder: str | Path,
                              device: torch.device) -> nn.Module:
     """The recogniser of these training images, from folder/recogniser-<digest>.pt when it is there, else trained."""
-    determines = f"{real.digest} {num_classes} {EPOCHS} {BATCH_SIZE} {LR} {SEED} {device.type}"
-    path = Path(folder) / f"recogniser-{hashlib.sha256(determines.encode()).hexdigest()[:12]}.pt"
+    determines = [RECIPE_VERSION, real.digest, num_classes, EPOCHS, BATCH_SIZE, LR, SEED, device.type,
+                  half_precision(device)]
+    path = Path(folder) / f"recogniser-{hashlib.sha256(repr(determines).encode()).hexdigest()[:12]}.pt"
     if path.exists():
         try:
             model = build_classifier(num_classes, SEED)

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from groundwork.device import half_precision
 from groundwork.files import atomic_path
 from microdoppler.arms import Arm, ImageSet
-from microdoppler.classifier import predict, train_classifier
+from microdoppler.classifier import RECIPE_VERSION, predict, train_classifier
 from microdoppler.scores import score
-
-RECIPE_VERSION = 3      # raise it when classifiers are trained differently, so that older runs are made again
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +26,8 @@ class Fold:
     arms: Sequence[Arm]
     test: ImageSet
     passes: Sequence[str]
-    facts: dict[str, dict[str, Any]]        # {name of a synthetic set: what made it}, for runs.csv
+    split: dict[str, Any]                   # how the images were divided, for runs.csv
+    facts: dict[str, dict[str, Any]]        # {name of a synthetic set: what made it}, likewise
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
 
     recipe: num_steps, batch_size, lr and synthetic_shares, the same for all. Writes folder/runs.csv (a row per run, of
     this study and of earlier ones in the same folder) and folder/predictions/<key>.npz. The key is a hash of all that
-    determines a run: images and labels of both sets, recipe, seed, kind of device.
+    determines a run: images and labels of both sets, recipe, seed, kind of device and precision.
     """
     log = RunLog(folder)
     plan = [(fold, arm, seed, _run_key(arm, fold.test, num_classes, recipe, seed, device))
@@ -73,13 +73,15 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             log.write(key, runs[key], {
                 **recipe, "image_size": fold.test.images.shape[-1], "num_real": len(arm.real.images) if arm.real else 0,
                 "num_synthetic": len(arm.synthetic.images) if arm.synthetic else 0, "device": device.type,
-                **fold.facts.get(arm.synthetic_name, {}), "seconds": round(time.perf_counter() - started, 1)})
+                "precision": str(half_precision(device)), **fold.split, **fold.facts.get(arm.synthetic_name, {}),
+                "seconds": round(time.perf_counter() - started, 1)})
     return [runs[key] for *_, key in plan]
 
 
 def _run_key(arm: Arm, test: ImageSet, num_classes: int, recipe: dict[str, Any], seed: int,
              device: torch.device) -> str:
-    determines = [RECIPE_VERSION, arm.determines, test.digest, num_classes, sorted(recipe.items()), seed, device.type]
+    determines = [RECIPE_VERSION, arm.determines, test.digest, num_classes, sorted(recipe.items()), seed, device.type,
+                  str(half_precision(device))]
     return hashlib.sha256(json.dumps(determines).encode()).hexdigest()[:16]
 
 

@@ -30,9 +30,8 @@ def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:
     return find_users(folder, num_users)
 
 
-def check_sizes(folder: Path, images: dict[int, list[str]], least: int) -> None:
-    """Raises InputError when the images differ in size, or are smaller than the `least` pixels a classifier sees:
-    enlarged, they would be told apart from real ones by their blur."""
+def smallest_side(folder: Path, images: dict[int, list[str]]) -> int:
+    """Of all images, in pixels. Raises InputError when they differ in size."""
     sizes: dict[tuple[int, int], str] = {}
     for name in (name for own in images.values() for name in own):
         try:
@@ -43,10 +42,16 @@ def check_sizes(folder: Path, images: dict[int, list[str]], least: int) -> None:
     if len(sizes) > 1:
         described = ", ".join(f"{name} {width} x {height}" for (width, height), name in sizes.items())
         raise InputError(f"--synthetic {folder} holds images of different sizes ({described}); generate the set again")
-    smallest = min(min(size) for size in sizes)
+    return min(min(size) for size in sizes)
+
+
+def check_sizes(folder: Path, images: dict[int, list[str]], least: int, option: str) -> None:
+    """Raises InputError when the images differ in size, or are smaller than the `least` pixels they are looked at with,
+    which `option` sets: enlarged, they would be told apart from real ones by their blur."""
+    smallest = smallest_side(folder, images)
     if smallest < least:
-        raise InputError(f"--synthetic {folder} holds images of {smallest} px, but classifiers look at {least} px; set "
-                         f"classifier_image_size to {smallest} or less")
+        raise InputError(f"--synthetic {folder} holds images of {smallest} px, but they are looked at with {least} px; "
+                         f"set {option} to {smallest} or less")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -72,8 +77,16 @@ def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split]) -> dict[
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("--synthetic names a folder more than once; give each folder once")
     of_fold: dict[int, list[Path]] = {fold: [] for fold in splits}
+    folds_of_vae: dict[str, set[int]] = {}
     for folder in folders:
-        of_fold[_fold_of(folder, read_manifest(folder).get("split"), splits)].append(folder)
+        manifest = read_manifest(folder)
+        fold = _fold_of(folder, manifest.get("split"), splits)
+        of_fold[fold].append(folder)
+        folds_of_vae.setdefault(manifest.get("vae", f"unknown, of fold {fold}"), set()).add(fold)
+    for shared in folds_of_vae.values():
+        if len(shared) > 1:
+            print(f"warning: folds {' and '.join(map(str, sorted(shared)))} were drawn through one VAE; if it was "
+                  "trained on images of this data set, it has seen some that are tested on: train one per fold")
     named = {fold: _name(own) for fold, own in of_fold.items()}
     names = list(dict.fromkeys(name for own in named.values() for name in own))
     for fold, own in named.items():

@@ -54,7 +54,9 @@ def test_cheap_figures_of_copies_of_a_collapsed_set_and_of_training_images_thems
 
 
 def test_halves_hold_whole_passes():
-    assert halves_by_pass(["a", "a", "b", "c", "c", "d"]).tolist() == [True, True, False, True, True, False]
+    passes = ["a", "a", "b", "c", "c", "d"]
+    assert halves_by_pass(passes, torch.zeros(6)).tolist() == [True, True, False, True, True, False]
+    assert halves_by_pass(passes, torch.tensor([0, 0, 0, 1, 1, 2])).tolist() == [True, True, False, True, True, True]
 
 
 @pytest.fixture

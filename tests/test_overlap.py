@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from groundwork.errors import InputError
 from microdoppler import split as split_command
 from microdoppler.audit import audit_split, guard_needed
 from microdoppler.data_split import SplitSettings, split_images
@@ -25,8 +26,8 @@ def recording(seed: int, columns: int) -> np.ndarray:
     return np.asarray(Image.fromarray(noise).resize((columns, SIDE), Image.Resampling.BICUBIC))
 
 
-def write_passes(root: Path, passes: dict[int, list[int]], gap: int = 6) -> dict[int, list[str]]:
-    """{user: windows in each pass} → PNGs of 75 % overlap; a gap in the numbers lies between passes."""
+def write_passes(root: Path, passes: dict[int, list[int]], gap: int = 6, step: int = 1) -> dict[int, list[str]]:
+    """{user: windows in each pass} → PNGs of 75 % overlap; numbers grow by step, and more between passes."""
     names = {}
     for user, counts in passes.items():
         (root / f"ID_{user}").mkdir(parents=True)
@@ -34,7 +35,7 @@ def write_passes(root: Path, passes: dict[int, list[int]], gap: int = 6) -> dict
         for index, count in enumerate(counts):
             strip = recording(100 * user + index, SIDE + HOP * (count - 1))
             for i in range(count):
-                name = f"ID_{user}/Doppler{number + i}.png"
+                name = f"ID_{user}/Doppler{step * (number + i)}.png"
                 Image.fromarray(strip[:, HOP * i:HOP * i + SIDE]).save(root / name)
                 names[user].append(name)
             number += count + gap
@@ -99,6 +100,21 @@ def test_a_pass_boundary_without_a_gap_in_the_numbers_is_found_too(tmp_path):
     names = write_passes(tmp_path / "data", {1: [8, 9]}, gap=0)
     overlaps = find_overlaps(tmp_path / "data", names)
     assert [overlaps.pass_of[name] for name in names[1]] == [0] * 8 + [1] * 9
+
+
+def test_files_may_be_numbered_by_column(tmp_path):
+    names = write_passes(tmp_path / "data", {1: [8, 9]}, step=HOP)
+    overlaps = find_overlaps(tmp_path / "data", names)
+    assert overlaps.hop_columns == HOP and len(overlaps.following) == 7 + 8
+    assert [overlaps.pass_of[name] for name in names[1]] == [0] * 8 + [1] * 9
+
+
+def test_an_image_of_the_split_that_is_gone_is_named(planted):
+    _, names, overlaps = planted
+    names = {1: [*names[1], "ID_1/Doppler99.png"], 2: names[2]}
+    split = split_images(names, SplitSettings(2, 5, "contiguous", 0, 0, 1))
+    with pytest.raises(InputError, match="ID_1/Doppler99.png of the split cannot be decoded"):
+        audit_split(split, overlaps)
 
 
 def test_windows_that_do_not_overlap_have_no_hop(tmp_path):

@@ -19,7 +19,7 @@ RECIPE = {"num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_shares": (1.0,
 
 def fold_of(arms, number=0):
     passes = [f"pass {i // 2}" for i in range(6)]
-    return Fold(number, arms, toy_set(3, seed=9 + number), passes, {"x": {"sampling_step": 7}})
+    return Fold(number, arms, toy_set(3, seed=9 + number), passes, {"split_guard": 4}, {"x": {"sampling_step": 7}})
 
 
 def study(folder, arms, seeds=(0, 1), folds=(0,), **recipe):
