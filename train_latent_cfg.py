@@ -93,13 +93,14 @@ class Config:
 PRESETS = {
     "full": Config(),
     "cpu-hours": replace(
-        Config(), preset="cpu-hours", image_size=128, dim=32, cond_drop_prob=0.15, train_batch_size=16,
-        gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=4000, ema_decay=0.999, save_and_sample_every=1000,
+        Config(), preset="cpu-hours", image_size=128, latent_size=16, cond_drop_prob=0.15, train_batch_size=16,
+        gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=2000, ema_decay=0.999, ema_update_every=1,
+        save_and_sample_every=500,
         classifier_image_size=96, classifier_steps=1000, classifier_batch_size=16, classifier_lr=2e-3),
     "cpu-minutes": replace(
         Config(), preset="cpu-minutes", image_size=64, latent_size=16, num_users=8, dim=32, cond_drop_prob=0.15,
-        train_batch_size=32, gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.99,
-        save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_steps=150,
+        train_batch_size=32, gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.995,
+        ema_update_every=1, save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_steps=150,
         classifier_batch_size=16, classifier_lr=3e-3),
 }
 

@@ -1,6 +1,7 @@
 """Files that are whole or absent, and that cannot run code when they are read."""
 import hashlib
 import json
+import math
 import os
 import pickle
 import uuid
@@ -39,7 +40,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+    """NaN and infinity, which JSON has no words for, become null."""
+    write_text(path, json.dumps(_strict(value), indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | Path) -> Any:

@@ -70,6 +70,13 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert read_json(path) == {"a": 1} and [file.name for file in tmp_path.iterdir()] == ["value.json"]
 
 
+def test_what_json_has_no_words_for_becomes_null(tmp_path):
+    """json.loads takes NaN, other readers of JSON do not."""
+    write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5, True], "b": ({"c": float("-inf")}, Path("d"))})
+    text = "".join((tmp_path / "x.json").read_text().split())
+    assert text == '{"a":[null,1.5,true],"b":[{"c":null},"d"]}'
+
+
 def test_json_that_is_none_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("{")
     for name in ("x.json", "absent.json"):

@@ -78,6 +78,13 @@ def test_training_reads_no_test_image_and_leaves_weights_and_a_picture(tmp_path)
     assert np.array_equal(top, validation[0].permute(1, 2, 0).numpy())
 
 
+def test_latent_channels_are_of_the_latents(tmp_path):
+    data, split = write_data(tmp_path)
+    main(data, tmp_path / "vae.pt", split, image_size=16, ch=8, ch_mult=(1, 2), num_res_blocks=1, latent_channels=6,
+         num_steps=1, device="cpu")
+    assert KL_VAE.load(tmp_path / "vae.pt").encode_images(stripes(1).float() / 255).shape == (1, 6, 8, 8)
+
+
 def test_training_learns_to_reconstruct_with_latents_of_the_usual_scale(tmp_path):
     settings = {**SETTINGS, "num_steps": 150, "batch_size": 8, "lr": 3e-3, "validate_every": 50}
     validation = stripes(16, seed=1)
@@ -147,7 +154,8 @@ def test_bad_input_is_named(tmp_path):
         main(data, tmp_path / "a.pt", split, **{**options, "image_size": 15})
     with pytest.raises(InputError, match="num_steps is 0"):
         main(data, tmp_path / "a.pt", split, **{**options, "num_steps": 0})
-    for changes, words in ({"ch_mult": ()}, "ch_mult is 0"), ({"seed": -1}, "seed is -1"):
+    for changes, words in (({"ch_mult": ()}, "ch_mult is 0"), ({"latent_channels": 0}, "latent_channels is 0"),
+                           ({"seed": -1}, "seed is -1")):
         with pytest.raises(InputError, match=words):
             main(data, tmp_path / "a.pt", split, **{**options, **changes})
     for lr in (0.0, -1.0, float("nan"), float("inf")):

@@ -24,7 +24,6 @@ DDCONFIG = {
     "num_res_blocks": 2,        # per level of the encoder; the decoder has one more
     "z_channels": 4,
 }
-EMBED_DIM = 4                   # latent channels
 SCALE_FACTOR = 0.18215          # latents = scale_factor · posterior
 
 
@@ -169,16 +168,18 @@ class Decoder(nn.Module):
 class KL_VAE(nn.Module):
     """The autoencoder of RGB images in [0, 1]; being convolutional, it takes any side that `factor` divides.
 
-    ddconfig: entries that replace those of DDCONFIG; a key that is not there raises ValueError.
+    ddconfig: entries that replace those of DDCONFIG; a key that is not there raises ValueError. embed_dim: channels of
+    the latents; default: z_channels, which 1x1 convolutions map to them.
     """
 
-    def __init__(self, ddconfig: dict | None = None, embed_dim: int = EMBED_DIM, scale_factor: float = SCALE_FACTOR):
+    def __init__(self, ddconfig: dict | None = None, embed_dim: int | None = None, scale_factor: float = SCALE_FACTOR):
         super().__init__()
         unknown = sorted(set(ddconfig or {}) - set(DDCONFIG))
         if unknown:
             raise ValueError(f"unknown ddconfig entries {unknown}; expected some of {list(DDCONFIG)}")
         self.ddconfig = {**DDCONFIG, **(ddconfig or {})}
         self.ddconfig["ch_mult"] = tuple(self.ddconfig["ch_mult"])
+        embed_dim = embed_dim or self.ddconfig["z_channels"]
         self.embed_dim, self.scale_factor = embed_dim, scale_factor
         self.encoder = Encoder(self.ddconfig)
         self.decoder = Decoder(self.ddconfig)
@@ -245,7 +246,7 @@ class KL_VAE(nn.Module):
                              "a dict with 'model_state_dict', as python -m vae.train writes")
         ddconfig = {key: value for key, value in (settings.get("ddconfig") or {}).items() if key in DDCONFIG}
         with torch.device("meta"):
-            vae = cls(ddconfig, settings.get("embed_dim", EMBED_DIM), settings.get("scale_factor", SCALE_FACTOR))
+            vae = cls(ddconfig, settings.get("embed_dim"), settings.get("scale_factor", SCALE_FACTOR))
         _check_fit(path, weights, vae.state_dict(), has_ddconfig=bool(ddconfig))
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
         return vae.to(device).eval().requires_grad_(False)

@@ -217,7 +217,8 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
 
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
-         num_res_blocks: int = DDCONFIG["num_res_blocks"], num_steps: int = 20000, batch_size: int = 4,
+         num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],
+         num_steps: int = 20000, batch_size: int = 4,
          lr: float = 1e-4, kl_weight: float = 0.001, validate_every: int = 200, seed: int = 42, device: str = "auto",
          resume: bool = False) -> dict:
     """Train a VAE on the split's training images; the test images are never read.
@@ -230,6 +231,7 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         ch: channels at full size; 16 is enough for 64 px
         ch_mult: channels per level, in multiples of ch; each level but the last halves the side
         num_res_blocks: per level of the encoder; the decoder has one more
+        latent_channels: of the latents; more keep more detail
         num_steps: optimisation steps
         batch_size: images per step
         lr: AdamW's learning rate at its peak; narrow networks stand more
@@ -240,7 +242,7 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         resume: go on where an interrupted run stopped
     """
     for name, value in {"image_size": image_size, "ch": ch, "num_res_blocks": num_res_blocks, "num_steps": num_steps,
-                        "batch_size": batch_size, "validate_every": validate_every,
+                        "latent_channels": latent_channels, "batch_size": batch_size, "validate_every": validate_every,
                         "ch_mult": min(ch_mult, default=0)}.items():
         if value < 1:
             raise InputError(f"{name} is {value}; expected at least 1")
@@ -253,7 +255,8 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
     train_images, validation_images = (load_images(data_path, names, image_size, "reading images")
                                        for names in (training, validation))
     results = train_vae(train_images, validation_images, output=output, num_steps=num_steps, batch_size=batch_size,
-                        ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks}, lr=lr,
+                        ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
+                                  "z_channels": latent_channels}, lr=lr,
                         kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every,
                         resume=resume)
     print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(validation)} validation "
