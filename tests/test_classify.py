@@ -67,13 +67,14 @@ def test_baseline_alone(config, capsys):
     assert summary["arms"][0]["accuracy_std"] is None and "No synthetic set to compare" in capsys.readouterr().out
 
 
-def drawn_for(folder: Path, split, seed: int = 0) -> Path:
+def drawn_for(folder: Path, split, seed: int = 0, vae: str | None = None) -> Path:
     write_users(folder, range(1, NUM_USERS + 1), 4, seed=seed)
-    (folder / "manifest.json").write_text(json.dumps({"split": split.identity(), "step": 7, "images": {}}))
+    (folder / "manifest.json").write_text(json.dumps({"split": split.identity(), "step": 7, "images": {},
+                                                      "vae": vae or f"of fold {seed}"}))
     return folder
 
 
-def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path):
+def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path, capsys):
     _, splits = classify.open_splits(config, (0, 1, 2))
     folders = tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold) for fold, split in splits.items())
     summary = classify.main(config, synthetic=folders[::-1], folds=(0, 1, 2), seeds=1)
@@ -84,6 +85,15 @@ def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path):
         used = {(row["fold"], row["synthetic_folder"], row["sampling_step"]) for row in csv.DictReader(file)
                 if row["synthetic"]}
     assert used == {(str(fold), str(folder), "7") for fold, folder in enumerate(folders)}
+    printed = capsys.readouterr().out
+    assert "fold 1: overlap audit: " in printed and "fold 2: overlap audit: " in printed and "one VAE" not in printed
+
+
+def test_folds_that_share_a_vae_are_warned_of(config, tmp_path, capsys):
+    _, splits = classify.open_splits(config, (0, 1, 2))
+    match_to_folds(tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold, "old" if fold else "own")
+                         for fold, split in splits.items()), splits)
+    assert "folds 1 and 2 were drawn through one VAE" in capsys.readouterr().out
 
 
 def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):
