@@ -177,11 +177,13 @@ def choose(table: Table, candidates: Sequence[str], weights: Weights) -> np.ndar
 
 def best_of(table: Table, kind: str, candidates: Sequence[str]) -> dict:
     """The choice among the sets of one kind of arm: naive (best on all test images, reported on the same), and
-    cross-fitted."""
+    cross-fitted. A single set leaves no choice, and the two are the same."""
     baseline, even = BASELINE_OF[kind], Weights.even(table)
     naive = candidates[int(choose(table, candidates, even)[0])]
     chosen = [candidates[int(choose(table, candidates, even.among(half))[0])] for half in halves(table)]
-    found = float(cross_fitted(table, candidates, baseline, even)[0])
+    flattered = fair = compare(table, naive, baseline)
+    if len(candidates) > 1:
+        found = float(cross_fitted(table, candidates, baseline, even)[0])
+        fair = _judge(table, found, lambda weights: cross_fitted(table, candidates, baseline, weights))
     return {"kind": kind, "baseline": baseline, "num_candidates": len(candidates), "naive_choice": naive,
-            "naive": compare(table, naive, baseline), "choices": chosen,
-            "cross_fitted": _judge(table, found, lambda weights: cross_fitted(table, candidates, baseline, weights))}
+            "naive": flattered, "choices": chosen, "cross_fitted": fair}

@@ -142,3 +142,9 @@ def test_a_really_better_set_is_chosen_by_both_halves():
     found = best_of(table, KIND, ["bad", "good"])
     assert found["naive_choice"] == "good" and found["choices"] == ["good", "good"]
     assert found["cross_fitted"]["difference"] == pytest.approx(0.1) and found["cross_fitted"]["verdict"] == "helps"
+
+
+def test_a_single_set_leaves_no_choice_and_is_reported_as_the_paired_difference_that_it_is():
+    table = draw(np.random.default_rng(5), 0.02, folds=3, seeds=2)
+    found = best_of(table, KIND, ["arm"])
+    assert found["cross_fitted"] == found["naive"] == compare(table, "arm", "real only")
