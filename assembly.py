@@ -12,7 +12,7 @@ from microdoppler.recogniser import open_recogniser
 from microdoppler.spectrograms import labels_of
 from microdoppler.audit import audit_split
 from microdoppler.data_split import Split, SplitSettings, describe, load_or_make_split
-from microdoppler.stitching import plan_cuts
+from microdoppler.stitching import plan_cuts, shift_each
 from vae.kl_vae import KL_VAE
 
 if TYPE_CHECKING:       # train_latent_cfg imports this module
@@ -60,7 +60,8 @@ def open_cache(config: "Config", split: Split, vae: KL_VAE, device: torch.device
     """The latents of the training images, encoded on first use. Refuses a range that auto_normalize would ruin."""
     paths, labels = labels_of(split.train_images)
     following = open_overlaps(config).following if config.cuts_per_hop > 1 else {}
-    label_of, cuts = dict(zip(paths, labels.tolist())), plan_cuts(paths, following, config.cuts_per_hop)
+    cuts = shift_each(plan_cuts(paths, following, config.cuts_per_hop), config.doppler_shift, config.seed)
+    label_of = dict(zip(paths, labels.tolist()))
     labels = torch.tensor([label_of[cut.path] for cut in cuts])
     cache = load_or_encode(vae, config.data_path, cuts, labels, image_size=config.image_size,
                            folder=config.latents_cache_folder, batch_size=config.vae_batch_size, device=device)

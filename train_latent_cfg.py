@@ -37,6 +37,7 @@ class Config:
     split_fold: int = 0  # contiguous: which third of each recording is trained on: 0, 1 or 2
     split_guard: int = 4  # windows on each side of the training run that belong to neither set
     cuts_per_hop: int = 4  # training windows per hop, cut from neighbours stitched together; 1: as recorded
+    doppler_shift: float = 0.0  # share of the height by which those are moved up or down at most, at random; try 0.03
     image_size: int = 256  # pixels, height = width
     latent_size: int = 32  # height = width of the VAE's latents at that image size
     latent_channels: int = 4  # channels of the VAE's latents
@@ -111,6 +112,7 @@ LIMITS = (      # (what a constant must be, the test, the constants)
         "ema_update_every", "save_and_sample_every", "num_samples", "log_every", "sampling_timesteps",
         "vae_batch_size", "classifier_steps", "classifier_seeds")),
     ("0 or more", lambda value: value >= 0, ("split_guard", "offset_noise_strength", "cond_scale", "min_loss_weight")),
+    ("in 0 … 0.5", lambda value: 0 <= value <= 0.5, ("doppler_shift",)),
     ("0 … 2 000 000 000", lambda value: 0 <= value <= 2_000_000_000, ("seed",)),
     ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
     ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi")),
@@ -137,9 +139,10 @@ def check_constants(config: Config) -> None:
 
 # A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
 FIXED_BY_CHECKPOINT = (
-    "num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "cuts_per_hop", "image_size",
-    "latent_size", "latent_channels", "standardize_latents", "seed", "dim", "dim_mults", "attn_dim_head", "attn_heads",
-    "timesteps", "objective", "beta_schedule", "auto_normalize", "min_loss_weight", "save_and_sample_every")
+    "num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "cuts_per_hop",
+    "doppler_shift", "image_size", "latent_size", "latent_channels", "standardize_latents", "seed", "dim", "dim_mults",
+    "attn_dim_head", "attn_heads", "timesteps", "objective", "beta_schedule", "auto_normalize", "min_loss_weight",
+    "save_and_sample_every")
 
 
 def config_to_plain(config: Config) -> dict:
@@ -150,7 +153,8 @@ def config_to_plain(config: Config) -> dict:
 
 def config_of(checkpoint: dict) -> Config:
     """The Config a checkpoint was trained with; what an older one does not say is read off its tensors."""
-    defaults = replace(Config(), cuts_per_hop=1, min_loss_weight=0.0)   # as in the runs before there was a choice
+    # as in the runs before there was a choice
+    defaults = replace(Config(), cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0)
     if not checkpoint.get("config"):
         known = read_off_tensors(checkpoint)
         return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from microdoppler.overlap import Next
-from microdoppler.stitching import cut_between
+from microdoppler.stitching import cut_between, shift_in_doppler
 
 DOPPLER_SHIFT = 0.03    # of the height, up or down at most: a walker's speed varies by a few per cent
 TIME_MASK = 0.15        # of the width at most (SpecAugment, Park et al. 2019, section 2)
@@ -43,8 +43,7 @@ def shift_and_mask(images: Tensor, generator: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
     draw = torch.rand(5, count, generator=generator)
     shift = ((2 * draw[0] - 1) * DOPPLER_SHIFT * height).round().long()
-    rows = (torch.arange(height) + shift[:, None]).clamp(0, height - 1)
-    images = images.gather(2, rows[:, None, :, None].expand_as(images))
+    images = shift_in_doppler(images, -shift)
     background = images.flatten(2).median(dim=2).values[:, :, None, None]
     hidden = (_stretch(width, TIME_MASK, draw[1], draw[2])[:, None, None, :]
               | _stretch(height, DOPPLER_MASK, draw[3], draw[4])[:, None, :, None])

@@ -32,8 +32,8 @@ def tables(report: dict) -> list[Table]:
         "the other). KID: kernel distance ± standard error, 0 = same distribution. ?: too few images to tell. "
         "Diversity: mean distance between images by that between real ones. Recognised: taken for their own user by a "
         "ResNet18 of the training images.",
-        "Synthetic | held-out real. Distance: 1 less the highest correlation over time shifts (median); near-copies: "
-        f"a correlation of {NEAR_COPY} or more.",
+        "Synthetic | held-out real. Distance: 1 less the highest correlation over time and small Doppler shifts "
+        f"(median); near-copies: a correlation of {NEAR_COPY} or more.",
         "Synthetic | held-out real, medians of what is estimated from each picture.")
     return [Table(["synthetic | real", *columns], [[name, *(column[i] for column in columns.values())]
                                                    for i, name in enumerate(rows)], caption)

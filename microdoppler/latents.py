@@ -133,7 +133,7 @@ def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, ba
 
 
 def _fingerprint(vae, data_path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:
-    made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} {[(cut.name, cut.following) for cut in cuts]}"
+    made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} {list(cuts)}"
     digest = hashlib.blake2b(made_from.encode(), digest_size=16)
     for path in dict.fromkeys(cut.path for cut in cuts):
         digest.update(path.encode() + hashlib.blake2b((Path(data_path) / path).read_bytes()).digest())

@@ -10,6 +10,9 @@ from microdoppler.arms import ImageSet
 from microdoppler.classifier import predict
 from microdoppler.overlap import NEAR_COPY, SIZE, best_match, without_profile
 from microdoppler.report import Table
+from microdoppler.stitching import shift_in_doppler
+
+DOPPLER_ROWS = 2        # of SIZE: 3 %, as far as Config.doppler_shift is advised to move training images
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -22,9 +25,10 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Closest:
-    """For each of n images the training image of its user that it resembles most, over time shifts, as in the overlap
-    audit: their correlation (n,) float32, its index (n,) int64, and by what share of the width the image begins later
-    (n,) float32."""
+    """For each of n images the training image of its user that it resembles most, over time shifts as in the overlap
+    audit, and over Doppler shifts of up to DOPPLER_ROWS, as a copy of a moved training image is a copy too: their
+    correlation (n,) float32, its index (n,) int64, and by what share of the width the image begins later (n,) float32.
+    """
     correlation: Tensor
     index: Tensor
     shift: Tensor
@@ -40,11 +44,15 @@ def closest_training(images: ImageSet, training: ImageSet) -> Closest:
                                                                                  torch.float32)))
     for label in images.labels.unique():
         own, theirs = (images.labels == label).nonzero()[:, 0], (training.labels == label).nonzero()[:, 0]
-        correlation, shift = best_match(*(without_profile(resize(part, SIZE)) for part in (images.images[own],
-                                                                                         training.images[theirs])))
-        best = correlation.max(dim=1)
-        closest.correlation[own], closest.index[own] = best.values, theirs[best.indices]
-        closest.shift[own] = shift.gather(1, best.indices[:, None])[:, 0] / SIZE
+        moved, against = resize(images.images[own], SIZE), without_profile(resize(training.images[theirs], SIZE))
+        for rows in range(-DOPPLER_ROWS, DOPPLER_ROWS + 1):
+            candidates = without_profile(shift_in_doppler(moved, torch.full_like(own, rows)))
+            correlation, shift = best_match(candidates, against)
+            best = correlation.max(dim=1)
+            better = best.values > closest.correlation[own]
+            closest.correlation[own[better]] = best.values[better]
+            closest.index[own[better]] = theirs[best.indices[better]]
+            closest.shift[own[better]] = shift.gather(1, best.indices[:, None])[better, 0] / SIZE
     return closest
 
 

@@ -1,8 +1,10 @@
-"""New windows out of old: neighbours of one pass are joined where they overlap, and cut at any time between them."""
-from dataclasses import dataclass
+"""New windows out of old: neighbours of one pass are joined where they overlap, cut at any time between them, and moved
+a little along the Doppler axis, as if the walker were a little faster or slower."""
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,14 +16,17 @@ FADE = 0.125        # share of the width over which the one window turns into th
 
 @dataclass(frozen=True)
 class Cut:
-    """The window that begins `fraction` (0 … 1) of the way from the window at `path` to the one that follows it."""
+    """The window that begins `fraction` (0 … 1) of the way from the window at `path` to the one that follows it, moved
+    down by the share `doppler_shift` of its height."""
     path: str
     following: Next | None = None
     fraction: float = 0.0
+    doppler_shift: float = 0.0
 
     @property
     def name(self) -> str:
-        return f"{self.path}+{self.fraction:g}" if self.fraction else self.path
+        moves = [f"{move:+.4g}" for move in (self.fraction, self.doppler_shift) if move]
+        return self.path + "".join(moves)
 
 
 def plan_cuts(paths: Sequence[str], following: Mapping[str, Next], cuts_per_hop: int) -> list[Cut]:
@@ -32,6 +37,19 @@ def plan_cuts(paths: Sequence[str], following: Mapping[str, Next], cuts_per_hop:
         steps = cuts_per_hop if after is not None and after.path in inside else 1
         cuts += [Cut(path, after if step else None, step / steps) for step in range(steps)]
     return cuts
+
+
+def shift_each(cuts: Sequence[Cut], most: float, seed: int) -> list[Cut]:
+    """Each cut with a shift of its own, up or down by the share `most` of the height at most."""
+    shifts = np.random.default_rng(seed).uniform(-most, most, len(cuts)).tolist()
+    return [replace(cut, doppler_shift=shift) for cut, shift in zip(cuts, shifts)]
+
+
+def shift_in_doppler(images: Tensor, rows: Tensor) -> Tensor:
+    """Each image of (n, c, h, w) moved down by its own number of rows (n,) int64; the edge is repeated."""
+    height = images.shape[2]
+    source = (torch.arange(height) - rows[:, None]).clamp(0, height - 1)
+    return images.gather(2, source[:, None, :, None].expand_as(images))
 
 
 def cut_between(first: Tensor, second: Tensor, hop: Tensor, begin: Tensor) -> Tensor:
@@ -67,4 +85,5 @@ def load_cuts(root: str | Path, cuts: Sequence[Cut], image_size: int, label: str
     second = torch.tensor([place[cut.following.path if cut.following else cut.path] for cut in cuts])
     hop = torch.tensor([round(cut.following.shift * image_size) if cut.following else 0 for cut in cuts])
     begin = (hop * torch.tensor([cut.fraction for cut in cuts])).round().long()
-    return cut_between(images[first], images[second], hop, begin)
+    rows = (image_size * torch.tensor([cut.doppler_shift for cut in cuts])).round().long()
+    return shift_in_doppler(cut_between(images[first], images[second], hop, begin), rows)

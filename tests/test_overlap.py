@@ -15,7 +15,7 @@ from microdoppler.audit import audit_split, guard_needed
 from microdoppler.data_split import SplitSettings, split_images
 from microdoppler.overlap import (LEAST_OVERLAP, NEAR_COPY, best_match, find_overlaps, load_or_find_overlaps,
                                   neighbour_match, without_profile)
-from microdoppler.stitching import Cut, cut_between, load_cuts, plan_cuts
+from microdoppler.stitching import Cut, cut_between, load_cuts, plan_cuts, shift_each
 
 SIDE, HOP = 64, 16
 
@@ -204,3 +204,17 @@ def test_cuts_of_training_windows_only_use_training_windows(planted):
         start = HOP * (names[1].index(cut.path) + cut.fraction)
         expected = torch.from_numpy(strip[:, round(start):round(start) + SIDE].copy()).permute(2, 0, 1)
         assert torch.equal(image, expected), cut.name
+
+
+def test_windows_are_moved_in_doppler_each_by_its_own_share_and_nothing_wraps_round(planted):
+    root, names, overlaps = planted
+    plain = plan_cuts(names[1], overlaps.following, cuts_per_hop=4)
+    moved = shift_each(plain, 0.1, seed=3)
+    shifts = np.array([cut.doppler_shift for cut in moved])
+    assert moved == shift_each(plain, 0.1, seed=3) != shift_each(plain, 0.1, seed=4)
+    assert np.abs(shifts).max() <= 0.1 and shifts.min() < -0.05 and shifts.max() > 0.05
+    assert len({cut.name for cut in moved}) == len(moved)
+    for before, after, rows in zip(load_cuts(root, plain, SIDE), load_cuts(root, moved, SIDE),
+                                   np.round(shifts.astype(np.float32) * SIDE).astype(int)):
+        for row in range(SIDE):
+            assert torch.equal(after[:, row], before[:, min(max(row - rows, 0), SIDE - 1)])
