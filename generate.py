@@ -15,7 +15,7 @@ from groundwork.errors import InputError, differences
 from groundwork.files import digest_tensors, read_json, write_json
 from groundwork.images import load_image, save_image
 from groundwork.seeding import derive_seed
-from microdoppler.latents import LatentScaling, LatentStatistics
+from microdoppler.latents import LatentCache, LatentScaling, LatentStatistics, load_cached
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
 from train_latent_cfg import Config, check_constants, config_of
@@ -28,6 +28,7 @@ GRID_COLUMNS = 8
 @dataclass(frozen=True)
 class Sampling:
     """Constants that take the place of the checkpoint's own; None keeps those."""
+    noise_level: float | None = None  # 1 from noise alone; less: from training images noised so far (SDEdit)
     cond_scale: float | None = None  # guidance: 1 none, higher = more typical of the user and less diverse
     rescaled_phi: float | None = None  # how far guidance's gain in contrast is taken back, 0 … 1
     remove_parallel_component: bool | None = None  # drop the part of guidance that only raises contrast
@@ -54,15 +55,21 @@ class ImageGenerator:
     vae: KL_VAE
     scaling: LatentScaling
     identity: dict      # what tells this model from others, for the manifest
+    training: LatentCache | None    # what noise_level below 1 starts from
 
     @staticmethod
-    def load(path: Path, device: torch.device, sampling: Sampling, vae_path: Path | None) -> "ImageGenerator":
+    def load(path: Path, device: torch.device, sampling: Sampling, vae_path: Path | None = None,
+             latents_cache_folder: Path | None = None) -> "ImageGenerator":
         checkpoint = load_checkpoint(path)
         config = sampling.applied_to(config_of(checkpoint))
-        config = replace(config, vae_path=vae_path or config.vae_path)
+        config = replace(config, vae_path=vae_path or config.vae_path,
+                         latents_cache_folder=latents_cache_folder or config.latents_cache_folder)
         check_constants(config)
         weights = ema_unet_weights(checkpoint)
         diffusion = build_diffusion(config)
+        if start_time(config) < diffusion.sampling_times()[-1]:
+            raise InputError(f"noise_level {config.noise_level:g} is below the last of the {config.sampling_timesteps} "
+                             "sampling timesteps; raise it")
         load_unet_weights(diffusion.model, weights, path)
         vae = open_vae(config, device)
         fingerprint = vae.fingerprint()
@@ -73,11 +80,15 @@ class ImageGenerator:
             statistics = LatentStatistics(**checkpoint["latent_statistics"])
             diffusion.clip_x_start = clipping_is_justified(config, statistics)
             scaling = statistics.scaling(config.standardize_latents)
+            training = load_cached(config.latents_cache_folder, statistics) if config.noise_level < 1 else None
+        elif config.noise_level < 1:
+            raise InputError(f"{path} does not say which latents it was trained on; noise_level must be 1")
         else:       # the older format trained raw latents, and always clamped
             diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
+            training = None
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
                     "split": checkpoint.get("split", {})}
-        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity)
+        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity, training)
 
     @torch.inference_mode()
     def draw(self, users: list[int], seeds: list[int]) -> torch.Tensor:
@@ -85,10 +96,23 @@ class ImageGenerator:
         classes = torch.tensor(users, device=self.diffusion.device) - 1
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with autocast(self.diffusion.device, self.config.amp):      # the VAE's activations may be too large for float16
-            latents = self.diffusion.sample(classes, generators=generators, **guidance_of(self.config)).float()
+            latents = self._draw_latents(classes, generators=generators, **guidance_of(self.config)).float()
         parts = self.scaling.restore(latents).split(self.config.vae_batch_size)
         images = torch.cat([self.vae.decode_latents(part) for part in parts])
         return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
+
+    def _draw_latents(self, classes: torch.Tensor, *, generators: list[torch.Generator], **guidance) -> torch.Tensor:
+        if self.training is None:
+            return self.diffusion.sample(classes, generators=generators, **guidance)
+        start = torch.cat([self.training.draw_any_of(label, generator)
+                           for label, generator in zip(classes.tolist(), generators)])
+        start = self.scaling.standardize(start).to(self.diffusion.device)
+        return self.diffusion.vary(start, classes, t=start_time(self.config), generators=generators, **guidance)
+
+
+def start_time(config: Config) -> int:
+    """The timestep up to which noise_level adds noise."""
+    return round(config.noise_level * config.timesteps) - 1
 
 
 def choose_users(all_users: bool, user_id: tuple[int, ...], num_users: int) -> list[int]:
@@ -127,7 +151,7 @@ def newest_checkpoint(folder: Path) -> Path:
 def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per_user: int = 50,
          user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
          sampling: Sampling = Sampling(), batch_size: int = 32, device: str = "auto", vae_path: Path | None = None,
-         save_grid: bool = False):
+         latents_cache_folder: Path | None = None, save_grid: bool = False):
     """Draw spectrograms from a checkpoint, step 4 of 5. Run again, it makes only what is missing.
 
     Options that default to None keep what the checkpoint was trained with.
@@ -142,6 +166,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         batch_size: images drawn at once; changes an image by rounding at most
         device: auto, cpu, cuda or cuda:<n>
         vae_path: weights of the VAE, where they are not at the checkpoint's vae_path
+        latents_cache_folder: the encoded training images, for noise_level below 1, likewise
         save_grid: also write grid.png, a row per user
     """
     torch_device = choose_device(device)
@@ -149,7 +174,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
     count = samples_per_user if all_users else num_samples
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
-    generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path)
+    generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path, latents_cache_folder)
     users = choose_users(all_users, user_id, generator.config.num_users)
     settings = Sampling.of(generator.config)
     manifest = open_manifest(output_dir, generator.identity | settings) | {"checkpoint": str(checkpoint)}

@@ -77,6 +77,7 @@ class Config:
     sampler: str = "dpmpp_2m"  # dpmpp_2m, ddim, or ddpm (all timesteps)
     sampling_timesteps: int = 20  # network evaluations per image with dpmpp_2m and ddim
     ddim_sampling_eta: float = 0.0  # ddim: 0 deterministic, 1 as noisy as ddpm and poor at few steps
+    noise_level: float = 1.0  # generate.py: 1 from noise alone; less: from training images noised so far (SDEdit)
     cond_scale: float = 1.5  # guidance: 1 none, higher = more typical of the user and less diverse
     rescaled_phi: float = 0.7  # how far guidance's gain in contrast is taken back, 0 … 1
     remove_parallel_component: bool = True  # drop the part of guidance that only raises contrast
@@ -113,6 +114,7 @@ LIMITS = (      # (what a constant must be, the test, the constants)
         "vae_batch_size", "classifier_steps", "classifier_seeds")),
     ("0 or more", lambda value: value >= 0, ("split_guard", "offset_noise_strength", "cond_scale", "min_loss_weight")),
     ("in 0 … 0.5", lambda value: 0 <= value <= 0.5, ("doppler_shift",)),
+    ("more than 0, 1 at most", lambda value: 0 < value <= 1, ("noise_level",)),
     ("0 … 2 000 000 000", lambda value: 0 <= value <= 2_000_000_000, ("seed",)),
     ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
     ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi")),

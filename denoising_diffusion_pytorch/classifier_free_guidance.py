@@ -168,15 +168,22 @@ class GaussianDiffusion(nn.Module):
     @torch.inference_mode()
     def interpolate(self, x1: Tensor, x2: Tensor, classes: Tensor, *, t: int | None = None, lam: float = 0.5,
                     generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance) -> Tensor:
-        """Between data x1 and x2, both (b, c, h, w): (1 - lam) x1 + lam x2, noised to timestep t (default: the middle)
-        and denoised as `classes`. One noise serves both, so that the mixture has the variance that belongs to t.
+        """Between data x1 and x2, both (b, c, h, w): a variation of (1 - lam) x1 + lam x2, by default from the middle
+        timestep. One noise serves both, so that the mixture has the variance that belongs to t.
         """
-        times = [time for time in self.sampling_times() if time <= (self.num_timesteps // 2 if t is None else t)]
+        return self.vary((1 - lam) * x1 + lam * x2, classes, t=self.num_timesteps // 2 if t is None else t,
+                         generators=generators, **guidance)
+
+    @torch.inference_mode()
+    def vary(self, x_start: Tensor, classes: Tensor, *, t: int,
+             generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance) -> Tensor:
+        """Variations of data (b, c, h, w): noised to the last sampling timestep up to t, and denoised as `classes`
+        (SDEdit, Meng et al. 2022). Raises ValueError when no sampling timestep is that early."""
+        times = [time for time in self.sampling_times() if time <= t]
         if not times:
             raise ValueError(f"t = {t} is below the last of the {self.sampling_timesteps} sampling timesteps")
-        start = torch.full_like(classes, times[0])
-        mixed = self._normalize((1 - lam) * x1 + lam * x2)
-        x = self.q_sample(mixed, start, draw_noise(x1.shape, generators).to(x1.device))
+        noise = draw_noise(x_start.shape, generators).to(x_start.device)
+        x = self.q_sample(self._normalize(x_start), torch.full_like(classes, times[0]), noise)
         return self._sample_from(x, times, classes, generators, guidance)
 
     def sampling_times(self) -> list[int]:

@@ -75,6 +75,11 @@ class LatentCache:
         noise = torch.randn(mean.shape, generator=generator)
         return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), self.labels[indices]
 
+    def draw_any_of(self, label: int, generator: torch.Generator) -> Tensor:
+        """A fresh posterior sample of an image of this user, whichever comes: (1, c, h, w)."""
+        own = (self.labels == label).nonzero()[:, 0]
+        return self.draw(own[torch.randint(len(own), (1,), generator=generator)], generator)[0]
+
 
 def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = 4096) -> LatentStatistics:
     """Variance = variance of the means + mean of the variances, accumulated in float64 chunk by chunk."""
@@ -113,6 +118,20 @@ def load_or_encode(vae, data_path: str | Path, cuts: Sequence[Cut], labels: Tens
                                 "labels": labels.tolist()})
         return cache
     return LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
+
+
+def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache:
+    """The cache in `folder` as it is. Raises InputError when there is none, or one of other statistics."""
+    index_file = Path(folder) / INDEX_FILE
+    if not index_file.exists():
+        raise InputError(f"{index_file} does not exist; give the folder that training encoded its images to with "
+                         "--latents_cache_folder")
+    index = read_json(index_file)
+    if LatentStatistics(**index["statistics"]) != statistics:
+        raise InputError(f"{folder} holds other latents than the checkpoint was trained on; give its own folder with "
+                         "--latents_cache_folder")
+    return LatentCache(np.load(Path(folder) / LATENTS_FILE, mmap_mode="r"), torch.tensor(index["labels"]),
+                       index["scale_factor"])
 
 
 @torch.inference_mode()

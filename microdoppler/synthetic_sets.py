@@ -9,7 +9,8 @@ from groundwork.files import read_json
 from microdoppler.data_split import Split
 from microdoppler.spectrograms import find_users, user_folders
 
-SAMPLING_FACTS = ("step", "cond_scale", "rescaled_phi", "sampler", "sampling_timesteps", "ddim_sampling_eta", "seed")
+SAMPLING_FACTS = ("step", "noise_level", "cond_scale", "rescaled_phi", "sampler", "sampling_timesteps",
+                  "ddim_sampling_eta", "seed")
 
 
 def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:

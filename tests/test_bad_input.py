@@ -144,6 +144,9 @@ def test_generate_names_the_milestones_there_are(refused, demo):
     (["--all_users", "--samples_per_user", "0"], "at least 1"), (["--all_users", "--batch_size", "0"], "at least 1"),
     (["--all_users", "--sampler", "euler"], "expected one of"),
     (["--all_users", "--sampling_timesteps", "0"], "sampling_timesteps is 0"),
+    (["--all_users", "--noise_level", "0"], "noise_level is 0"), (["--all_users", "--noise_level", "2"], "1 at most"),
+    (["--all_users", "--noise_level", "0.01"], "below the last of the"),
+    (["--all_users", "--noise_level", "0.5", "--latents_cache_folder", "none"], "latents.json does not exist"),
     (["--all_users", "--vae_path", "none.pt"], "none.pt does not exist")])
 def test_generate_refuses(refused, demo, tmp_path, options, words):
     line = refused(generate, "--checkpoint", demo[0] / "results" / "model-3.pt", "--output_dir", tmp_path / "out",

@@ -12,7 +12,9 @@ from conftest import DEMO_SIZE, ROOT, TINY
 from PIL import Image
 
 from demo import VAE_RECIPE
+from generate import ImageGenerator, Sampling
 from groundwork.files import load_tensors
+from microdoppler.latents import LatentStatistics, load_cached
 from train_latent_cfg import Config
 
 
@@ -85,6 +87,24 @@ def test_generation_is_independent_of_batch_size_and_makes_only_what_is_missing(
     assert all(abs(first[name] - second[name]).max() <= 2 for name in first)
     script("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users", "--output_dir",
            tmp_path / "out", "--seed", "1", expect=2)
+
+
+def test_generation_from_training_images_resembles_those_of_its_user_the_more_the_less_noise(demo):
+    folder, _ = demo
+    checkpoint = load_tensors(folder / "results" / "model-3.pt")
+    def resemblance(noise_level):       # of each image, the highest correlation with one of its user's training images
+        generator = ImageGenerator.load(folder / "results" / "model-3.pt", torch.device("cpu"),
+                                        Sampling(noise_level=noise_level, cond_scale=1))
+        cache = load_cached(folder / "latents_cache", LatentStatistics(**checkpoint["latent_statistics"]))
+        decoded = flat(generator.vae.decode_latents(cache.scaled_means()))
+        drawn = flat(generator.draw([1, 2, 3] * 4, list(range(12))).permute(0, 3, 1, 2).float())
+        of_another = torch.tensor([0, 1, 2] * 4)[:, None] != cache.labels
+        return (drawn @ decoded.T).masked_fill(of_another, -1).max(dim=1).values
+    def flat(images):
+        images = images.flatten(1) - images.flatten(1).mean(dim=1, keepdim=True)
+        return images / images.norm(dim=1, keepdim=True)
+    little, much, noise_alone = resemblance(0.25), resemblance(0.75), resemblance(1.0)
+    assert little.min() > 0.7 and little.mean() > much.mean() + 0.05 > noise_alone.mean() + 0.1
 
 
 def test_training_refuses_to_overwrite_and_resumes(script, demo, paths, tmp_path):
