@@ -12,7 +12,7 @@ from microdoppler.overlap import NEAR_COPY, SIZE, best_match, without_profile
 from microdoppler.report import Table
 from microdoppler.stitching import shift_in_doppler
 
-DOPPLER_ROWS = 2        # of SIZE: 3 %, as far as Config.doppler_shift is advised to move training images
+DOPPLER_ROWS = 2        # of SIZE: as far as Config.doppler_shift moves training images
 
 
 def resize(images: Tensor, size: int) -> Tensor:
