@@ -102,13 +102,17 @@ def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
             selected[name] = subset(images, worth_keeping(*found, least))
             tables.append(selection_table(images, *found, least, f"{name}, fold {number}"))
             if not len(selected[name].images):
-                raise InputError(f"--select {least:g} keeps no image of {sets[name]}; choose a lower confidence")
+                raise InputError(f"--select {least:g} keeps no image of {sets[name]}: of {len(images.images)}, "
+                                 f"{int((found[0] < least).sum())} have a lower confidence and "
+                                 f"{int(found[1].is_copy.sum())} are near-copies of training images")
     test_paths, _ = labels_of(split.test_images)
     passes = [f"{path.split('/')[0]} pass {overlaps.pass_of[path]}" for path in test_paths]
-    return Fold(number, arms_of(real, opened, selected), test, passes,
+    arms = arms_of(real, opened, selected)
+    facts = {arm.name: facts_of(sets[arm.synthetic_name]) | ({"select": least} if arm.is_selected else {})
+             for arm in arms if arm.synthetic_name}
+    return Fold(number, arms, test, passes,
                 {"data_path": str(config.data_path),
-                 **{f"split_{name}": value for name, value in vars(split.settings).items()}},
-                {name: facts_of(folder) | {"select": least} for name, folder in sets.items()}), tables
+                 **{f"split_{name}": value for name, value in vars(split.settings).items()}}, facts), tables
 
 
 def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, label: str) -> ImageSet:
@@ -129,8 +133,8 @@ def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], kept: l
               "small Doppler shifts, one stretch of time and one of Doppler masked.")
     counts = [f"Fold {fold.number}: {len(fold.arms[0].real.images)} real training and {len(fold.test.images)} test "
               f"images of {len(set(fold.passes))} passes." for fold in folds]
-    sets = [f"Fold {fold.number}, {name}: {facts['synthetic_folder']}" for fold in folds
-            for name, facts in fold.facts.items()]
+    sets = dict.fromkeys(f"Fold {fold.number}, {arm.synthetic_name}: {fold.facts[arm.name]['synthetic_folder']}"
+                         for fold in folds for arm in fold.arms if arm.synthetic_name)
     render_report(folder / "report.html", "Does the synthetic data help?", [
         Section("Result", [conclusion(summary)],
                 result_tables(summary),

@@ -67,9 +67,6 @@ class ImageGenerator:
         check_constants(config)
         weights = ema_unet_weights(checkpoint)
         diffusion = build_diffusion(config)
-        if start_time(config) < diffusion.sampling_times()[-1]:
-            raise InputError(f"noise_level {config.noise_level:g} is below the last of the {config.sampling_timesteps} "
-                             "sampling timesteps; raise it")
         load_unet_weights(diffusion.model, weights, path)
         vae = open_vae(config, device)
         fingerprint = vae.fingerprint()
@@ -107,12 +104,8 @@ class ImageGenerator:
         start = torch.cat([self.training.draw_any_of(label, generator)
                            for label, generator in zip(classes.tolist(), generators)])
         start = self.scaling.standardize(start).to(self.diffusion.device)
-        return self.diffusion.vary(start, classes, t=start_time(self.config), generators=generators, **guidance)
-
-
-def start_time(config: Config) -> int:
-    """The timestep up to which noise_level adds noise."""
-    return round(config.noise_level * config.timesteps) - 1
+        last = max(0, round(self.config.noise_level * self.config.timesteps) - 1)
+        return self.diffusion.vary(start, classes, t=last, generators=generators, **guidance)
 
 
 def choose_users(all_users: bool, user_id: tuple[int, ...], num_users: int) -> list[int]:
@@ -135,7 +128,7 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
     manifest = read_json(path)
     if not (isinstance(manifest, dict) and isinstance(manifest.get("images"), dict)):
         raise InputError(f"{path} is no manifest of ours; choose another --output_dir")
-    changed = differences(manifest, settings)
+    changed = differences({"noise_level": 1.0} | manifest, settings)    # before there was a choice
     if changed:
         raise InputError(f"{output_dir} holds images made with {changed}; choose another --output_dir")
     return manifest

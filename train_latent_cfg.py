@@ -19,6 +19,7 @@ from microdoppler.latents import LatentStatistics
 from microdoppler.milestone import MilestoneWatcher
 from microdoppler.pictures import sample_grid
 from microdoppler.report import save_figure
+from microdoppler.selection import FARTHEST_DOPPLER_SHIFT
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ LIMITS = (      # (what a constant must be, the test, the constants)
         "ema_update_every", "save_and_sample_every", "num_samples", "log_every", "sampling_timesteps",
         "vae_batch_size", "classifier_steps", "classifier_seeds")),
     ("0 or more", lambda value: value >= 0, ("split_guard", "offset_noise_strength", "cond_scale", "min_loss_weight")),
-    ("in 0 … 0.5", lambda value: 0 <= value <= 0.5, ("doppler_shift",)),
+    (f"in 0 … {FARTHEST_DOPPLER_SHIFT:g}, as far as copies are looked for",
+     lambda value: 0 <= value <= FARTHEST_DOPPLER_SHIFT, ("doppler_shift",)),
     ("more than 0, 1 at most", lambda value: 0 < value <= 1, ("noise_level",)),
     ("0 … 2 000 000 000", lambda value: 0 <= value <= 2_000_000_000, ("seed",)),
     ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),

@@ -177,24 +177,24 @@ class GaussianDiffusion(nn.Module):
     @torch.inference_mode()
     def vary(self, x_start: Tensor, classes: Tensor, *, t: int,
              generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance) -> Tensor:
-        """Variations of data (b, c, h, w): noised to the last sampling timestep up to t, and denoised as `classes`
-        (SDEdit, Meng et al. 2022). Raises ValueError when no sampling timestep is that early."""
-        times = [time for time in self.sampling_times() if time <= t]
-        if not times:
-            raise ValueError(f"t = {t} is below the last of the {self.sampling_timesteps} sampling timesteps")
+        """Variations of data (b, c, h, w): noised to timestep t, and denoised as `classes` (SDEdit, Meng et al. 2022).
+        """
+        times = self.sampling_times(t)
         noise = draw_noise(x_start.shape, generators).to(x_start.device)
         x = self.q_sample(self._normalize(x_start), torch.full_like(classes, times[0]), noise)
         return self._sample_from(x, times, classes, generators, guidance)
 
-    def sampling_times(self) -> list[int]:
-        """The falling timesteps at which the network is evaluated.
+    def sampling_times(self, start: int | None = None) -> list[int]:
+        """The falling timesteps at which the network is evaluated, from `start` on: its share of sampling_timesteps.
 
         With pred_noise they start where alpha_bar reaches MIN_ALPHA_BAR: an error of the noise is divided by
         sqrt(alpha_bar) on its way to x_start, and at the end of the cosine schedule that is a factor of 20 000.
         """
         floor = MIN_ALPHA_BAR if self.objective == "pred_noise" else 0.0
-        first = max(t for t, alpha_bar in enumerate(self.alpha_bars) if alpha_bar >= floor or t == 0)
-        steps = first + 1 if self.sampler == "ddpm" else min(first + 1, self.sampling_timesteps)
+        highest = max(t for t, alpha_bar in enumerate(self.alpha_bars) if alpha_bar >= floor or t == 0)
+        first = highest if start is None else min(start, highest)
+        share = max(1, round(self.sampling_timesteps * (first + 1) / (highest + 1)))
+        steps = first + 1 if self.sampler == "ddpm" else min(first + 1, share)
         times = torch.linspace(-1, first, steps + 1, dtype=torch.float64)
         return times[1:].int().tolist()[::-1]
 

@@ -35,12 +35,13 @@ class ImageSet:
 @dataclass(frozen=True, eq=False)
 class Arm:
     """kind: what arms of several folds and sets have in common, e.g. "real + synthetic"; synthetic_name: which set it
-    is; classical: whether images are augmented."""
+    is; classical: whether images are augmented; is_selected: whether the synthetic images are those worth keeping."""
     kind: str
     real: ImageSet | None = None
     synthetic: ImageSet | None = None
     synthetic_name: str = ""
     classical: bool = False
+    is_selected: bool = False
 
     @property
     def name(self) -> str:
@@ -88,8 +89,8 @@ def arms_of(real: ImageSet, sets: dict[str, ImageSet], selected: dict[str, Image
                  Arm("real + classical + synthetic", real, synthetic, name, classical=True),
                  Arm("synthetic only", None, synthetic, name)]
     for name, synthetic in selected.items():
-        arms += [Arm("real + selected", real, synthetic, name),
-                 Arm("real + classical + selected", real, synthetic, name, classical=True)]
+        arms += [Arm("real + selected", real, synthetic, name, is_selected=True),
+                 Arm("real + classical + selected", real, synthetic, name, classical=True, is_selected=True)]
     return arms
 
 

@@ -105,7 +105,7 @@ def guard_needed(split: Split, overlaps: Overlaps) -> int | None:
         distances.append(np.abs(test[:, None] - train).min(axis=1))
         copies.append(overlaps.correlation[user][np.ix_(test, train)].max(axis=1) >= NEAR_COPY)
     distance, copy = np.concatenate(distances), np.concatenate(copies)
-    for guard in range(int(distance.max())):
+    for guard in range(min(int(own.max()) for own in distances)):       # which leaves every user a test image
         if copy[distance > guard].mean() < TOLERATED:
             return guard
     return None

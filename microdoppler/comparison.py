@@ -16,6 +16,7 @@ from microdoppler.study import Run
 REPLICATES = 4000
 CONFIDENCE = 0.95
 Z = stats.norm.ppf(0.5 + CONFIDENCE / 2)
+MOST_SEEDS = 200                            # that anyone would wait for
 FACTORS = ("folds", "seeds", "passes")      # what a conclusion should not depend on
 BOOTSTRAP_SEED = 0
 
@@ -35,6 +36,10 @@ class Table:
         passes = {name: i for i, name in enumerate(user_of)}
         correct = {run.arm.name: np.zeros((len(folds), len(seeds), len(passes))) for run in runs}
         total = np.zeros((len(folds), len(passes)))
+        cells = {(run.arm.name, run.fold, run.seed) for run in runs}
+        if not len(cells) == len(runs) == len(correct) * len(folds) * len(seeds):
+            raise ValueError(f"{len(runs)} runs; expected one for each of {len(correct)} arms, {len(folds)} folds and "
+                             f"{len(seeds)} seeds")
         for run in runs:
             place = [passes[name] for name in run.passes]
             fold = folds.index(run.fold)
@@ -107,7 +112,7 @@ def difference(table: Table, arm: str, baseline: str, weights: Weights) -> np.nd
 
 
 def compare(table: Table, arm: str, baseline: str) -> dict:
-    """The paired difference, its 95 % interval, a verdict, and how many repeats in all (folds x seeds) would tell.
+    """The paired difference, its 95 % interval, a verdict, and how many seeds per fold would tell.
 
     Plain values for summary.json; interval None where there is one run only, which has nothing to vary.
     """
@@ -117,36 +122,41 @@ def compare(table: Table, arm: str, baseline: str) -> dict:
 
 def _judge(table: Table, found: float, estimate) -> dict:
     """estimate: Weights → (b,) replicates of what was `found`."""
-    repeats = table.shape[0] * table.shape[1]
-    if repeats == 1:
-        return {"difference": found, "interval_95": None, "verdict": "not distinguishable", "repeats_needed": None}
+    num_folds, num_seeds, _ = table.shape
+    if num_folds * num_seeds == 1:
+        return {"difference": found, "interval_95": None, "verdict": "not distinguishable", "seeds_needed": None}
     variance = {factor: float(np.var(estimate(Weights.resampled(table, factor)))) for factor in FACTORS}
     freedom = dict(zip(FACTORS, np.array(table.shape) - [1, 1, len(np.unique(strata(table)))]))
-    half = _student(variance, freedom) * np.sqrt(sum(variance.values()))
+    half = half_width(variance, freedom)
     low, high = found - half, found + half
     verdict = "helps" if low > 0 else "hurts" if high < 0 else "not distinguishable"
-    needed = None
-    if verdict == "not distinguishable":
-        needed = repeats_needed(found, repeats, variance["folds"] + variance["seeds"], variance["passes"])
+    needed = seeds_needed(found, variance, freedom) if verdict == "not distinguishable" else None
     return {"difference": found, "interval_95": [float(low), float(high)], "verdict": verdict,
-            "repeats_needed": needed}
+            "seeds_needed": needed}
 
 
-def _student(variance: dict[str, float], freedom: dict[str, int]) -> float:
-    """The quantile that takes the place of Z where variances are estimated from few units: Student's t, its degrees of
-    freedom those of a sum of variances (Satterthwaite 1946, eq. 17)."""
+def half_width(variance: dict[str, float], freedom: dict[str, int]) -> float:
+    """Of the 95 % interval: the standard error times Student's t, whose degrees of freedom are those of a sum of
+    variances that are estimated from few units (Satterthwaite 1946, eq. 17)."""
     spread = sum(variance[factor]**2 / freedom[factor] for factor in FACTORS if freedom[factor])
-    return Z if spread == 0 else float(stats.t.ppf(0.5 + CONFIDENCE / 2, sum(variance.values())**2 / spread))
+    quantile = Z if spread == 0 else stats.t.ppf(0.5 + CONFIDENCE / 2, sum(variance.values())**2 / spread)
+    return float(quantile * np.sqrt(sum(variance.values())))
 
 
-def repeats_needed(found: float, repeats: int, by_repeats: float, by_passes: float) -> int | None:
-    """How many repeats would shrink the interval until it leaves out 0, should the difference stay what it is.
+def seeds_needed(found: float, variance: dict[str, float], freedom: dict[str, int]) -> int | None:
+    """How many seeds per fold would shrink the interval until it leaves out 0, should the difference stay what it is.
 
-    The variance by folds and seeds falls with their number, that by test passes does not; None when it alone is too
-    large, so that only more recordings would tell.
+    More seeds shrink the variance by seeds, and make it better known; those by folds and by test passes stay. None when
+    they alone are too large, or when there is one seed only, whose variance is unknown.
     """
-    allowed = (found / Z) ** 2 - by_passes
-    return None if allowed <= 0 else max(repeats + 1, int(np.ceil(by_repeats * repeats / allowed)))
+    seeds = freedom["seeds"] + 1
+    if seeds == 1:
+        return None
+    for number in range(seeds + 1, MOST_SEEDS + 1):
+        fewer = variance | {"seeds": variance["seeds"] * seeds / number}
+        if half_width(fewer, freedom | {"seeds": number - 1}) < abs(found):
+            return number
+    return None
 
 
 def halves(table: Table) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from groundwork.files import read_json, write_json
 from microdoppler.spectrograms import drop_broken, find_users
 
 STRATEGIES = ("contiguous", "random")
+FOLDS = (0, 1, 2)
 SPLIT_FILE = "data_split.json"
 
 
@@ -30,7 +31,7 @@ class SplitSettings:
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
             raise InputError(f"split strategy '{self.strategy}' is unknown; expected one of {', '.join(STRATEGIES)}")
-        if self.fold not in (0, 1, 2):
+        if self.fold not in FOLDS:
             raise InputError(f"split_fold is {self.fold}; expected 0, 1 or 2")
         for name in ("num_users", "images_per_user_train"):
             if getattr(self, name) < 1:

@@ -45,6 +45,7 @@ class Settings:
     cond_drop_prob: float
     min_loss_weight: float
     cond_scale: float
+    use_cfg_plus_plus: bool
     train_lr: float
     max_grad_norm: float
     sampling_timesteps: int
@@ -53,6 +54,19 @@ class Settings:
     @property
     def is_raw(self) -> bool:
         return not (self.standardize_latents or self.auto_normalize)
+
+    @property
+    def more_guidance(self) -> str:
+        """"cond_scale <next> (now <this>)", or "" at the end of its range; likewise less_guidance."""
+        return self._cond_scale(min(1.0, 2 * self.cond_scale) if self.use_cfg_plus_plus else self.cond_scale + 1)
+
+    @property
+    def less_guidance(self) -> str:
+        return self._cond_scale(self.cond_scale / 2 if self.use_cfg_plus_plus
+                                else min(self.cond_scale, max(1.0, self.cond_scale - 2)))
+
+    def _cond_scale(self, value: float) -> str:
+        return "" if value == self.cond_scale else f"cond_scale {value:g} (now {self.cond_scale:g})"
 
     @property
     def judge_loss_from(self) -> int:
@@ -275,15 +289,15 @@ def _users(latest: dict[str, float], settings: Settings) -> Finding | None:
     better = [f"{name} {wanted:g} (now {now:g})" for name, now, wanted in (
         ("min_loss_weight", settings.min_loss_weight, max(1.0, settings.min_loss_weight)),
         ("cond_drop_prob", settings.cond_drop_prob, min(0.15, settings.cond_drop_prob))) if now != wanted]
-    train_again = f"train again with {' and '.join(better)}; until then " if better else ""
+    remedies = [f"train again with {' and '.join(better)}; until then" if better else "",
+                f"raise the guidance: {settings.more_guidance}, or" if settings.more_guidance else "",
+                "use an earlier milestone; check that the images lie in the right ID_* folders"]
     return Finding("users not distinguishable",
                    f"told a wrong user, the network's loss rises by {gain:.2%}, expected more than {CLASS_GAIN:.1%}; "
                    f"{recognised:.0%} of the samples are taken for their own user by a classifier of real images, "
                    f"expected {RECOGNISED:.0%} or more",
                    "samples look like another person than they are labelled: for a classifier, wrong labels",
-                   f"{train_again}raise the guidance: cond_scale {settings.cond_scale + 1:g} (now "
-                   f"{settings.cond_scale:g}), or use an earlier milestone; check that the images lie in the right "
-                   "ID_* folders")
+                   " ".join(remedy for remedy in remedies if remedy))
 
 
 def _sharpness(latest: dict[str, float], settings: Settings) -> Finding | None:
@@ -297,7 +311,8 @@ def _sharpness(latest: dict[str, float], settings: Settings) -> Finding | None:
     if value > NOISY:
         return Finding("noisy samples", seen, "noise is left in the samples, or guidance exaggerates",
                        f"sampling_timesteps {2 * settings.sampling_timesteps} (now {settings.sampling_timesteps}); "
-                       f"cond_scale down (now {settings.cond_scale:g}); train longer; if it stays: "
+                       + (f"{settings.less_guidance}; " if settings.less_guidance else "") +
+                       "train longer; if it stays: "
                        "python test_vae_range.py and standardize_latents = True")
     return None
 
@@ -309,8 +324,8 @@ def _collapse(latest: dict[str, float], settings: Settings) -> Finding | None:
     return Finding("collapsing", f"a user's samples lie {diversity:.2f} times as far from each other as training "
                    f"images do; expected about 1, at least {COLLAPSED}",
                    "the same few pictures are drawn again and again",
-                   f"lower the guidance: cond_scale {max(1.0, settings.cond_scale - 2):g} (now "
-                   f"{settings.cond_scale:g}); generate from an earlier milestone")
+                   (f"lower the guidance: {settings.less_guidance}; " if settings.less_guidance else "")
+                   + "generate from an earlier milestone")
 
 
 def _copies(latest: dict[str, float]) -> Finding | None:
@@ -320,5 +335,6 @@ def _copies(latest: dict[str, float]) -> Finding | None:
     return Finding("memorising", f"{copies:.0%} of the samples are near-copies of training images, shifted in time or "
                    f"not; expected at most {COPIED:.0%}",
                    "training images are memorised: copies add nothing for the classifier",
-                   "generate from an earlier milestone; train for fewer steps, with more images per user "
-                   "(images_per_user_train), more cuts_per_hop or a smaller network (dim)")
+                   "generate from an earlier milestone, and drop copies with classify.py --select; train for fewer "
+                   "steps, with more images per user (images_per_user_train), more cuts_per_hop or a smaller network "
+                   "(dim)")

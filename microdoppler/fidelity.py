@@ -118,9 +118,11 @@ def measure(real: Side, synthetic: Side, training: ImageSet, axes: PictureAxes) 
     for kind, side in (("synthetic", synthetic), ("real", real)):
         kids, errors = np.array([[figures[kind][name] for name in ("kid", "kid_error")]
                                  for figures in report["users"].values()]).T
-        known = kids[np.isfinite(kids)]
-        report["all"][kind] |= {"kid": float(known.mean()) if len(known) else float("nan"),     # of the users'
-                                "kid_error": float(np.sqrt(np.square(errors).sum()) / len(errors)),   # not of a mixture
+        known = np.isfinite(kids)
+        count = int(known.sum())        # the mean of the users' distances, not that of a mixture of persons
+        report["all"][kind] |= {"kid": float(kids[known].mean()) if count else float("nan"),
+                                "kid_error": float(np.linalg.norm(errors[known])) / count if count else float("nan"),
+                                "kid_users": count,
                                 "separation": separation(side.features, side.images.labels.numpy())}
     return report
 

@@ -47,6 +47,8 @@ def sentences(report: dict) -> list[str]:
             f"{real['separation']:.0%} of the held-out real images'.",
             f"{synthetic['recognised']:.0%} of the synthetic images are recognised as their own user, of held-out real "
             f"images {real['recognised']:.0%}."]
+    if synthetic["kid_users"] < (users := len(report["users"])):
+        said.append(f"KID over all is of {synthetic['kid_users']} of {users} users: the others have too few images.")
     copies = (f"Near-copies of training images: {synthetic['copies']:.1%} of the synthetic images, "
               f"{real['copies']:.1%} of held-out real ones")
     said.append(copies + (": the model repeats its training images." if synthetic["copies"] > real["copies"] + 0.01

@@ -219,7 +219,7 @@ def load_or_find_overlaps(data_path: str | Path, num_users: int, folder: str | P
             if str(stored["fingerprint"]) == fingerprint:
                 names, *rest = ({user: stored[f"{part}_{user}"] for user in found} for part in PARTS)
                 return Overlaps({user: own.tolist() for user, own in names.items()}, *rest, int(stored["width"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass        # absent or damaged: it can be made again
     names, _ = drop_broken(data_path, found)
     overlaps = find_overlaps(data_path, names)

@@ -12,7 +12,8 @@ from microdoppler.overlap import NEAR_COPY, SIZE, best_match, without_profile
 from microdoppler.report import Table
 from microdoppler.stitching import shift_in_doppler
 
-DOPPLER_ROWS = 2        # of SIZE: as far as Config.doppler_shift moves training images
+DOPPLER_ROWS = 2        # of SIZE, up and down
+FARTHEST_DOPPLER_SHIFT = DOPPLER_ROWS / SIZE        # a training image moved farther would not be found in its copies
 
 
 def resize(images: Tensor, size: int) -> Tensor:

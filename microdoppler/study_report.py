@@ -5,6 +5,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from microdoppler.data_split import FOLDS
 from microdoppler.report import Table
 
 ANNOTATED_USERS = 12      # with more users than this, numbers in the cells of a confusion matrix cannot be read
@@ -38,12 +39,12 @@ def _choices_table(choices: list[dict[str, Any]]) -> Table:
 
 
 def conclusion(summary: dict[str, Any]) -> str:
-    """Whether synthetic images help, from the cross-fitted choice, and how far that can be believed."""
+    """Whether synthetic images help, from the cross-fitted choices, and how far that can be believed."""
     if not summary["choices"]:
         return ("No synthetic set to compare. " + ", ".join(f"{arm['name']} {_mean_and_std(arm)}"
                                                              for arm in summary["arms"]) + f" ({_repeats(summary)}).")
     return " ".join(_sentence(choice, summary) for choice in summary["choices"]
-                    if choice["kind"] in ("real + synthetic", "real + classical + synthetic"))
+                    if choice["kind"] != "synthetic only")
 
 
 def _sentence(choice: dict[str, Any], summary: dict[str, Any]) -> str:
@@ -55,10 +56,13 @@ def _sentence(choice: dict[str, Any], summary: dict[str, Any]) -> str:
     if found["verdict"] != "not distinguishable":
         limits = [f"one {name}" for name in ("fold", "seed") if summary[f"num_{name}s"] == 1]
         return f"{start}: {found['verdict']}" + (f" (for {' and '.join(limits)} only)." if limits else ".")
-    if found["repeats_needed"] is None:
-        return f"{start}: not distinguishable, and no number of repeats on these test passes would tell."
-    return (f"{start}: not distinguishable; about {found['repeats_needed']} repeats in all (folds x seeds, now "
-            f"{summary['num_folds'] * summary['num_seeds']}) would tell, should the difference stay as it is.")
+    if summary["num_seeds"] == 1:
+        return f"{start}: not distinguishable; give more --seeds."
+    if found["seeds_needed"] is None:
+        return (f"{start}: not distinguishable, and more seeds would not tell: folds or test passes differ too much, "
+                f"so that it takes {'more folds or ' if summary['num_folds'] < len(FOLDS) else ''}more recordings.")
+    return (f"{start}: not distinguishable; about {found['seeds_needed']} seeds per fold (now {summary['num_seeds']}) "
+            "would tell, should the difference stay as it is.")
 
 
 def accuracy_figure(summary: dict[str, Any]) -> Figure:

@@ -9,8 +9,9 @@ from groundwork.files import read_json
 from microdoppler.data_split import Split
 from microdoppler.spectrograms import find_users, user_folders
 
-SAMPLING_FACTS = ("step", "noise_level", "cond_scale", "rescaled_phi", "sampler", "sampling_timesteps",
-                  "ddim_sampling_eta", "seed")
+MODEL_FACTS = ("checkpoint", "step", "weights", "vae")      # of a manifest: what drew the images, and how
+SAMPLING_FACTS = ("noise_level", "cond_scale", "rescaled_phi", "remove_parallel_component", "use_cfg_plus_plus",
+                  "sampler", "sampling_timesteps", "ddim_sampling_eta", "seed")
 
 
 def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:
@@ -124,5 +125,6 @@ def _name(folders: list[Path]) -> dict[str, Path]:
 def facts_of(folder: Path) -> dict[str, Any]:
     """What made a set, for runs.csv."""
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
-    return {"synthetic_folder": str(folder), "checkpoint": manifest.get("checkpoint", ""),
+    return {"synthetic_folder": str(folder),
+            **{f"model_{name}": manifest.get(name, "") for name in MODEL_FACTS},
             **{f"sampling_{name}": manifest.get(name, "") for name in SAMPLING_FACTS}}

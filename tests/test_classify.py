@@ -82,7 +82,7 @@ def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path, ca
                                                         "real + classical + synthetic: x", "synthetic only: x"}
     assert all([run["fold"] for run in arm["runs"]] == [0, 1, 2] for arm in summary["arms"])
     with open(config.results_folder / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
-        used = {(row["fold"], row["synthetic_folder"], row["sampling_step"]) for row in csv.DictReader(file)
+        used = {(row["fold"], row["synthetic_folder"], row["model_step"]) for row in csv.DictReader(file)
                 if row["synthetic"]}
     assert used == {(str(fold), str(folder), "7") for fold, folder in enumerate(folders)}
     printed = capsys.readouterr().out
@@ -117,6 +117,20 @@ def test_selected_images_are_an_arm_of_their_own(config, tmp_path, capsys, monke
     assert "real + selected: x" in [arm["name"] for arm in summary["arms"]]
     table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("user ")]
     assert [row[2:] for row in table] == [["5", "4", "1", "0"], ["4", "4", "0", "0"], ["5", "4", "0", "1"]]
+    with open(config.results_folder / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
+        assert {(row["arm"], row["select"]) for row in csv.DictReader(file) if row["synthetic"]} == {
+            ("real + synthetic", ""), ("real + classical + synthetic", ""), ("synthetic only", ""),
+            ("real + selected", "0.5"), ("real + classical + selected", "0.5")}
+
+
+def test_a_selection_that_keeps_nothing_says_why(config, tmp_path):
+    (tmp_path / "x").mkdir()
+    for user in range(1, NUM_USERS + 1):        # every image is a training image
+        (tmp_path / "x" / f"ID_{user}").mkdir()
+        (tmp_path / "x" / f"ID_{user}" / "Doppler1.png").write_bytes(
+            (config.data_path / f"ID_{user}" / "Doppler3.png").read_bytes())
+    with pytest.raises(InputError, match="of 3, 0 have a lower confidence and 3 are near-copies"):
+        classify.main(config, synthetic=(tmp_path / "x",), seeds=1, select=0.0)
 
 
 def test_folders_of_one_name_are_told_apart(config, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from microdoppler.arms import Arm
 from microdoppler.comparison import (FACTORS, Table, Weights, accuracy, best_of, compare, cross_fitted, difference,
-                                     halves, repeats_needed)
+                                     half_width, halves, seeds_needed)
 from microdoppler.study import Run
 
 KIND = "real + synthetic"
@@ -79,7 +79,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(scatter):
 def test_verdict(effect, verdict):
     found = compare(draw(np.random.default_rng(3), effect), "arm", "real only")
     assert found["verdict"] == verdict
-    assert verdict == "not distinguishable" or found["repeats_needed"] is None
+    assert verdict == "not distinguishable" or found["seeds_needed"] is None
 
 
 def test_one_run_has_nothing_to_vary():
@@ -87,12 +87,47 @@ def test_one_run_has_nothing_to_vary():
     assert found["interval_95"] is None and found["verdict"] == "not distinguishable"
 
 
-def test_repeats_needed_against_the_formula_and_none_when_the_passes_alone_are_too_few():
-    # 1.96^2 * (by_passes + by_repeats * 4 / n) = found^2
-    needed = repeats_needed(0.02, 4, by_repeats=1e-4, by_passes=4e-5)
-    assert 1.96**2 * (4e-5 + 1e-4 * 4 / needed) <= 0.02**2 < 1.96**2 * (4e-5 + 1e-4 * 4 / (needed - 1))
-    assert repeats_needed(0.02, 4, by_repeats=1e-4, by_passes=2e-4) is None
-    assert repeats_needed(0.0, 4, by_repeats=1e-4, by_passes=0.0) is None
+def test_the_half_width_against_students_t_by_hand():
+    freedom = {"folds": 2, "seeds": 1, "passes": 27}
+    assert half_width({"folds": 4e-4, "seeds": 0, "passes": 0}, freedom) == pytest.approx(4.303 * 0.02, rel=1e-3)
+    assert half_width({"folds": 0, "seeds": 4e-4, "passes": 0}, freedom) == pytest.approx(12.706 * 0.02, rel=1e-3)
+    both = {"folds": 4e-4, "seeds": 4e-4, "passes": 0}      # 8e-4^2 / (4e-4^2 / 2 + 4e-4^2 / 1) = 2.67 degrees
+    assert half_width(both, freedom) == pytest.approx(3.41 * np.sqrt(8e-4), rel=0.01)
+
+
+def test_more_seeds_shrink_what_comes_from_seeds_and_nothing_else():
+    freedom = {"folds": 2, "seeds": 1, "passes": 27}
+    # by seeds alone: t with n - 1 degrees of freedom times 0.01 * sqrt(2 / n), below 0.02 from n = 5 on:
+    # n = 3 4.303 * 0.00816 = 0.0351, n = 4 3.182 * 0.00707 = 0.0225, n = 5 2.776 * 0.00632 = 0.0176
+    assert seeds_needed(0.02, {"folds": 0, "seeds": 1e-4, "passes": 0}, freedom) == 5
+    # the folds' standard error alone is 0.014
+    assert seeds_needed(0.02, {"folds": 2e-4, "seeds": 1e-4, "passes": 0}, freedom) is None
+    assert seeds_needed(0.02, {"folds": 0, "seeds": 1e-4, "passes": 2e-4}, freedom) is None
+    assert seeds_needed(0.0, {"folds": 0, "seeds": 1e-4, "passes": 0}, freedom) is None
+    assert seeds_needed(0.02, {"folds": 1e-9, "seeds": 0, "passes": 0}, {**freedom, "seeds": 0}) is None
+
+
+def test_as_many_more_seeds_as_it_says_do_tell():
+    """Studies whose difference scatters by seed alone, seen again with the number of seeds that was asked for."""
+    told = []
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        found = compare(draw(rng, 0.05, seeds=3, by_fold=0, by_seed=0.03, by_pass=0.0), "arm", "real only")
+        if (needed := found["seeds_needed"]) is not None:
+            again = compare(draw(rng, found["difference"], seeds=needed, by_fold=0, by_seed=0.03, by_pass=0.0), "arm",
+                            "real only")
+            told.append(again["verdict"] == "helps")
+    assert len(told) > 5 and np.mean(told) > 0.4        # at the needed number it is even odds
+
+
+def test_a_run_that_is_missing_or_there_twice_is_no_wrong_answer():
+    def run(kind, fold, seed):
+        return Run(Arm(kind), fold, seed, np.eye(2), np.array([0, 1]), ["a", "b"])
+    whole = [run(kind, fold, 0) for kind in ("real only", KIND) for fold in (0, 1)]
+    Table.of(whole)
+    for wrong in (whole[:-1], [*whole, whole[0]]):
+        with pytest.raises(ValueError, match="expected one for each of 2 arms, 2 folds and 1 seeds"):
+            Table.of(wrong)
 
 
 def test_halves_share_each_users_passes_out():

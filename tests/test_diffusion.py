@@ -192,6 +192,21 @@ def test_interpolation_ends_at_either_image_and_keeps_the_variance_of_its_timest
     assert torch.allclose(middle, (first + last) / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("sampler, objective", [("dpmpp_2m", "pred_v"), ("ddim", "pred_noise"), ("ddpm", "pred_v")])
+def test_a_variation_starts_at_its_timestep_and_takes_its_share_of_the_steps(sampler, objective):
+    diffusion, x_start = oracle_diffusion(objective, sampler=sampler, sampling_timesteps=20)
+    seen = []
+    diffusion._sample_from = lambda x, times, *rest: seen.append((x, times)) or x
+    for t, steps in ((739, 15), (499, 10), (30, 1), (0, 1)):
+        diffusion.vary(x_start, torch.zeros(3, dtype=torch.int64), t=t, generators=torch.Generator().manual_seed(0))
+        noised, times = seen[-1]
+        assert times[0] == t and len(times) == (t + 1 if sampler == "ddpm" else steps)
+        assert times == sorted(set(times), reverse=True) and times[-1] >= 0
+        noise = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(noised, diffusion.q_sample(x_start, torch.full((3,), t), noise))
+    assert diffusion.sampling_times(diffusion.sampling_times()[0]) == diffusion.sampling_times()
+
+
 def test_training_draws_cover_timesteps_and_drop_the_asked_share():
     diffusion = small()
     draws = diffusion.draw((4000, 2, 2, 2), torch.Generator().manual_seed(0))

@@ -13,6 +13,7 @@ from groundwork.files import read_json
 from microdoppler import fidelity
 from microdoppler.arms import ImageSet
 from microdoppler.classifier import build_classifier
+from microdoppler.fidelity_report import sentences
 from microdoppler.judge import Judge, halves_by_pass
 from microdoppler.selection import closest_training, worth_keeping
 
@@ -94,6 +95,26 @@ def test_outputs(folders, capsys):
     for name in ("closest_pairs", "novelty", "gait"):
         Image.open(output / f"{name}.png").verify()
     assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png") == 3
+
+
+def side(labels: list[int], seed: int) -> fidelity.Side:
+    """Features of two normal distributions, four images per pass."""
+    features = np.random.default_rng(seed).normal(np.array(labels)[:, None], 1, (len(labels), 8))
+    passes = np.array([f"user {label} pass {i // 4}" for i, label in enumerate(labels)])
+    return fidelity.Side(ImageSet(noise(len(labels), seed), torch.tensor(labels)), list(map(str, range(len(labels)))),
+                         features, torch.ones(len(labels), dtype=torch.bool), passes)
+
+
+def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
+    training = ImageSet(noise(6, seed=3), torch.arange(6) % 3)
+    report = fidelity.measure(side([0] * 32 + [1] * 32 + [2] * 32, 1), side([0] * 16 + [1] + [2] * 16, 2),
+                              training, fidelity.PictureAxes.of_simulator())
+    found, others = report["all"]["synthetic"], [report["users"][user]["synthetic"] for user in (1, 3)]
+    assert np.isnan(report["users"][2]["synthetic"]["kid"]) and found["kid_users"] == 2
+    assert found["kid"] == pytest.approx(np.mean([user["kid"] for user in others]))
+    assert found["kid_error"] == pytest.approx(np.sqrt(sum(user["kid_error"]**2 for user in others)) / 2)
+    assert report["all"]["real"]["kid_users"] == 3
+    assert any("KID over all is of 2 of 3 users" in said for said in sentences(report))
 
 
 def test_units_follow_the_axes_that_are_given(folders):

@@ -130,6 +130,12 @@ def test_remedies_speak_of_the_runs_own_constants(tmp_path):
     assert "with min_loss_weight 1 (now 0) and cond_drop_prob" in older
     lowered = remedies(tmp_path, **sick, cond_drop_prob=0.1)
     assert "cond_drop_prob" not in lowered and "cond_scale 5 (now 4)" in lowered
+    assert "raise" not in remedies(tmp_path, **{**sick, "cond_scale": 1.0}, use_cfg_plus_plus=True)
+    assert "cond_scale 0.8 (now 0.4)" in remedies(tmp_path, **{**sick, "cond_scale": 0.4}, use_cfg_plus_plus=True)
+    same = dict(milestone=lambda step: {"diversity": 0.1})
+    assert "cond_scale 2 (now 4)" in remedies(tmp_path, **same, cond_scale=4.0)
+    assert "cond_scale 0.3 (now 0.6)" in remedies(tmp_path, **same, cond_scale=0.6, use_cfg_plus_plus=True)
+    assert remedies(tmp_path, **same, cond_scale=1.0).startswith("generate from an earlier milestone")
     stuck = ILLNESSES["loss not falling"]
     assert remedies(tmp_path, **stuck, train_lr=1e-6).startswith("train_lr 0.0001 (now 1e-06")
     assert remedies(tmp_path, **stuck, train_lr=0.03).startswith("train_lr 0.001 (now 0.03")

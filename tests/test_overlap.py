@@ -13,8 +13,8 @@ from groundwork.errors import InputError
 from microdoppler import split as split_command
 from microdoppler.audit import audit_split, guard_needed
 from microdoppler.data_split import SplitSettings, split_images
-from microdoppler.overlap import (LEAST_OVERLAP, NEAR_COPY, best_match, find_overlaps, load_or_find_overlaps,
-                                  neighbour_match, without_profile)
+from microdoppler.overlap import (LEAST_OVERLAP, NEAR_COPY, Overlaps, best_match, find_overlaps,
+                                  load_or_find_overlaps, neighbour_match, without_profile)
 from microdoppler.stitching import Cut, cut_between, load_cuts, plan_cuts, shift_each
 
 SIDE, HOP = 64, 16
@@ -136,6 +136,21 @@ def test_a_random_split_leaks_and_a_guarded_contiguous_one_does_not(planted):
     assert 0 < unguarded.share([2]) < 0.3
     # three windows after the training run share 75, 50 and 25 % of their columns with it
     assert guard_needed(contiguous.split, overlaps) == unguarded.guard == 3
+
+
+def test_a_guard_that_leaves_a_user_without_test_images_is_not_advised():
+    """User 1 has 12 windows, each much like all of its others; user 2 60, much alike within 6."""
+    apart = {user: np.abs(np.arange(count)[:, None] - np.arange(count)) for user, count in ((1, 12), (2, 60))}
+    overlaps = Overlaps({user: [f"ID_{user}/Doppler{i}.png" for i in range(len(own))] for user, own in apart.items()},
+                        {1: np.ones((12, 12), np.float32), 2: np.where(apart[2] <= 6, 1, 0).astype(np.float32)},
+                        {user: np.zeros_like(own) for user, own in apart.items()},
+                        {user: np.zeros(len(own) - 1) for user, own in apart.items()}, 256)
+    settings = SplitSettings(2, 8, "random", 0, 0, 42)
+    assert guard_needed(split_images(overlaps.names, settings), overlaps) is None
+    fewer = {2: overlaps.names[2]}
+    alone = Overlaps(fewer, {2: overlaps.correlation[2]}, {2: overlaps.shift[2]}, {2: overlaps.neighbours[2]}, 256)
+    guard = guard_needed(split_images(fewer, settings), alone)
+    assert guard == 6 and split_images(fewer, replace(settings, strategy="contiguous", guard=guard))
 
 
 def test_near_copies_are_those_that_share_columns(planted):

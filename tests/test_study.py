@@ -19,7 +19,8 @@ RECIPE = {"num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_shares": (1.0,
 
 def fold_of(arms, number=0):
     passes = [f"pass {i // 2}" for i in range(6)]
-    return Fold(number, arms, toy_set(3, seed=9 + number), passes, {"split_guard": 4}, {"x": {"sampling_step": 7}})
+    facts = {arm.name: {"model_step": 7} for arm in arms if arm.synthetic}
+    return Fold(number, arms, toy_set(3, seed=9 + number), passes, {"split_guard": 4}, facts)
 
 
 def study(folder, arms, seeds=(0, 1), folds=(0,), **recipe):
@@ -41,7 +42,7 @@ def test_every_arm_trains_for_the_same_steps_seeds_and_folds(tmp_path):
     for arm in arms:
         own = [row for row in rows if (row["arm"], row["synthetic"]) == (arm.kind, arm.synthetic_name)]
         assert sorted((row["fold"], row["seed"]) for row in own) == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
-    numbers = {row["arm"]: (row["num_real"], row["num_synthetic"], row["sampling_step"]) for row in rows}
+    numbers = {row["arm"]: (row["num_real"], row["num_synthetic"], row["model_step"]) for row in rows}
     assert numbers["real only"] == ("8", "0", "") and numbers["synthetic only"] == ("0", "40", "7")
     assert numbers["real + classical + selected"] == ("8", "10", "7")
 
@@ -63,8 +64,9 @@ def test_only_missing_runs_are_made_and_they_come_out_the_same(tmp_path, monkeyp
     study(tmp_path, arms)
     assert trained == []
 
-    lines = (tmp_path / "runs.csv").read_text().splitlines()
-    (tmp_path / "runs.csv").write_text("\n".join(lines[:3] + lines[4:]) + "\n")     # loses (real only, seed 1)
+    lost = rows_of(tmp_path)[2]
+    assert (lost["arm"], lost["seed"]) == ("real only", "1")
+    (tmp_path / "predictions" / f"{lost['key']}.npz").unlink()
     again = study(tmp_path, arms)
     assert trained == [1] and len(rows_of(tmp_path)) == 4
     for before, after in zip(first, again):
@@ -85,13 +87,26 @@ def test_anything_that_determines_a_run_makes_it_anew(tmp_path, monkeypatch):
     study(tmp_path, [Arm("real + classical", real, classical=True)], seeds=[0])
     assert len(trained) == 5
     study(tmp_path, [Arm("renamed", real)], seeds=[0])
-    assert len(trained) == 5 and len(rows_of(tmp_path)) == 6
+    assert len(trained) == 5 and len(rows_of(tmp_path)) == 7
 
 
-def test_damaged_predictions_are_made_again(tmp_path, monkeypatch):
+def test_arms_of_the_same_images_share_a_training_and_are_runs_of_their_own(tmp_path, monkeypatch):
+    """As when --select keeps every image of a set."""
+    trained = count_trainings(monkeypatch)
+    arms = arms_of(toy_set(4, 0), {"x": toy_set(4, 1)}, {"x": toy_set(4, 1)})
+    for _ in range(2):
+        runs = study(tmp_path, arms, seeds=[0])
+        assert [run.arm.name for run in runs] == [arm.name for arm in arms]
+        assert len(trained) == 5 and len(rows_of(tmp_path)) == 7
+    accuracy = {arm["name"]: arm["accuracy"] for arm in summarize(runs)["arms"]}
+    assert accuracy["real + selected: x"] == accuracy["real + synthetic: x"] > 0
+
+
+@pytest.mark.parametrize("content", [b"PK half a file", b""])
+def test_damaged_predictions_are_made_again(tmp_path, monkeypatch, content):
     arms = [Arm("real only", toy_set(4, 0))]
     study(tmp_path, arms, seeds=[0])
-    next((tmp_path / "predictions").glob("*.npz")).write_bytes(b"PK half a file")
+    next((tmp_path / "predictions").glob("*.npz")).write_bytes(content)
     trained = count_trainings(monkeypatch)
     study(tmp_path, arms, seeds=[0])
     assert trained == [0] and len(rows_of(tmp_path)) == 1
@@ -104,7 +119,8 @@ def fake_run(kind: str, fold: int, seed: int, predicted: list[int], labels: list
                [f"user {label} pass {i % 2}" for i, label in enumerate(labels)])
 
 
-def small_summary(name: str = "x", num_classes: int = 3, sets: int = 2, seeds: int = 2):
+def small_summary(name: str = "x", num_classes: int = 3, sets: int = 2, seeds: int = 2,
+                  kinds: tuple[str, ...] = ("real + synthetic", "real + classical + synthetic")):
     labels = list(range(num_classes)) * 4
     wrong = [1, *labels[1:]]
     runs = []
@@ -112,7 +128,7 @@ def small_summary(name: str = "x", num_classes: int = 3, sets: int = 2, seeds: i
         runs += [fake_run(kind, 0, seed, wrong, labels, "", num_classes) for kind in ("real only", "real + classical")]
         for i in range(sets):
             runs += [fake_run(kind, 0, seed, labels if i == 0 else wrong, labels, f"{name}{i}", num_classes)
-                     for kind in ("real + synthetic", "real + classical + synthetic")]
+                     for kind in kinds]
     return summarize(runs)
 
 
@@ -140,6 +156,7 @@ def test_words_say_what_was_chosen_where_and_when_one_run_cannot_tell():
     assert "chosen" not in conclusion(small_summary(sets=1))
     assert "one run cannot tell" in conclusion(small_summary(seeds=1))
     assert "No synthetic set" in conclusion(small_summary(sets=0))
+    assert "Real + selected against real only" in conclusion(small_summary(kinds=("real + selected",)))
     assert len(result_tables(small_summary())) == 2 and len(result_tables(small_summary(sets=1))) == 1
 
 

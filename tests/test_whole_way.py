@@ -87,6 +87,10 @@ def test_generation_is_independent_of_batch_size_and_makes_only_what_is_missing(
     assert all(abs(first[name] - second[name]).max() <= 2 for name in first)
     script("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users", "--output_dir",
            tmp_path / "out", "--seed", "1", expect=2)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest.pop("noise_level") == 1.0       # as in manifests made before there was a choice
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    assert len(generate(5)) == 9
 
 
 def test_generation_from_training_images_resembles_those_of_its_user_the_more_the_less_noise(demo):
