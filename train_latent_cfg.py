@@ -37,7 +37,7 @@ class Config:
     split_strategy: str = "contiguous"  # contiguous: a run of windows in time; random: leaks, as windows overlap
     split_fold: int = 0  # contiguous: which third of each recording is trained on: 0, 1 or 2
     split_guard: int = 4  # windows on each side of the training run that belong to neither set
-    cuts_per_hop: int = 4  # training windows per hop, cut from neighbours stitched together; 1: as recorded
+    cuts_per_hop: int = 4  # training windows per hop, cut from neighbours stitched together; 1: only those recorded
     doppler_shift: float = 0.03  # share of the height by which those are moved up or down at most, each at random
     image_size: int = 256  # pixels, height = width
     latent_size: int = 32  # height = width of the VAE's latents at that image size
