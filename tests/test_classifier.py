@@ -20,7 +20,7 @@ def train(arm: Arm, seed: int = 0, num_steps: int = 3, batch_size: int = 4):
 
 
 def test_learns_what_can_be_seen():
-    model, test = train(Arm("real only", toy_set(16, seed=0)), num_steps=25, batch_size=8), toy_set(16, seed=1)
+    model, test = train(Arm("real only", toy_set(16, seed=0)), num_steps=60, batch_size=8), toy_set(16, seed=1)
     probabilities = predict(model, test.images, batch_size=5)
     assert probabilities.shape == (32, 2) and probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(32))
