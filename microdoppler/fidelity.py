@@ -116,13 +116,14 @@ def measure(real: Side, synthetic: Side, training: ImageSet, axes: PictureAxes) 
                 "real": torch.ones(len(real.paths), dtype=torch.bool)}
     report["all"] = _figures(real, synthetic, report, everyone)
     for kind, side in (("synthetic", synthetic), ("real", real)):
-        kids, errors = np.array([[figures[kind][name] for name in ("kid", "kid_error")]
-                                 for figures in report["users"].values()]).T
-        known = np.isfinite(kids)
-        count = int(known.sum())        # the mean of the users' distances, not that of a mixture of persons
+        kids, errors, diversities = np.array([[figures[kind][name] for name in ("kid", "kid_error", "diversity")]
+                                              for figures in report["users"].values()]).T
+        known, varied = np.isfinite(kids), np.isfinite(diversities)
+        count = int(known.sum())        # means over users: a mixture of persons is as varied as these are unlike
         report["all"][kind] |= {"kid": float(kids[known].mean()) if count else float("nan"),
                                 "kid_error": float(np.linalg.norm(errors[known])) / count if count else float("nan"),
                                 "kid_users": count,
+                                "diversity": float(diversities[varied].mean()) if varied.any() else float("nan"),
                                 "separation": separation(side.features, side.images.labels.numpy())}
     return report
 

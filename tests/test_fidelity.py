@@ -117,6 +117,16 @@ def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
     assert any("KID over all is of 2 of 3 users" in said for said in sentences(report))
 
 
+def test_overall_diversity_is_within_users_however_far_apart_they_are():
+    real, synthetic = side([0] * 32 + [1] * 32, 1), side([0] * 16 + [1] * 16, 2)
+    centres = np.array([-50, 50])[synthetic.images.labels]      # half as varied, and much easier to tell apart
+    synthetic.features[:] = 0.5 * (synthetic.features - synthetic.images.labels.numpy()[:, None]) + centres[:, None]
+    report = fidelity.measure(real, synthetic, ImageSet(noise(6, seed=3), torch.arange(6) % 2),
+                              fidelity.PictureAxes.of_simulator())
+    assert report["all"]["synthetic"]["diversity"] == pytest.approx(0.5, rel=0.15)
+    assert report["all"]["synthetic"]["separation"] > 0.99
+
+
 def test_units_follow_the_axes_that_are_given(folders):
     report = run(folders)
     slower = run(folders, window_seconds=2 * fidelity.PictureAxes.of_simulator().window_seconds)
