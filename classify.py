@@ -16,7 +16,7 @@ from microdoppler.data_split import Split, split_images
 from microdoppler.overlap import Overlaps
 from microdoppler.recogniser import load_real, open_recogniser
 from microdoppler.report import Picture, Section, Table, render_report, save_figure
-from microdoppler.selection import closest_training, own_confidence, selection_table, subset, worth_keeping
+from microdoppler.selection import select_images
 from microdoppler.spectrograms import labels_of
 from microdoppler.study import Fold, run_study
 from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, result_tables
@@ -46,6 +46,8 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
         raise InputError(f"--seeds {seeds}; expected at least 1")
     if select is not None and not 0 <= select <= 1:
         raise InputError(f"--select {select:g}; expected a confidence in 0 … 1")
+    if select is not None and not synthetic:
+        raise InputError("--select needs --synthetic: it says which synthetic images to keep")
     device = choose_device(config.device)
     for path in synthetic:
         check_sizes(path, find_synthetic(path, config.num_users), config.classifier_image_size,
@@ -98,13 +100,13 @@ def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
         recogniser, training = open_recogniser(config.data_path, split, overlaps.following, image_size=size,
                                                folder=config.latents_cache_folder, device=device)
         for name, images in opened.items():
-            found = own_confidence(recogniser, images, training.images.shape[-1]), closest_training(images, training)
-            selected[name] = subset(images, worth_keeping(*found, least))
-            tables.append(selection_table(images, *found, least, f"{name}, fold {number}"))
-            if not len(selected[name].images):
+            choice = select_images(recogniser, images, training, least)
+            if not choice.kept.any():
                 raise InputError(f"--select {least:g} keeps no image of {sets[name]}: of {len(images.images)}, "
-                                 f"{int((found[0] < least).sum())} have a lower confidence and "
-                                 f"{int(found[1].is_copy.sum())} are near-copies of training images")
+                                 f"{int(choice.doubted.sum())} have a lower confidence and "
+                                 f"{int(choice.copies.sum())} are near-copies of training images")
+            selected[name] = choice.kept_images
+            tables.append(choice.table(f"{name}, fold {number}"))
     test_paths, _ = labels_of(split.test_images)
     passes = [f"{path.split('/')[0]} pass {overlaps.pass_of[path]}" for path in test_paths]
     arms = arms_of(real, opened, selected)

@@ -1,23 +1,21 @@
-"""From runs to a verdict: paired differences, their uncertainty, and a choice among sets that the test cannot flatter.
+"""From runs to a verdict: paired differences and their uncertainty.
 
-Test windows overlap, so that single images are no independent tests: what is resampled are whole passes, and with them
-the folds and the seeds that a conclusion should not depend on. The three are crossed, and the variance is the sum of
-what each of them brings when it is resampled on its own.
+Test windows overlap, so that single images are no independent tests: the units are whole passes, and with them the
+folds and the seeds that a conclusion should not depend on. The three are crossed, and the variance is the sum of what
+each of them brings.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
 import numpy as np
 from scipy import stats
 
-from microdoppler.arms import BASELINE_OF
 from microdoppler.study import Run
 
 REPLICATES = 4000
 CONFIDENCE = 0.95
 Z = stats.norm.ppf(0.5 + CONFIDENCE / 2)
 MOST_SEEDS = 200                            # that anyone would wait for
-FACTORS = ("folds", "seeds", "passes")      # what a conclusion should not depend on
 BOOTSTRAP_SEED = 0
 
 
@@ -53,36 +51,75 @@ class Table:
         return next(iter(self.correct.values())).shape
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """How often each fold (b, folds), seed (b, seeds) and pass (b, passes) counts, for b replicates at once."""
-    folds: np.ndarray
-    seeds: np.ndarray
-    passes: np.ndarray
+def accuracies(table: Table, arm: str, weights: np.ndarray | None = None) -> np.ndarray:
+    """(b, folds, seeds): the accuracy of each run of an arm when its passes count as often as weights (b, passes) say,
+    for b replicates at once; default: each once. NaN where no pass of a fold counts."""
+    weights = np.ones((1, table.shape[2])) if weights is None else weights
+    right, of = np.tensordot(weights, table.correct[arm], axes=(1, 2)), weights @ table.total.T
+    return right / np.where(of > 0, of, np.nan)[:, :, None]
+
+
+def differences(table: Table, arm: str, baseline: str, weights: np.ndarray | None = None) -> np.ndarray:
+    """(b, folds, seeds): accuracies of the arm less those of its baseline on the same folds, seeds and passes."""
+    return accuracies(table, arm, weights) - accuracies(table, baseline, weights)
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Of a mean difference over folds, seeds and passes, by what it comes from; runs: the scatter of single runs that
+    neither their fold nor their seed explains.
+
+    Of folds and seeds these are the moment estimates of a crossed analysis of variance (Searle, Casella & McCulloch
+    1992, section 4.3), cut off at 0; they equal a bootstrap of infinitely many replicates that draws n - 1 of n units
+    (Rao & Wu 1988, section 2), less the runs' scatter that folds and seeds would both count. Passes are bootstrapped.
+    """
+    folds: float
+    seeds: float
+    runs: float
+    passes: float
 
     @staticmethod
-    def even(table: Table) -> "Weights":
-        return Weights(*(np.ones((1, size)) for size in table.shape))
+    def of(table: Table, arm: str, baseline: str) -> "Variance":
+        found = differences(table, arm, baseline)[0]
+        by_fold, by_seed = found.mean(axis=1), found.mean(axis=0)
+        rest = found - by_fold[:, None] - by_seed + found.mean()
+        runs = float(np.square(rest).sum()) / max(1, (len(by_fold) - 1) * (len(by_seed) - 1)) / found.size
+        folds, seeds = (max(0.0, float(np.var(means, ddof=1)) / len(means) - runs) if len(means) > 1 else 0.0
+                        for means in (by_fold, by_seed))
+        resampled = differences(table, arm, baseline, resampled_passes(table))
+        return Variance(folds, seeds, runs, float(np.var(np.nanmean(resampled, axis=(1, 2)))))
 
-    @staticmethod
-    def resampled(table: Table, factor: str) -> "Weights":
-        """REPLICATES bootstrap draws of the folds, the seeds or, within each of `strata`, the passes; the other two
-        stay as they are.
+    def with_seeds(self, share: float) -> "Variance":
+        """That of 1 / share as many seeds: folds and test passes stay what they are."""
+        return replace(self, seeds=self.seeds * share, runs=self.runs * share)
 
-        Of n units n - 1 are drawn and weighted by n / (n - 1), without which the variance of a mean of few would be too
-        small by that factor (Rao & Wu 1988, section 2).
-        """
-        rng = np.random.default_rng(BOOTSTRAP_SEED)
-        weights = Weights(*(np.ones((REPLICATES, size)) for size in table.shape))
-        drawn = getattr(weights, factor)
-        of = strata(table) if factor == "passes" else np.zeros(drawn.shape[1])
-        for stratum in np.unique(of):
-            drawn[:, of == stratum] = _draw(int((of == stratum).sum()), rng)
-        return weights
+    @property
+    def total(self) -> float:
+        return self.folds + self.seeds + self.runs + self.passes
 
-    def among(self, passes: np.ndarray) -> "Weights":
-        """The same with only these passes (passes,) bool."""
-        return Weights(self.folds, self.seeds, self.passes * passes)
+
+@dataclass(frozen=True)
+class Freedom:
+    """How many units less one, or less one per stratum, a variance was estimated from."""
+    folds: int
+    seeds: int
+    passes: int
+
+
+def resampled_passes(table: Table) -> np.ndarray:
+    """(REPLICATES, passes): how often each pass counts, drawn within each of `strata`.
+
+    Of n passes n - 1 are drawn and weighted by n / (n - 1), without which the variance of a mean of few would be too
+    small by that factor (Rao & Wu 1988, section 2).
+    """
+    rng, of = np.random.default_rng(BOOTSTRAP_SEED), strata(table)
+    weights = np.ones((REPLICATES, len(of)))
+    for stratum in np.unique(of):
+        size = int((of == stratum).sum())
+        if size > 1:
+            weights[:, of == stratum] = (rng.multinomial(size - 1, np.full(size, 1 / size), REPLICATES)
+                                         * size / (size - 1))
+    return weights
 
 
 def strata(table: Table) -> np.ndarray:
@@ -91,109 +128,46 @@ def strata(table: Table) -> np.ndarray:
     return np.where(np.isin(table.user_of, users[counts > 1]), table.user_of, -1)
 
 
-def _draw(size: int, rng: np.random.Generator) -> np.ndarray:
-    if size == 1:
-        return np.ones((REPLICATES, 1))
-    return rng.multinomial(size - 1, np.full(size, 1 / size), REPLICATES) * size / (size - 1)
-
-
-def accuracy(table: Table, arm: str, weights: Weights) -> np.ndarray:
-    """(b,) the arm's accuracy: over passes in each run, then the mean over folds and seeds."""
-    right = np.einsum("bp,fsp->bfs", weights.passes, table.correct[arm])
-    of = np.einsum("bp,fp->bf", weights.passes, table.total)
-    shares = weights.folds[:, :, None] * weights.seeds[:, None, :] * (of > 0)[:, :, None]
-    runs = right / np.maximum(of, 1e-9)[:, :, None]
-    return (runs * shares).sum(axis=(1, 2)) / np.maximum(shares.sum(axis=(1, 2)), 1e-9)
-
-
-def difference(table: Table, arm: str, baseline: str, weights: Weights) -> np.ndarray:
-    """(b,) accuracy of the arm less that of its baseline on the same folds, seeds and passes."""
-    return accuracy(table, arm, weights) - accuracy(table, baseline, weights)
-
-
 def compare(table: Table, arm: str, baseline: str) -> dict:
     """The paired difference, its 95 % interval, a verdict, and how many seeds per fold would tell.
 
     Plain values for summary.json; interval None where there is one run only, which has nothing to vary.
     """
-    return _judge(table, float(difference(table, arm, baseline, Weights.even(table))[0]),
-                  lambda weights: difference(table, arm, baseline, weights))
-
-
-def _judge(table: Table, found: float, estimate) -> dict:
-    """estimate: Weights → (b,) replicates of what was `found`."""
-    num_folds, num_seeds, _ = table.shape
+    found = float(differences(table, arm, baseline).mean())
+    num_folds, num_seeds, num_passes = table.shape
     if num_folds * num_seeds == 1:
         return {"difference": found, "interval_95": None, "verdict": "not distinguishable", "seeds_needed": None}
-    variance = {factor: float(np.var(estimate(Weights.resampled(table, factor)))) for factor in FACTORS}
-    freedom = dict(zip(FACTORS, np.array(table.shape) - [1, 1, len(np.unique(strata(table)))]))
+    variance = Variance.of(table, arm, baseline)
+    freedom = Freedom(num_folds - 1, num_seeds - 1, num_passes - len(np.unique(strata(table))))
     half = half_width(variance, freedom)
     low, high = found - half, found + half
     verdict = "helps" if low > 0 else "hurts" if high < 0 else "not distinguishable"
     needed = seeds_needed(found, variance, freedom) if verdict == "not distinguishable" else None
-    return {"difference": found, "interval_95": [float(low), float(high)], "verdict": verdict,
-            "seeds_needed": needed}
+    return {"difference": found, "interval_95": [low, high], "verdict": verdict, "seeds_needed": needed}
 
 
-def half_width(variance: dict[str, float], freedom: dict[str, int]) -> float:
+def half_width(variance: Variance, freedom: Freedom) -> float:
     """Of the 95 % interval: the standard error times Student's t, whose degrees of freedom are those of a sum of
-    variances that are estimated from few units (Satterthwaite 1946, eq. 17)."""
-    spread = sum(variance[factor]**2 / freedom[factor] for factor in FACTORS if freedom[factor])
-    quantile = Z if spread == 0 else stats.t.ppf(0.5 + CONFIDENCE / 2, sum(variance.values())**2 / spread)
-    return float(quantile * np.sqrt(sum(variance.values())))
+    variances that are estimated from few units (Satterthwaite 1946, eq. 17). Folds and runs are one such variance, that
+    of the folds' means, unless folds bring nothing to it."""
+    by_fold = freedom.folds if variance.folds else freedom.folds * freedom.seeds
+    parts = ((variance.folds + variance.runs, by_fold), (variance.seeds, freedom.seeds),
+             (variance.passes, freedom.passes))
+    spread = sum(part**2 / units for part, units in parts if units)
+    quantile = Z if spread == 0 else stats.t.ppf(0.5 + CONFIDENCE / 2, variance.total**2 / spread)
+    return float(quantile * np.sqrt(variance.total))
 
 
-def seeds_needed(found: float, variance: dict[str, float], freedom: dict[str, int]) -> int | None:
+def seeds_needed(found: float, variance: Variance, freedom: Freedom) -> int | None:
     """How many seeds per fold would shrink the interval until it leaves out 0, should the difference stay what it is.
 
-    More seeds shrink the variance by seeds, and make it better known; those by folds and by test passes stay. None when
-    they alone are too large, or when there is one seed only, whose variance is unknown.
+    More seeds shrink the variance by seeds and by runs, and make the former better known; those by folds and by test
+    passes stay. None when up to MOST_SEEDS do not do it, or when there is one seed only, whose variance is unknown.
     """
-    seeds = freedom["seeds"] + 1
+    seeds = freedom.seeds + 1
     if seeds == 1:
         return None
     for number in range(seeds + 1, MOST_SEEDS + 1):
-        fewer = variance | {"seeds": variance["seeds"] * seeds / number}
-        if half_width(fewer, freedom | {"seeds": number - 1}) < abs(found):
+        if half_width(variance.with_seeds(seeds / number), replace(freedom, seeds=number - 1)) < abs(found):
             return number
     return None
-
-
-def halves(table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Every other pass, user by user, and the rest: two (passes,) bool."""
-    first = np.zeros(len(table.user_of), dtype=bool)
-    first[np.argsort(table.user_of, kind="stable")[::2]] = True
-    return first, ~first
-
-
-def cross_fitted(table: Table, candidates: Sequence[str], baseline: str, weights: Weights) -> np.ndarray:
-    """(b,) the difference when the best candidate is chosen on one half of the passes and reported on the other.
-
-    Each half chooses once and reports once; the mean counts each half by its test images.
-    """
-    reported, sizes = [], []
-    for choosing, reporting in zip(halves(table), reversed(halves(table))):
-        chosen = choose(table, candidates, weights.among(choosing))
-        found = np.stack([difference(table, arm, baseline, weights.among(reporting)) for arm in candidates])
-        reported.append(found[chosen, np.arange(found.shape[1])])
-        sizes.append(weights.among(reporting).passes @ table.total.sum(axis=0))
-    return (reported[0] * sizes[0] + reported[1] * sizes[1]) / (sizes[0] + sizes[1])
-
-
-def choose(table: Table, candidates: Sequence[str], weights: Weights) -> np.ndarray:
-    """(b,) the index of the candidate that is most accurate under these weights; the first of equals."""
-    return np.stack([accuracy(table, arm, weights) for arm in candidates]).argmax(axis=0)
-
-
-def best_of(table: Table, kind: str, candidates: Sequence[str]) -> dict:
-    """The choice among the sets of one kind of arm: naive (best on all test images, reported on the same), and
-    cross-fitted. A single set leaves no choice, and the two are the same."""
-    baseline, even = BASELINE_OF[kind], Weights.even(table)
-    naive = candidates[int(choose(table, candidates, even)[0])]
-    chosen = [candidates[int(choose(table, candidates, even.among(half))[0])] for half in halves(table)]
-    flattered = fair = compare(table, naive, baseline)
-    if len(candidates) > 1:
-        found = float(cross_fitted(table, candidates, baseline, even)[0])
-        fair = _judge(table, found, lambda weights: cross_fitted(table, candidates, baseline, weights))
-    return {"kind": kind, "baseline": baseline, "num_candidates": len(candidates), "naive_choice": naive,
-            "naive": flattered, "choices": chosen, "cross_fitted": fair}

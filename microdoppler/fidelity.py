@@ -31,6 +31,7 @@ from microdoppler.synthetic_sets import check_sizes, find_synthetic, match_to_fo
 
 SHOWN_PAIRS = 4
 IMAGE_SIZE = 128
+LEAST_IMAGE_SIZE = 32       # a ResNet18 halves a picture five times
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +68,11 @@ def feature_figures(real: Side, synthetic: Side) -> dict[str, dict[str, float]]:
     """
     results: dict[str, list[tuple[float, ...]]] = {"synthetic": [], "real": []}
     first, second = halves = split_in_halves(real)
+    recognised = {"synthetic": synthetic.recognised.float().mean().item(),
+                  "real": real.recognised.float().mean().item()}
     if not first.paths or not second.paths:     # all of one pass: nothing to hold against each other
-        return {kind: {**dict.fromkeys(("precision", "recall", "diversity"), float("nan")),
-                       "recognised": side.recognised.float().mean().item()}
-                for kind, side in (("synthetic", synthetic), ("real", real))}
+        return {kind: {**dict.fromkeys(("precision", "recall", "diversity"), float("nan")), "recognised": share}
+                for kind, share in recognised.items()}
     for reference, other in (halves, halves[::-1]):
         spread = np.linspace(0, len(synthetic.paths) - 1, min(len(synthetic.paths), len(other.paths))).round()
         drawn = synthetic.features[spread.astype(int)]
@@ -78,10 +80,11 @@ def feature_figures(real: Side, synthetic: Side) -> dict[str, dict[str, float]]:
             enough = min(len(reference.features), len(features)) > NEIGHBOURS
             results[kind].append((*(precision_recall(reference.features, features) if enough else (np.nan, np.nan)),
                                   diversity_ratio(reference.features, features)))
-    figures = {kind: dict(zip(("precision", "recall", "diversity"), np.mean(both, axis=0).tolist()))
-               for kind, both in results.items()}
-    for kind, side in (("synthetic", synthetic), ("real", real)):
-        figures[kind]["recognised"] = side.recognised.float().mean().item()
+    figures = {}
+    for kind, both in results.items():
+        precision, recall, diversity = np.array(both).T     # of a / b and b / a the geometric mean is 1
+        figures[kind] = {"precision": float(precision.mean()), "recall": float(recall.mean()),
+                         "diversity": float(np.sqrt(diversity.prod())), "recognised": recognised[kind]}
     return figures
 
 
@@ -116,16 +119,29 @@ def measure(real: Side, synthetic: Side, training: ImageSet, axes: PictureAxes) 
                 "real": torch.ones(len(real.paths), dtype=torch.bool)}
     report["all"] = _figures(real, synthetic, report, everyone)
     for kind, side in (("synthetic", synthetic), ("real", real)):
-        kids, errors, diversities = np.array([[figures[kind][name] for name in ("kid", "kid_error", "diversity")]
-                                              for figures in report["users"].values()]).T
-        known, varied = np.isfinite(kids), np.isfinite(diversities)
-        count = int(known.sum())        # means over users: a mixture of persons is as varied as these are unlike
-        report["all"][kind] |= {"kid": float(kids[known].mean()) if count else float("nan"),
-                                "kid_error": float(np.linalg.norm(errors[known])) / count if count else float("nan"),
-                                "kid_users": count,
-                                "diversity": float(diversities[varied].mean()) if varied.any() else float("nan"),
-                                "separation": separation(side.features, side.images.labels.numpy())}
+        report["all"][kind]["separation"] = separation(side.features, side.images.labels.numpy())
+    for kind, means in means_over_users(report["users"]).items():
+        report["all"][kind] |= means
     return report
+
+
+def means_over_users(users: dict[int, dict]) -> dict[str, dict[str, float]]:
+    """{"synthetic", "real": KID with its standard error, of how many users, diversity}, since a mixture of persons is
+    as varied as these are unlike. Both kinds of the same users, those with enough images of both: else the real figure
+    would be no yardstick."""
+    kids, errors, diversities = (
+        {kind: np.array([figures[kind][name] for figures in users.values()]) for kind in ("synthetic", "real")}
+        for name in ("kid", "kid_error", "diversity"))
+
+    def known(*parts: dict[str, np.ndarray]) -> np.ndarray:
+        return np.isfinite([values for part in parts for values in part.values()]).all(axis=0)
+    of_kid, of_diversity = known(kids, errors), known(diversities)
+    count = int(of_kid.sum())
+    return {kind: {"kid": float(kids[kind][of_kid].mean()) if count else float("nan"),
+                   "kid_error": float(np.linalg.norm(errors[kind][of_kid])) / count if count else float("nan"),
+                   "kid_users": count,
+                   "diversity": float(diversities[kind][of_diversity].mean()) if of_diversity.any() else float("nan")}
+            for kind in ("synthetic", "real")}
 
 
 def _figures(real: Side, synthetic: Side, report: dict, chosen: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
@@ -177,10 +193,12 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
         highest_mps: speed at the pictures' upper edge; default: the simulator's
         device: auto, cpu, cuda or cuda:<n>
     """
+    if image_size is not None and image_size < LEAST_IMAGE_SIZE:
+        raise InputError(f"--image_size {image_size}; expected at least {LEAST_IMAGE_SIZE}")
     torch_device, axes = choose_device(device), picture_axes(real, window_seconds, lowest_mps, highest_mps)
     division = Split.from_json(read_json(split), split)
     drawn = find_synthetic(synthetic, len(division.users))
-    image_size = image_size or min(IMAGE_SIZE, smallest_side(synthetic, drawn))
+    image_size = min(IMAGE_SIZE, smallest_side(synthetic, drawn)) if image_size is None else image_size
     check_sizes(synthetic, drawn, image_size, "--image_size")
     match_to_folds((synthetic,), {division.settings.fold: division})
     overlaps = load_or_find_overlaps(real, len(division.users), split.parent)

@@ -1,7 +1,6 @@
 """Which synthetic images to keep: those that a recogniser takes for their user, and that are no near-copies."""
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,29 +56,36 @@ def closest_training(images: ImageSet, training: ImageSet) -> Closest:
     return closest
 
 
-def own_confidence(recogniser: nn.Module, images: ImageSet, size: int) -> Tensor:
-    """(n,) float32: the probability that the recogniser, at `size` pixels, gives to the user an image was drawn for."""
-    return predict(recogniser, resize(images.images, size)).gather(1, images.labels[:, None])[:, 0]
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Of n images those that a recogniser does not assign to their user with a confidence of at least `least`, and
+    those that are near-copies of training images: doubted and copies, (n,) bool."""
+    images: ImageSet
+    doubted: Tensor
+    copies: Tensor
+    least: float
+
+    @property
+    def kept(self) -> Tensor:
+        """(n,) bool."""
+        return ~self.doubted & ~self.copies
+
+    @property
+    def kept_images(self) -> ImageSet:
+        return ImageSet(self.images.images[self.kept], self.images.labels[self.kept])
+
+    def table(self, name: str) -> Table:
+        """How many images are kept of each user, and why the others are not."""
+        labels = self.images.labels
+        rows = {f"user {label + 1}": labels == label for label in labels.unique().tolist()}
+        rows["all"] = torch.ones_like(self.kept)
+        return Table([name, "images", "kept", f"confidence below {self.least:g}", "near-copies"],
+                     [[user, *(str(int((own & part).sum())) for part in (own, self.kept, self.doubted, self.copies))]
+                      for user, own in rows.items()])
 
 
-def worth_keeping(confidence: Tensor, closest: Closest, least: float) -> Tensor:
-    """(n,) bool: own_confidence of at least `least`, and no near-copy."""
-    return (confidence >= least) & ~closest.is_copy
-
-
-def selection_table(images: ImageSet, confidence: Tensor, closest: Closest, least: float, name: str) -> Table:
-    """How many images are kept of each user, and why the others are not."""
-    kept = worth_keeping(confidence, closest, least)
-    rows = []
-    for label in images.labels.unique().tolist():
-        own = images.labels == label
-        doubted, copies = (confidence[own] < least), closest.is_copy[own]
-        rows.append([f"user {label + 1}", str(int(own.sum())), str(int(kept[own].sum())), str(int(doubted.sum())),
-                     str(int(copies.sum()))])
-    totals = np.array([[int(cell) for cell in row[1:]] for row in rows]).sum(axis=0)
-    return Table([name, "images", "kept", f"confidence below {least:g}", "near-copies"],
-                 [*rows, ["all", *map(str, totals)]])
-
-
-def subset(images: ImageSet, kept: Tensor) -> ImageSet:
-    return ImageSet(images.images[kept], images.labels[kept])
+def select_images(recogniser: nn.Module, images: ImageSet, training: ImageSet, least: float) -> Selection:
+    """recogniser: a classifier of the `training` images, at their size."""
+    seen = resize(images.images, training.images.shape[-1])
+    confidence = predict(recogniser, seen).gather(1, images.labels[:, None])[:, 0]
+    return Selection(images, confidence < least, closest_training(images, training).is_copy, least)

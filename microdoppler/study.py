@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from groundwork.device import half_precision
+from groundwork.errors import InputError
 from groundwork.files import atomic_path
 from microdoppler.arms import Arm, ImageSet
 from microdoppler.classifier import RECIPE_VERSION, predict, train_classifier
@@ -130,8 +131,12 @@ class RunLog:
         self.folder = folder
         self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
         if (folder / "runs.csv").exists():
-            with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
-                self._add(list(csv.DictReader(file)))
+            try:
+                with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
+                    self._add(list(csv.DictReader(file)))
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise InputError(f"{folder / 'runs.csv'} cannot be read ({error}); move it away: the runs themselves "
+                                 "are in predictions/, and their rows are written anew") from None
 
     def read(self, key: str) -> Outcome | None:
         """The outcome with this key, or None when there is none or its file is damaged."""

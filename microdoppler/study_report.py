@@ -5,6 +5,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from microdoppler.comparison import MOST_SEEDS
 from microdoppler.data_split import FOLDS
 from microdoppler.report import Table
 
@@ -35,7 +36,8 @@ def _choices_table(choices: list[dict[str, Any]]) -> Table:
              _difference(choice["cross_fitted"]), choice["cross_fitted"]["verdict"]] for choice in choices]
     return Table(["best set of", "against", "sets", "naive choice", "naive", "cross-fitted", "verdict"], rows,
                  caption="Naive: the best on all test passes, reported on the same: too good. Cross-fitted: chosen "
-                         "on one half of the passes, reported on the other, and the other way round.")
+                         "with one half of the seeds on one half of the passes, reported with the others on the "
+                         "others, in turn.")
 
 
 def conclusion(summary: dict[str, Any]) -> str:
@@ -48,9 +50,9 @@ def conclusion(summary: dict[str, Any]) -> str:
 
 
 def _sentence(choice: dict[str, Any], summary: dict[str, Any]) -> str:
-    found = choice["cross_fitted"]
+    found, other = choice["cross_fitted"], "passes and seeds" if summary["num_seeds"] > 1 else "passes"
     start = (f"{choice['kind'].capitalize()} against {choice['baseline']}: {_difference(found)} points"
-             + (", the set chosen on other passes than those that report it" if choice["num_candidates"] > 1 else ""))
+             + (f", the set chosen on other {other} than those that report it" if choice["num_candidates"] > 1 else ""))
     if found["interval_95"] is None:
         return f"{start}; one run cannot tell this from chance: give more --seeds or --folds."
     if found["verdict"] != "not distinguishable":
@@ -59,8 +61,9 @@ def _sentence(choice: dict[str, Any], summary: dict[str, Any]) -> str:
     if summary["num_seeds"] == 1:
         return f"{start}: not distinguishable; give more --seeds."
     if found["seeds_needed"] is None:
-        return (f"{start}: not distinguishable, and more seeds would not tell: folds or test passes differ too much, "
-                f"so that it takes {'more folds or ' if summary['num_folds'] < len(FOLDS) else ''}more recordings.")
+        folds = "more folds, " if summary["num_folds"] < len(FOLDS) else ""
+        return (f"{start}: not distinguishable, and {MOST_SEEDS} seeds per fold would not tell either: it takes {folds}"
+                "more recordings or a larger difference.")
     return (f"{start}: not distinguishable; about {found['seeds_needed']} seeds per fold (now {summary['num_seeds']}) "
             "would tell, should the difference stay as it is.")
 

@@ -4,7 +4,8 @@ from typing import Any, Sequence
 import numpy as np
 
 from microdoppler.arms import BASELINE_OF
-from microdoppler.comparison import Table, best_of, compare
+from microdoppler.comparison import Table, compare
+from microdoppler.cross_fitting import best_of
 from microdoppler.scores import score, user_recalls
 from microdoppler.study import Run
 

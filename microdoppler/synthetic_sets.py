@@ -61,7 +61,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not (folder / "manifest.json").exists():
         return {}
     manifest = read_json(folder / "manifest.json")
-    if not (isinstance(manifest, dict) and all(isinstance(manifest.get(key, {}), dict) for key in ("split", "images"))):
+    if not (isinstance(manifest, dict) and isinstance(manifest.get("vae", ""), str)
+            and all(isinstance(manifest.get(key, {}), dict) for key in ("split", "images"))):
         raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
     absent = sum(not (folder / name).exists() for name in manifest.get("images", {}))
     if absent:

@@ -143,7 +143,18 @@ def test_folders_of_one_name_are_told_apart(config, tmp_path):
         match_to_folds((folders[0], tmp_path / "two" / ".." / "one" / "checkpoint_5"), splits)
 
 
+@pytest.mark.parametrize("content", [b"key,arm\n\xff\xfe,x\n", b"key,arm\n" + b"a" * 200_000 + b",x\n"])
+def test_a_damaged_list_of_runs_is_named_and_kept(config, content):
+    folder = config.results_folder / "classify"
+    folder.mkdir(parents=True)
+    (folder / "runs.csv").write_bytes(content)
+    with pytest.raises(InputError, match="runs.csv cannot be read"):
+        classify.main(config, seeds=1)
+    assert (folder / "runs.csv").read_bytes() == content
+
+
 @pytest.mark.parametrize("options, named", [({"select": 1.5}, "--select 1.5"), ({"seeds": 0}, "--seeds 0"),
+                                            ({"select": 0.5}, "--select needs --synthetic"),
                                             ({"folds": (0, 0)}, "each fold once"),
                                             ({"folds": (3,)}, "split_fold is 3")])
 def test_impossible_options_are_named(config, options, named):
@@ -231,7 +242,7 @@ def test_a_set_drawn_by_a_model_of_another_split_is_refused_and_an_unfinished_on
         check({"split": {**same, "train_images": "other"}})
     with pytest.raises(InputError, match="fold 2 .now 0."):
         check({"split": {**same, "fold": 2}})
-    for nonsense in ([], {"split": 1}, {"images": [1]}):
+    for nonsense in ([], {"split": 1}, {"images": [1]}, {"vae": ["x"]}, {"vae": None}):
         with pytest.raises(InputError, match="no manifest"):
             check(nonsense)
     said = check({"split": same, "images": dict.fromkeys(["ID_1/Doppler1.png", "ID_1/Doppler2.png"])})

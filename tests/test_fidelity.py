@@ -15,7 +15,7 @@ from microdoppler.arms import ImageSet
 from microdoppler.classifier import build_classifier
 from microdoppler.fidelity_report import sentences
 from microdoppler.judge import Judge, halves_by_pass
-from microdoppler.selection import closest_training, worth_keeping
+from microdoppler.selection import closest_training
 
 SIZE = 32
 
@@ -39,8 +39,6 @@ def test_a_planted_copy_is_caught_shifted_in_time_or_doppler_noisy_or_not():
     assert closest.is_copy.tolist() == [True, True, True, False, True, False]
     assert closest.index[[0, 1, 2, 4]].tolist() == [4, 3, 6, 8]
     assert closest.shift[[0, 2]].tolist() == pytest.approx([0, 20 / 64], abs=0.02)
-    kept = worth_keeping(torch.tensor([0.9, 0.9, 0.9, 0.2, 0.9, 0.9]), closest, least=0.5)
-    assert kept.tolist() == [False, False, False, False, False, True]
 
 
 def test_cheap_figures_of_copies_of_a_collapsed_set_and_of_training_images_themselves():
@@ -113,7 +111,9 @@ def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
     assert np.isnan(report["users"][2]["synthetic"]["kid"]) and found["kid_users"] == 2
     assert found["kid"] == pytest.approx(np.mean([user["kid"] for user in others]))
     assert found["kid_error"] == pytest.approx(np.sqrt(sum(user["kid_error"]**2 for user in others)) / 2)
-    assert report["all"]["real"]["kid_users"] == 3
+    real = report["all"]["real"]            # of the same users: another's would be no yardstick
+    assert real["kid"] == pytest.approx(np.mean([report["users"][user]["real"]["kid"] for user in (1, 3)]))
+    assert real["diversity"] == pytest.approx(np.mean([report["users"][user]["real"]["diversity"] for user in (1, 3)]))
     assert any("KID over all is of 2 of 3 users" in said for said in sentences(report))
 
 
@@ -127,12 +127,27 @@ def test_overall_diversity_is_within_users_however_far_apart_they_are():
     assert report["all"]["synthetic"]["separation"] > 0.99
 
 
+def test_real_images_are_as_diverse_as_real_images():
+    """Half against half and the other way round: not above 1 because one of two halves is the more varied."""
+    real = side([0] * 32, 1)
+    real.features[np.isin(real.passes, ["user 0 pass 0", "user 0 pass 2", "user 0 pass 4", "user 0 pass 6"])] *= 5
+    assert fidelity.feature_figures(real, side([0] * 32, 2))["real"]["diversity"] == pytest.approx(1)
+
+
 def test_units_follow_the_axes_that_are_given(folders):
     report = run(folders)
     slower = run(folders, window_seconds=2 * fidelity.PictureAxes.of_simulator().window_seconds)
     assert slower["users"][1]["real"]["torso_mps"] == report["users"][1]["real"]["torso_mps"]
     with pytest.raises(InputError, match="lowest speed below"):
         run(folders, lowest_mps=9.0)
+
+
+@pytest.mark.parametrize("size", [-64, 0, 8])
+def test_impossible_sizes_are_named(folders, size):
+    real, synthetic, split, output = folders
+    with pytest.raises(InputError, match=f"--image_size {size}; expected at least 32"):
+        fidelity.main(real, synthetic, split=split, output=output, image_size=size)
+    assert not output.exists()
 
 
 def shrink(path: Path) -> None:

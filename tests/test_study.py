@@ -151,8 +151,17 @@ def test_summary_pairs_each_run_with_the_baseline_of_its_kind():
     assert (summary["num_folds"], summary["num_seeds"]) == (1, 2)
 
 
+@pytest.mark.parametrize("folds, needed", [(1, "more folds, more recordings"), (3, "it takes more recordings")])
+def test_where_no_number_of_seeds_would_tell_it_says_what_would(folds, needed):
+    summary = small_summary(sets=1) | {"num_folds": folds}
+    summary["choices"][0]["cross_fitted"] |= {"interval_95": [-0.02, 0.02], "seeds_needed": None,
+                                              "verdict": "not distinguishable"}
+    assert "200 seeds per fold would not tell" in conclusion(summary) and needed in conclusion(summary)
+
+
 def test_words_say_what_was_chosen_where_and_when_one_run_cannot_tell():
-    assert "chosen on other passes" in conclusion(small_summary())
+    assert "chosen on other passes and seeds than those" in conclusion(small_summary())
+    assert "chosen on other passes than those" in conclusion(small_summary(seeds=1))
     assert "chosen" not in conclusion(small_summary(sets=1))
     assert "one run cannot tell" in conclusion(small_summary(seeds=1))
     assert "No synthetic set" in conclusion(small_summary(sets=0))
