@@ -2,11 +2,14 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from parity import FIXTURES, state_dict
 
 from denoising_diffusion_pytorch import Unet
 from denoising_diffusion_pytorch.guidance import combine, project
+from denoising_diffusion_pytorch.rms_norm import rms_norm
+from denoising_diffusion_pytorch.unet import LinearAttention, UpsampledConv
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,67 @@ def test_other_shapes_run(dim_mults):
     unet = Unet(8, 3, dim_mults=dim_mults, channels=2, attn_dim_head=8, attn_heads=2)
     x = torch.randn(2, 2, 16, 16)
     assert unet(x, torch.tensor([0, 5]), torch.tensor([0, 2])).shape == x.shape
+
+
+# ---------------------------------------------------------- the fast forms against the obvious ones, in float64
+
+def gradients(output, *inputs):
+    weights = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((output * weights).sum(), inputs)
+
+
+def drawn(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_rms_norm_is_its_formula_and_so_are_its_gradients(size, memory_format, silu, modulated):
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, size, size, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    gain, shift = (drawn(3, 6, 1, 1), drawn(3, 6, 1, 1)) if modulated else (drawn(1, 6, 1, 1), None)
+    inputs = (x, gain) if shift is None else (x, gain, shift)
+    expected = F.normalize(x, dim=1) * 6 ** 0.5 * gain + (0 if shift is None else shift)
+    expected = F.silu(expected) if silu else expected
+    found = rms_norm(x, gain, shift, silu=silu)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(gradients(found, *inputs), gradients(expected, *inputs)):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_rms_norm_of_a_pixel_of_zeros_is_zero():
+    assert rms_norm(torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 1, 1)).eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rms_norm_keeps_half_precision_and_survives_its_range(dtype):
+    x = torch.full((1, 48, 2, 2), 3000.0, dtype=dtype)      # squares are beyond float16
+    y = rms_norm(x, torch.ones(1, 48, 1, 1))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, torch.ones_like(x), rtol=4e-3, atol=0)
+
+
+def test_linear_attention_is_softmax_by_softmax_as_published():
+    torch.manual_seed(0)
+    attention, x = LinearAttention(12).double(), drawn(2, 12, 4, 4)
+    q, k, v = attention.to_qkv(x).flatten(2).unflatten(1, (3, 4, 32)).unbind(1)       # each (b, heads, 32, positions)
+    context = torch.einsum("bhdn,bhen->bhde", k.softmax(dim=-1), v)
+    out = torch.einsum("bhde,bhdn->bhen", context, q.softmax(dim=-2) * 32 ** -0.5)
+    expected = attention.to_out(out.reshape(2, 128, 4, 4))
+    torch.testing.assert_close(attention(x), expected)
+    inputs = (x, *attention.parameters())
+    for ours, theirs in zip(gradients(attention(x), *inputs), gradients(expected, *inputs)):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_upsampled_conv_is_nearest_neighbours_then_a_convolution():
+    torch.manual_seed(0)
+    layer, x = UpsampledConv(3, 5).double(), drawn(2, 3, 4, 6)
+    expected = F.conv2d(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3), layer[1].weight, layer[1].bias,
+                        padding=1)
+    torch.testing.assert_close(layer(x), expected)
+    inputs = (x, *layer.parameters())
+    for ours, theirs in zip(gradients(layer(x), *inputs), gradients(expected, *inputs)):
+        torch.testing.assert_close(ours, theirs)
