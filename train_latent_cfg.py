@@ -274,6 +274,7 @@ def main(config: Config, *, resume: str | None = None):
           f"std per channel {', '.join(f'{std:.3f}' for std in statistics.std)}")
     diffusion.clip_x_start = clipping_is_justified(config, statistics)
     scaling = statistics.scaling(config.standardize_latents)
+    cache.keep_on(device)
 
     def draw_batch(indices, generator):
         latents, labels = cache.draw(indices, generator)

@@ -42,13 +42,14 @@ def min_snr_weight(alphas_cumprod: Tensor, objective: str, gamma: float | None) 
 
 
 def draw_noise(shape: Sequence[int], generators: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    """Standard normal (b, ...) float32 on the CPU: the same on every device.
+    """Standard normal (b, ...) float32 on the generators' device; CPU ones draw the same whatever computes with it.
 
     generators: one for the whole batch, or one per image, so that an image does not depend on its batch.
     """
     if isinstance(generators, Sequence):
-        return torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
-    return torch.randn(tuple(shape), generator=generators)
+        return torch.stack([draw_noise(shape[1:], generator) for generator in generators])
+    device = generators.device if generators is not None else "cpu"
+    return torch.randn(tuple(shape), generator=generators, device=device)
 
 
 class GaussianDiffusion(nn.Module):
@@ -105,15 +106,17 @@ class GaussianDiffusion(nn.Module):
         return alpha * x_start + sigma * noise
 
     def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """All that is random in the loss of a batch of data shaped (b, c, h, w), on the CPU, as arguments of forward:
-        t (b,) int64, noise (b, c, h, w), drop_mask (b,) bool. Drawn for a global batch, it can be sliced.
+        """All that is random in the loss of a batch of data shaped (b, c, h, w), on the generator's device (without
+        one, the CPU), as arguments of forward: t (b,) int64, noise (b, c, h, w), drop_mask (b,) bool. Drawn for a
+        global batch, it can be sliced.
         """
         b, c = shape[:2]
         noise = draw_noise(shape, generator)
         if self.offset_noise_strength > 0:      # https://www.crosslabs.org/blog/diffusion-with-offset-noise
             noise = noise + self.offset_noise_strength * draw_noise((b, c, 1, 1), generator)
-        return {"t": torch.randint(0, self.num_timesteps, (b,), generator=generator), "noise": noise,
-                "drop_mask": torch.rand(b, generator=generator) < self.model.cond_drop_prob}
+        return {"t": torch.randint(0, self.num_timesteps, (b,), generator=generator, device=noise.device),
+                "noise": noise,
+                "drop_mask": torch.rand(b, generator=generator, device=noise.device) < self.model.cond_drop_prob}
 
     def p_losses(self, x_start: Tensor, t: Tensor, *, classes: Tensor, noise: Tensor, drop_mask: Tensor) -> Tensor:
         """The weighted squared error of each sample, (b,), x_start being normalized already."""

@@ -2,7 +2,7 @@
 import os
 import sys
 import time
-from contextlib import nullcontext
+from functools import lru_cache
 from typing import Callable, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
+from denoising_diffusion_pytorch.gradients import Batch, Gradients
 from groundwork.device import half_precision
 from groundwork.errors import InputError
 from groundwork.seeding import seeded
@@ -24,8 +25,13 @@ def batch_indices(step: int, batch_size: int, num_items: int, seed: int) -> Tens
     """
     positions = torch.arange(step * batch_size, (step + 1) * batch_size)
     epochs, places = positions // num_items, positions % num_items
-    orders = {epoch: torch.randperm(num_items, generator=seeded(seed, 0, epoch)) for epoch in epochs.unique().tolist()}
-    return torch.stack([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist())])
+    return torch.cat([_epoch_order(num_items, seed, epoch)[places[epochs == epoch]]
+                      for epoch in epochs.unique().tolist()])
+
+
+@lru_cache(maxsize=2)       # a million items take as long to permute as a step
+def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(num_items, generator=seeded(seed, 0, epoch))
 
 
 def choose_precision(amp: bool, device: torch.device) -> str:
@@ -48,6 +54,14 @@ def join_processes(device: torch.device) -> PartialState:
     return processes
 
 
+def make_adam(parameters: list[Tensor], **constants) -> torch.optim.Adam:
+    """Adam in one pass over the weights, where this PyTorch can (2.4 on the CPU)."""
+    try:
+        return torch.optim.Adam(parameters, fused=True, **constants)
+    except RuntimeError:
+        return torch.optim.Adam(parameters, **constants)
+
+
 class Recorder(Protocol):
     """What Trainer.train reports to, in the main process."""
 
@@ -59,12 +73,13 @@ class Recorder(Protocol):
 
 
 class Trainer:
-    """Trains a GaussianDiffusion on items that draw_batch(indices (b,), generator) -> (x (b, c, h, w), classes (b,))
-    hands out on the CPU.
+    """Trains a GaussianDiffusion on items that draw_batch(indices (b,) on the CPU, generator) -> (x (b, c, h, w),
+    classes (b,)) hands out on the generator's device.
 
     A step takes train_batch_size * gradient_accumulate_every items, over all processes together. Everything random in
-    it is drawn for that global batch from a generator seeded by (seed, step): a resumed run repeats an uninterrupted
-    one without any random state in the checkpoint, and the number of processes changes it by rounding only.
+    it is drawn for that global batch from a generator on the device, seeded by (seed, step): a resumed run repeats an
+    uninterrupted one without any random state in the checkpoint, and the number of processes changes it by rounding
+    only.
     """
 
     def __init__(self, diffusion: GaussianDiffusion, draw_batch: Callable, num_items: int, *, train_batch_size: int,
@@ -77,41 +92,49 @@ class Trainer:
         if self.global_batch % self.accelerator.num_processes:
             raise InputError(f"train_batch_size x gradient_accumulate_every = {self.global_batch} cannot be shared out "
                              f"evenly among {self.accelerator.num_processes} processes")
-        self.micro_batch = train_batch_size
         self.draw_batch, self.num_items, self.seed, self.max_grad_norm = draw_batch, num_items, seed, max_grad_norm
-        self.diffusion = diffusion.to(self.accelerator.device, memory_format=torch.channels_last)   # convolves faster
-        self.ema = EMA(self.diffusion, beta=ema_decay, update_every=ema_update_every, include_online_model=False)
+        self.diffusion = diffusion.to(self.accelerator.device).train()
+        self.parameters = list(diffusion.parameters())
+        self.ema = EMA(self.diffusion, beta=ema_decay, update_every=ema_update_every, include_online_model=False,
+                       use_foreach=True)
         self.ema.ema_model.eval()
-        optimizer = torch.optim.Adam(diffusion.parameters(), lr=train_lr, betas=adam_betas)
-        self.model, self.optimizer = self.accelerator.prepare(self.diffusion, optimizer)
-        self.model.train()
+        self.optimizer = self.accelerator.prepare(make_adam(self.parameters, lr=train_lr, betas=adam_betas))
+        self.gradients = Gradients(self._backward, self.parameters)
         self.step, self.seconds = 0, 0.0
 
     def train_step(self) -> tuple[Tensor, Tensor]:
-        """One optimisation step → (mean loss, gradient norm before clipping), on the device."""
-        generator = seeded(self.seed, 1, self.step)
-        indices = batch_indices(self.step, self.global_batch, self.num_items, self.seed)
-        x, classes = self.draw_batch(indices, generator)
-        batch = {"img": x, "classes": classes, **self.diffusion.draw(x.shape, generator)}
-        share = self.global_batch // self.accelerator.num_processes
-        first = share * self.accelerator.process_index
-        batch = {key: value[first:first + share].to(self.accelerator.device)
-                 for key, value in batch.items()}
-
-        total_loss = torch.zeros((), device=self.accelerator.device)
-        for start in range(0, share, self.micro_batch):
-            micro = {key: value[start:start + self.micro_batch] for key, value in batch.items()}
-            last = start + self.micro_batch >= share
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self.model(**micro) * (len(micro["img"]) / share)
-                self.accelerator.backward(loss)
-            total_loss += loss.detach()
-        grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        """One optimisation step → (mean loss of this process's share, gradient norm before clipping), on the device."""
+        loss = self.gradients(self._draw_share())
+        self._average_gradients()
+        grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         self.ema.update()
         self.step += 1
-        return total_loss, grad_norm
+        return loss, grad_norm
+
+    def _draw_share(self) -> Batch:
+        """What the loss takes, of the global batch the part that is this process's."""
+        generator = seeded(self.seed, 1, self.step, device=self.accelerator.device)
+        indices = batch_indices(self.step, self.global_batch, self.num_items, self.seed)
+        x, classes = self.draw_batch(indices, generator)
+        share = self.global_batch // self.accelerator.num_processes
+        first = share * self.accelerator.process_index
+        return {name: value[first:first + share] for name, value in
+                {"img": x, "classes": classes, **self.diffusion.draw(x.shape, generator)}.items()}
+
+    def _backward(self, batch: Batch, share: float) -> Tensor:
+        with self.accelerator.autocast():
+            loss = self.diffusion(**batch) * share
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _average_gradients(self) -> None:
+        """Over the processes, by one message: the network is small, and a graph leaves no hooks to send it in parts."""
+        if self.accelerator.num_processes > 1:
+            grads = [p.grad for p in self.parameters]
+            mean = self.accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), reduction="mean")
+            for grad, part in zip(grads, mean.split([grad.numel() for grad in grads])):
+                grad.copy_(part.view(grad.shape))
 
     def train(self, num_steps: int, *, log_every: int, milestone_every: int, recorder: Recorder | None) -> None:
         """Train up to step num_steps; the main process has a recorder, the others None."""

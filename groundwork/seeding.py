@@ -8,6 +8,6 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
-def seeded(*numbers: int) -> torch.Generator:
-    """A CPU generator seeded with derive_seed(*numbers)."""
-    return torch.Generator().manual_seed(derive_seed(*numbers))
+def seeded(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on `device`, seeded with derive_seed(*numbers); what it draws differs between kinds of device."""
+    return torch.Generator(device).manual_seed(derive_seed(*numbers))

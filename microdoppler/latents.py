@@ -1,4 +1,7 @@
-"""The latent cache: posterior of every training image, encoded once, in one memory-mapped file; standardisation."""
+"""The latent cache: posterior of every training image, encoded once, in one memory-mapped file; standardisation.
+
+float16 rounds a latent by 0.05 % at most; its posterior is wider than that.
+"""
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from groundwork.files import atomic_path, read_json, write_json
 from microdoppler.stitching import Cut, load_cuts
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
+RESIDENT_SHARE = 0.25       # of a device's free memory at most is for latents, the rest for the network
 
 
 @dataclass(frozen=True)
@@ -53,27 +57,40 @@ class LatentStatistics:
 
 
 class LatentCache:
-    """posteriors: (n, 2, c, h, w) float32, memory-mapped, [:, 0] the mean and [:, 1] the log-variance, unscaled;
-    labels: (n,) int64; scale_factor: what the VAE multiplies samples by; statistics: of the scaled latents.
+    """posteriors: (n, 2, c, h, w) float16 (in older caches float32), memory-mapped, [:, 0] the mean and [:, 1] the
+    log-variance, unscaled; labels: (n,) int64; scale_factor: what the VAE multiplies samples by; statistics: of the
+    scaled latents, measured when not given.
     """
 
-    def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float):
+    def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float,
+                 statistics: LatentStatistics | None = None):
         self.posteriors, self.labels, self.scale_factor = posteriors, labels, scale_factor
-        self.statistics = measure(posteriors, scale_factor)
+        self.statistics = statistics or measure(posteriors, scale_factor)
+        self.resident: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def scaled_means(self) -> Tensor:
-        """The posterior means, scaled, (n, c, h, w) float32."""
-        return self.scale_factor * torch.from_numpy(self.posteriors[:, 0].copy())     # the map is read-only
+    def keep_on(self, device: torch.device) -> None:
+        """Where a CUDA device has room enough, draw from its own memory from now on, not from the file."""
+        if device.type == "cuda" and self.posteriors.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            self.resident = torch.from_numpy(np.array(self.posteriors)).to(device)
 
-    def draw(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """A fresh posterior sample of each index: (scaled latents (b, c, h, w), labels (b,)), on the CPU."""
-        posteriors = torch.from_numpy(self.posteriors[indices.numpy()])
-        mean, logvar = posteriors[:, 0], posteriors[:, 1]
-        noise = torch.randn(mean.shape, generator=generator)
-        return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), self.labels[indices]
+    def scaled_means(self, indices: Tensor) -> Tensor:
+        """The posterior means of these images, scaled, (b, c, h, w) float32 on the CPU."""
+        return self.scale_factor * torch.from_numpy(self.posteriors[indices.numpy(), 0]).float()
+
+    def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A fresh posterior sample of each index: (scaled latents (b, c, h, w) float32, labels (b,)), on the device of
+        the generator."""
+        device, labels = generator.device, self.labels[indices]
+        if self.resident is not None:
+            posteriors = self.resident[indices.to(device)]
+        else:
+            posteriors = torch.from_numpy(self.posteriors[indices.numpy()]).to(device)
+        mean, logvar = posteriors.float().unbind(dim=1)
+        noise = torch.randn(mean.shape, generator=generator, device=device)
+        return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), labels.to(device)
 
     def draw_any_of(self, label: int, generator: torch.Generator) -> Tensor:
         """A fresh posterior sample of an image of this user, whichever comes: (1, c, h, w)."""
@@ -109,15 +126,16 @@ def load_or_encode(vae, data_path: str | Path, cuts: Sequence[Cut], labels: Tens
     folder = Path(folder)
     fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size)
     latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
-    if not (index_file.exists() and latents_file.exists() and read_json(index_file).get("fingerprint") == fingerprint):
-        index_file.unlink(missing_ok=True)      # first, so that no moment pairs it with other latents
-        _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
-        cache = LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
-        write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
-                                "statistics": asdict(cache.statistics), "images": [cut.name for cut in cuts],
-                                "labels": labels.tolist()})
-        return cache
-    return LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
+    index = read_json(index_file) if index_file.exists() and latents_file.exists() else {}
+    if index.get("fingerprint") == fingerprint:
+        return _open(latents_file, index)
+    index_file.unlink(missing_ok=True)      # first, so that no moment pairs it with other latents
+    _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
+    cache = LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
+    write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
+                            "statistics": asdict(cache.statistics), "images": [cut.name for cut in cuts],
+                            "labels": labels.tolist()})
+    return cache
 
 
 def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache:
@@ -130,8 +148,13 @@ def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache
     if LatentStatistics(**index["statistics"]) != statistics:
         raise InputError(f"{folder} holds other latents than the checkpoint was trained on; give its own folder with "
                          "--latents_cache_folder")
-    return LatentCache(np.load(Path(folder) / LATENTS_FILE, mmap_mode="r"), torch.tensor(index["labels"]),
-                       index["scale_factor"])
+    return _open(Path(folder) / LATENTS_FILE, index)
+
+
+def _open(latents_file: Path, index: dict) -> LatentCache:
+    """The cache that an index describes; nothing of the latents is read."""
+    return LatentCache(np.load(latents_file, mmap_mode="r"), torch.tensor(index["labels"]), index["scale_factor"],
+                       LatentStatistics(**index["statistics"]))
 
 
 @torch.inference_mode()
@@ -141,11 +164,11 @@ def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, ba
         for start in range(0, len(cuts), batch_size):
             batch = load_cuts(data_path, cuts[start:start + batch_size], image_size).to(device)
             posterior = vae.encode(batch.float() / 255)
-            both = torch.stack((posterior.mean, posterior.logvar), dim=1).float().cpu().numpy()
+            both = torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu().numpy()
             if not np.isfinite(both).all():
                 raise InputError(f"the VAE gives NaN or infinity from {cuts[start].name} on; are its weights whole?")
             if stored is None:
-                stored = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(cuts), *both.shape[1:]))
+                stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(cuts), *both.shape[1:]))
             stored[start:start + len(both)] = both
             bar.update(len(both))
         stored.flush()

@@ -1,4 +1,6 @@
 """What to look at when training reaches a milestone: samples of some users, and cheap figures of their health."""
+from typing import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,21 +33,23 @@ class MilestoneWatcher:
         classes = self.classes.to(self.diffusion.device)
         latents = self.diffusion.sample(classes, generators=generator, **self.guidance)
         images = self._decode(latents)
-        means = self.scaling.standardize(self.cache.scaled_means())
-        health = {"class_gain": class_gain(self.diffusion, means, self.cache.labels, seed=self.seed),
-                  "sharpness": sharpness(images) / sharpness(self._decode(self._some_training(means)))}
+        health = {"class_gain": class_gain(self.diffusion, self._means, self.cache.labels, seed=self.seed),
+                  "sharpness": sharpness(images) / sharpness(self._decode(self._means(self._some_training())))}
         images = (images * 255).round().byte().cpu()
         health |= self.judge.look(ImageSet(images, self.classes))
         return {user: images[self.classes == user - 1] for user in self.users}, health
 
-    def _some_training(self, means: Tensor) -> Tensor:
-        """As many training latents of the same users, spread over their recordings."""
+    def _means(self, indices: Tensor) -> Tensor:
+        return self.scaling.standardize(self.cache.scaled_means(indices))
+
+    def _some_training(self) -> Tensor:
+        """The indices of as many training latents of the same users, spread over their recordings."""
         picks = []
         for label in self.classes.unique():
             own = (self.cache.labels == label).nonzero().flatten()
             count = int((self.classes == label).sum())
             picks.append(own[torch.linspace(0, len(own) - 1, count).long()])
-        return means[torch.cat(picks)]
+        return torch.cat(picks)
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> Tensor:
@@ -54,14 +58,15 @@ class MilestoneWatcher:
 
 
 @torch.inference_mode()
-def class_gain(diffusion, latents: Tensor, labels: Tensor, *, seed: int, most: int = 64) -> float:
+def class_gain(diffusion, latents: Callable[[Tensor], Tensor], labels: Tensor, *, seed: int, most: int = 64) -> float:
     """The relative rise of the denoising loss when the network is told a wrong user; about 0 = it ignores the user.
 
-    On at most `most` of the latents (n, c, h, w) with labels (n,), at the same noise for both.
+    On at most `most` of the latents with labels (n,), which latents(indices (b,)) fetches as (b, c, h, w), at the same
+    noise for both.
     """
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(latents), generator=generator)[:most]
-    x, right, users = latents[chosen].to(diffusion.device), labels[chosen], labels.unique()
+    chosen = torch.randperm(len(labels), generator=generator)[:most]
+    x, right, users = latents(chosen).to(diffusion.device), labels[chosen], labels.unique()
     if len(users) < 2:
         return 0.0
     shift = torch.randint(1, len(users), right.shape, generator=generator)

@@ -55,8 +55,8 @@ def test_holds_the_posteriors_in_order_in_a_memory_map(vae, data):
     assert isinstance(cache.posteriors, np.memmap) and cache.posteriors.shape == (5, 2, 4, 8, 8)
     image = torch.from_numpy(np.array(Image.open(data / "ID_1/Doppler3.png"))).permute(2, 0, 1)[None] / 255
     posterior = vae.encode(image)
-    assert np.allclose(cache.posteriors[3, 0], posterior.mean[0], atol=1e-5)
-    assert np.allclose(cache.posteriors[3, 1], posterior.logvar[0], atol=1e-5)
+    assert np.allclose(cache.posteriors[3, 0], posterior.mean[0], rtol=1e-3, atol=1e-5)      # float16
+    assert np.allclose(cache.posteriors[3, 1], posterior.logvar[0], rtol=1e-3, atol=1e-5)
 
 
 def test_is_reused_until_weights_images_list_or_size_change(vae, data):
@@ -133,7 +133,7 @@ def test_draws_are_fresh_yet_a_function_of_the_generator():
 
 def test_scaling_standardizes_and_restores():
     cache = synthetic_cache()
-    samples, _ = cache.draw(torch.arange(4000))
+    samples, _ = cache.draw(torch.arange(4000), torch.Generator().manual_seed(1))
     scaling = cache.statistics.scaling(standardize=True)
     standard = scaling.standardize(samples)
     assert standard.mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0], abs=0.03)
