@@ -91,7 +91,8 @@ def build_diffusion(config: "Config") -> GaussianDiffusion:
 
 def guidance_of(config: "Config") -> dict:
     """How GaussianDiffusion.sample is to be guided."""
-    return {name: getattr(config, name) for name in ("cond_scale", "rescaled_phi", "remove_parallel_component")}
+    return {name: getattr(config, name)
+            for name in ("cond_scale", "guidance_interval", "rescaled_phi", "remove_parallel_component")}
 
 
 def clipping_is_justified(config: "Config", statistics: LatentStatistics) -> bool:

@@ -1,4 +1,5 @@
 """Step 4: draw new spectrograms of each user from a checkpoint."""
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from assembly import build_diffusion, clipping_is_justified, guidance_of, open_v
 from denoising_diffusion_pytorch import GaussianDiffusion
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
+from denoising_diffusion_pytorch.trainer import join_processes
 from groundwork.command_line import run
 from groundwork.device import autocast, choose_device
 from groundwork.errors import InputError, differences
@@ -18,10 +20,11 @@ from groundwork.seeding import derive_seed
 from microdoppler.latents import LatentCache, LatentScaling, LatentStatistics, load_cached
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
-from train_latent_cfg import Config, check_constants, config_of
+from train_latent_cfg import Config, check_constants, config_of, config_to_plain
 from vae.kl_vae import KL_VAE
 
 MANIFEST = "manifest.json"
+BEFORE_THERE_WAS_A_CHOICE = {"noise_level": 1.0, "guidance_interval": [0.0, 1.0]}
 GRID_COLUMNS = 8
 
 
@@ -30,6 +33,7 @@ class Sampling:
     """Constants that take the place of the checkpoint's own; None keeps those."""
     noise_level: float | None = None  # 1 from noise alone; less: from training images noised so far (SDEdit)
     cond_scale: float | None = None  # guidance: 1 none, higher = more typical of the user and less diverse
+    guidance_interval: tuple[float, float] | None = None  # of the timesteps, as shares; outside there is no guidance
     rescaled_phi: float | None = None  # how far guidance's gain in contrast is taken back, 0 … 1
     remove_parallel_component: bool | None = None  # drop the part of guidance that only raises contrast
     use_cfg_plus_plus: bool | None = None  # CFG++ guidance, with cond_scale in (0, 1]
@@ -44,7 +48,8 @@ class Sampling:
     @staticmethod
     def of(config: Config) -> dict:
         """The same constants of a Config."""
-        return {field.name: getattr(config, field.name) for field in fields(Sampling)}
+        plain = config_to_plain(config)
+        return {field.name: plain[field.name] for field in fields(Sampling)}
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
     manifest = read_json(path)
     if not (isinstance(manifest, dict) and isinstance(manifest.get("images"), dict)):
         raise InputError(f"{path} is no manifest of ours; choose another --output_dir")
-    changed = differences({"noise_level": 1.0} | manifest, settings)    # before there was a choice
+    changed = differences(BEFORE_THERE_WAS_A_CHOICE | manifest, settings)
     if changed:
         raise InputError(f"{output_dir} holds images made with {changed}; choose another --output_dir")
     return manifest
@@ -143,11 +148,12 @@ def newest_checkpoint(folder: Path) -> Path:
 
 def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per_user: int = 50,
          user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
-         sampling: Sampling = Sampling(), batch_size: int = 32, device: str = "auto", vae_path: Path | None = None,
+         sampling: Sampling = Sampling(), batch_size: int = 64, device: str = "auto", vae_path: Path | None = None,
          latents_cache_folder: Path | None = None, save_grid: bool = False):
     """Draw spectrograms from a checkpoint, step 4 of 5. Run again, it makes only what is missing.
 
-    Options that default to None keep what the checkpoint was trained with.
+    Launched as several processes (accelerate launch), they share the images out among them. Options that default to
+    None keep what the checkpoint was trained with.
 
     Args:
         checkpoint: model-<m>.pt; default: the newest in the results folder
@@ -163,6 +169,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         save_grid: also write grid.png, a row per user
     """
     torch_device = choose_device(device)
+    processes = join_processes(torch_device)
     checkpoint = checkpoint or newest_checkpoint(Config.results_folder)
     count = samples_per_user if all_users else num_samples
     if count < 1 or batch_size < 1:
@@ -175,19 +182,41 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
 
     wanted = {f"ID_{user}/ID{user}_synthetic_Doppler{index}.png": (user, derive_seed(settings["seed"], user, index))
               for user in users for index in range(1, count + 1)}
-    manifest["images"] |= {name: {"user": user, "seed": seed} for name, (user, seed) in wanted.items()}
-    write_json(output_dir / MANIFEST, manifest)
     missing = [name for name in wanted if not (output_dir / name).exists()]
-    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="drawing", unit="image", disable=None) as bar:
-        for start in range(0, len(missing), batch_size):
-            names = missing[start:start + batch_size]
-            for name, image in zip(names, generator.draw(*map(list, zip(*(wanted[name] for name in names))))):
-                save_image(output_dir / name, image.numpy())
-            bar.update(len(names))
-    if save_grid:
+    manifest["images"] |= {name: {"user": user, "seed": seed} for name, (user, seed) in wanted.items()}
+    processes.wait_for_everyone()       # until all have looked, before any writes
+    if processes.is_main_process:
+        write_json(output_dir / MANIFEST, manifest)
+    own = missing[processes.process_index::processes.num_processes]
+    draw_missing(generator, {name: wanted[name] for name in own}, output_dir, batch_size,
+                 is_heard=processes.is_main_process)
+    processes.wait_for_everyone()
+    if save_grid and processes.is_main_process:
         save_figure(draw_grid(output_dir, list(wanted), users, generator.config.image_size), output_dir / "grid.png")
     print(f"{len(missing)} images drawn, {len(wanted) - len(missing)} were there already: {output_dir}\n"
           f"next: python classify.py --synthetic {output_dir}")
+
+
+def draw_missing(generator: ImageGenerator, wanted: dict[str, tuple[int, int]], output_dir: Path, batch_size: int,
+                 is_heard: bool) -> None:
+    """Draw and write {name: (user, seed)}; files of one batch are written while the next one is drawn."""
+    names, writing = list(wanted), []
+    with (ThreadPoolExecutor() as writers,
+          tqdm(total=len(names), desc="drawing", unit="image", disable=None if is_heard else True) as bar):
+        for start in range(0, len(names), batch_size):
+            batch = names[start:start + batch_size]
+            images = generator.draw(*map(list, zip(*(wanted[name] for name in batch))))
+            wait(writing)       # a full disk is heard of now, not at the end
+            writing = [writers.submit(save_image, output_dir / name, image.numpy())
+                       for name, image in zip(batch, images)]
+            bar.update(len(batch))
+        wait(writing)
+
+
+def wait(writing: list[Future]) -> None:
+    """For all of them; raises what they raised."""
+    for future in writing:
+        future.result()
 
 
 def draw_grid(output_dir: Path, names: list[str], users: list[int], image_size: int):

@@ -14,7 +14,7 @@ setup(
         "numpy>=1.24",
         "scipy>=1.10",
         "einops>=0.7",
-        "ema-pytorch>=0.4",
+        "ema-pytorch>=0.7",
         "accelerate>=0.25",
         "pillow>=9.4",
         "tqdm>=4.65",

@@ -80,6 +80,7 @@ class Config:
     ddim_sampling_eta: float = 0.0  # ddim: 0 deterministic, 1 as noisy as ddpm and poor at few steps
     noise_level: float = 1.0  # generate.py: 1 from noise alone; less: from training images noised so far (SDEdit)
     cond_scale: float = 1.5  # guidance: 1 none, higher = more typical of the user and less diverse
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # of the timesteps, as shares; outside there is no guidance
     rescaled_phi: float = 0.7  # how far guidance's gain in contrast is taken back, 0 … 1
     remove_parallel_component: bool = True  # drop the part of guidance that only raises contrast
     use_cfg_plus_plus: bool = False  # CFG++; cond_scale then lies in (0, 1]
@@ -121,6 +122,7 @@ LIMITS = (      # (what a constant must be, the test, the constants)
     ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
     ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi")),
     ("two shares in 0 … 1", lambda value: all(0 <= share <= 1 for share in value), ("classifier_synthetic_shares",)),
+    ("two rising shares in 0 … 1", lambda value: 0 <= value[0] <= value[1] <= 1, ("guidance_interval",)),
     ("two numbers from 0 to below 1", lambda value: all(0 <= beta < 1 for beta in value), ("adam_betas",)),
     ("even and at least 4, for sines and cosines of the time", lambda value: value >= 4 and value % 2 == 0, ("dim",)),
     ("at least one number, none below 1", lambda value: value and min(value) >= 1, ("dim_mults",)),

@@ -161,7 +161,9 @@ class GaussianDiffusion(nn.Module):
         """Samples of classes (b,) int64: (b, channels, image_size, image_size), in the range of the data.
 
         noise: the starting noise; generators: where it, and the noise that ddpm and ddim with eta > 0 add, are drawn
-        from (see draw_noise); guidance: cond_scale, rescaled_phi and remove_parallel_component of model_predictions.
+        from (see draw_noise); guidance: guidance_interval (shares of the timesteps between which there is guidance,
+        default 0 to 1; Kynkaanniemi et al. 2024), cond_scale, rescaled_phi and remove_parallel_component of
+        model_predictions.
         """
         shape = (classes.shape[0], self.channels, self.image_size, self.image_size)
         if noise is None:
@@ -202,8 +204,13 @@ class GaussianDiffusion(nn.Module):
         return times[1:].int().tolist()[::-1]
 
     def _sample_from(self, x: Tensor, times: list[int], classes: Tensor, generators, guidance: dict) -> Tensor:
+        low, high = guidance.get("guidance_interval", (0, 1))
+        inside = {name: value for name, value in guidance.items() if name != "guidance_interval"}
+
         def denoise(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-            return self.model_predictions(x, torch.full_like(classes, times[step]), classes, **guidance)
+            is_guided = low <= (times[step] + 1) / self.num_timesteps <= high
+            return self.model_predictions(x, torch.full_like(classes, times[step]), classes,
+                                          **(inside if is_guided else {}))
 
         sampler = get_sampler(self.sampler, self.ddim_sampling_eta)
         x = sampler(denoise, x, [self.alpha_bars[t] for t in times] + [1.0],

@@ -10,8 +10,8 @@ from microdoppler.data_split import Split
 from microdoppler.spectrograms import find_users, user_folders
 
 MODEL_FACTS = ("checkpoint", "step", "weights", "vae")      # of a manifest: what drew the images, and how
-SAMPLING_FACTS = ("noise_level", "cond_scale", "rescaled_phi", "remove_parallel_component", "use_cfg_plus_plus",
-                  "sampler", "sampling_timesteps", "ddim_sampling_eta", "seed")
+SAMPLING_FACTS = ("noise_level", "cond_scale", "guidance_interval", "rescaled_phi", "remove_parallel_component",
+                  "use_cfg_plus_plus", "sampler", "sampling_timesteps", "ddim_sampling_eta", "seed")
 
 
 def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:

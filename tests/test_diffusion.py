@@ -230,3 +230,22 @@ def test_nonsense_is_refused(settings):
 def test_data_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="expected"):
         small()(torch.zeros(1, 2, 16, 16), classes=torch.tensor([0]))
+
+
+def test_outside_the_guidance_interval_there_is_neither_guidance_nor_its_cost():
+    torch.manual_seed(0)
+    unet = Unet(8, 3, dim_mults=(1, 2), channels=2, attn_dim_head=8, attn_heads=2).eval()
+    diffusion = GaussianDiffusion(unet, image_size=8, sampling_timesteps=10)
+    batches = []
+    unet.init_conv.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
+    def sample(**guidance):
+        batches.clear()
+        return diffusion.sample(torch.tensor([0, 2]), noise=torch.ones(2, 2, 8, 8), **guidance)
+    everywhere = sample(cond_scale=3.0)
+    assert batches == [4] * 10
+    assert torch.equal(sample(cond_scale=3.0, guidance_interval=(0.0, 1.0)), everywhere)
+    plain = sample(cond_scale=1.0)
+    assert torch.equal(sample(cond_scale=3.0, guidance_interval=(0.0, 0.0)), plain) and batches == [2] * 10
+    between = sample(cond_scale=3.0, guidance_interval=(0.2, 0.6))      # times are the ends of ten shares: 1, 0.9 …
+    assert batches == [2] * 4 + [4] * 5 + [2]
+    assert not torch.allclose(between, plain) and not torch.allclose(between, everywhere)

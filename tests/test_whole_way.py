@@ -177,21 +177,40 @@ def test_images_never_seen_in_training_do_not_influence_it(script, demo, paths, 
     assert ours["latent_statistics"] == theirs["latent_statistics"]
 
 
+def launch_two(*arguments):
+    """Run a script as two processes that know of each other; returns its standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_two_processes_train_as_one_does(demo, paths, tmp_path):
     """From nothing but images and VAE: one process encodes, both train with two micro-batches each, and the weights
     agree up to rounding with those of the demo, which takes the 32 images of a step at once."""
     folder, _ = demo
     cache = tmp_path / "latents_cache"
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "train_latent_cfg.py", *paths,
-         "--latents_cache_folder", cache, "--device", "cpu", "--train_batch_size", "8",
-         "--gradient_accumulate_every", "4"], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("wrote model-3.pt") == done.stdout.count("split: ") == 1
+    out = launch_two("train_latent_cfg.py", *paths, "--latents_cache_folder", cache, "--device", "cpu",
+                     "--train_batch_size", "8", "--gradient_accumulate_every", "4")
+    assert out.count("wrote model-3.pt") == out.count("split: ") == 1
     assert len((cache / "latents.json").read_text()) > 0
     ours, theirs = (load_tensors(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
     assert ours["step"] == 12
     for key, value in theirs["model"].items():
         assert torch.allclose(ours["model"][key], value, rtol=1e-2, atol=1e-3), key
+
+
+def test_two_processes_share_out_the_images_and_make_the_same_ones(script, demo, tmp_path):
+    folder, _ = demo
+    def generate(how, name):
+        out = how("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users",
+                  "--samples_per_user", "3", "--output_dir", tmp_path / name, "--device", "cpu", "--save_grid")
+        images = {path.name: np.asarray(Image.open(path)).astype(int) for path in (tmp_path / name).rglob("ID*.png")}
+        return images, json.loads((tmp_path / name / "manifest.json").read_text()), out
+    one, manifest, _ = generate(lambda *arguments: script(*arguments)[0], "one")
+    two, same_manifest, out = generate(launch_two, "two")
+    assert len(two) == 9 and two.keys() == one.keys() and manifest == same_manifest
+    assert all(abs(one[name] - two[name]).max() <= 1 for name in one)
+    assert out.count("9 images drawn") == 1 and (tmp_path / "two" / "grid.png").exists()
