@@ -95,15 +95,21 @@ class ImageGenerator:
     @torch.inference_mode()
     def draw(self, users: list[int], seeds: list[int]) -> torch.Tensor:
         """One image per (user, seed): (n, height, width, 3) uint8 on the CPU."""
-        classes = torch.tensor(users, device=self.diffusion.device) - 1
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with autocast(self.diffusion.device, self.config.amp):      # the VAE's activations may be too large for float16
-            latents = self._draw_latents(classes, generators=generators, **guidance_of(self.config)).float()
-        parts = self.scaling.restore(latents).split(self.config.vae_batch_size)
+        parts = self.draw_latents(users, seeds).split(self.config.vae_batch_size)
         images = torch.cat([self.vae.decode_latents(part) for part in parts])
         return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
-    def _draw_latents(self, classes: torch.Tensor, *, generators: list[torch.Generator], **guidance) -> torch.Tensor:
+    @torch.inference_mode()
+    def draw_latents(self, users: list[int], seeds: list[int]) -> torch.Tensor:
+        """One latent per (user, seed), as the VAE decodes them: (n, c, h, w) float32 on the device."""
+        classes = torch.tensor(users, device=self.diffusion.device) - 1
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with autocast(self.diffusion.device, self.config.amp):      # the VAE's activations may be too large for float16
+            latents = self._standard_latents(classes, generators, guidance_of(self.config)).float()
+        return self.scaling.restore(latents)
+
+    def _standard_latents(self, classes: torch.Tensor, generators: list[torch.Generator],
+                          guidance: dict) -> torch.Tensor:
         if self.training is None:
             return self.diffusion.sample(classes, generators=generators, **guidance)
         start = torch.cat([self.training.draw_any_of(label, generator)

@@ -1,0 +1,64 @@
+"""Timing on noisy machines, and what a machine can do at most."""
+import platform
+import time
+from pathlib import Path
+from statistics import median
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from groundwork.device import half_precision
+
+
+def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int, device: torch.device,
+              warm_up: int = 1) -> tuple[float, float]:
+    """The median seconds of each, called in turn, so that both meet the same disturbances."""
+    seconds = ([], [])
+    for turn in range(warm_up + repeats):
+        for function, found in zip((ours, theirs), seconds):
+            elapsed = time_once(function, device)
+            if turn >= warm_up:
+                found.append(elapsed)
+    return median(seconds[0]), median(seconds[1])
+
+
+def time_once(function: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def rate(function: Callable[[], Tensor], flop: float, device: torch.device, calls: int = 10, repeats: int = 7) -> float:
+    """FLOP per second, the best of some repeats: a limit is what the machine can do when nothing disturbs it."""
+    def many():
+        for _ in range(calls):
+            function()
+    many()
+    return calls * flop / min(time_once(many, device) for _ in range(repeats))
+
+
+def machine_rates(device: torch.device) -> dict[str, float]:
+    """GFLOP/s of a matrix product and of a 3x3 convolution as in the middle of the U-Net, in the precision of `amp`."""
+    dtype = half_precision(device) or torch.float32
+    side = 1024 if device.type == "cpu" else 8192
+    a, b = torch.randn(2, side, side, device=device, dtype=dtype)
+    x = torch.randn(16, 96, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    weight = torch.randn(96, 96, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        return {"matmul": rate(lambda: a @ b, 2 * side ** 3, device) / 1e9,
+                "convolution": rate(lambda: torch.nn.functional.conv2d(x, weight, padding=1),
+                                    2 * 16 * 16 * 16 * 96 * 96 * 9, device) / 1e9}
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu, "cpu": cpu,
+            "threads": torch.get_num_threads(), "precision": str(half_precision(device) or torch.float32),
+            "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,99 @@
+"""What a user would otherwise run: denoising-diffusion-pytorch 2.2.5, driven as its README shows.
+
+Its import name is ours, so it is installed into a folder of its own and its one module is loaded under another name.
+"""
+import importlib.util
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from ema_pytorch import EMA
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import datasets, models, transforms
+
+VERSION = "2.2.5"
+FOLDER = Path(__file__).parent / "reference"        # git ignores it
+MODULE = FOLDER / "denoising_diffusion_pytorch" / "classifier_free_guidance.py"
+BATCH, ACCUMULATE = 8, 2
+DDIM_STEPS = 250
+
+
+@cache
+def load() -> ModuleType:
+    if not MODULE.exists():
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(FOLDER),
+                        f"denoising-diffusion-pytorch=={VERSION}"], check=True)
+    spec = importlib.util.spec_from_file_location("reference_diffusion", MODULE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module     # its namedtuples and dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    module.tqdm = lambda steps, **_: steps
+    return module
+
+
+def build_diffusion(config, device: torch.device) -> torch.nn.Module:
+    """Its GaussianDiffusion around its Unet, of the shape that our Config describes."""
+    library = load()
+    unet = library.Unet(config.dim, config.num_users, dim_mults=config.dim_mults, channels=config.latent_channels,
+                        attn_dim_head=config.attn_dim_head, attn_heads=config.attn_heads,
+                        cond_drop_prob=config.cond_drop_prob)
+    return library.GaussianDiffusion(unet, image_size=config.latent_size, timesteps=config.timesteps,
+                                     sampling_timesteps=DDIM_STEPS, objective=config.objective,
+                                     beta_schedule=config.beta_schedule, ddim_sampling_eta=0.0).to(device)
+
+
+class Training:
+    """Its training loop: two batches of 8 per step, float32, a loss read off after every batch, EMA every 10 steps."""
+
+    def __init__(self, config, latents: Tensor, labels: Tensor, device: torch.device):
+        """latents: (n, c, h, w) in [0, 1], which it maps to [-1, 1]; labels: (n,) int64."""
+        self.latents, self.labels, self.device = latents, labels, device
+        self.diffusion = build_diffusion(config, device).train()
+        self.optimizer = torch.optim.Adam(self.diffusion.parameters(), lr=config.train_lr, betas=config.adam_betas)
+        self.ema = EMA(self.diffusion, beta=config.ema_decay, update_every=10)
+        self.max_grad_norm = config.max_grad_norm
+
+    def step(self) -> float:
+        total = 0.0
+        for _ in range(ACCUMULATE):
+            chosen = torch.randint(len(self.latents), (BATCH,))
+            x, classes = self.latents[chosen].to(self.device), self.labels[chosen].to(self.device)
+            loss = self.diffusion(x, classes=classes) / ACCUMULATE
+            total += loss.item()
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.diffusion.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update()
+        return total
+
+
+class Classification:
+    """The usual loop around a ResNet18: JPGs decoded by a DataLoader's workers, float32, a loss read off every step."""
+
+    def __init__(self, folder: Path, image_size: int, batch_size: int, lr: float, device: torch.device):
+        transform = transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor(),
+                                        transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
+        images = datasets.ImageFolder(str(folder), transform)
+        self.loader = DataLoader(images, batch_size, shuffle=True, num_workers=2, drop_last=True,
+                                 pin_memory=device.type == "cuda")
+        self.model = models.resnet18(weights=None, num_classes=len(images.classes)).to(device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+        self.device = device
+
+    def run(self, num_steps: int) -> None:
+        done = 0
+        while done < num_steps:
+            for images, labels in self.loader:
+                loss = torch.nn.functional.cross_entropy(self.model(images.to(self.device)), labels.to(self.device))
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                loss.item()
+                done += 1
+                if done == num_steps:
+                    return

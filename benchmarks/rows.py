@@ -1,0 +1,158 @@
+"""What is timed, a function each: (seconds of ours, seconds of the reference), medians, per `unit`."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from assembly import build_diffusion
+from benchmarks import reference
+from benchmarks.measure import alternate
+from denoising_diffusion_pytorch.trainer import Trainer
+from generate import ImageGenerator, draw_missing
+from groundwork.images import load_image, load_images, save_image
+from microdoppler.arms import Arm, ImageSet
+from microdoppler.classifier import train_classifier
+from microdoppler.latents import LatentCache, LatentScaling, load_or_encode
+from microdoppler.spectrograms import find_users, labels_of
+from microdoppler.stitching import Cut
+from train_latent_cfg import Config
+from vae.kl_vae import KL_VAE
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the rows share. data: simulated spectrograms, ID_<n>/*.jpg; scratch: a folder to write to; vae: of the full
+    size, with made-up weights, which take as long as trained ones."""
+    config: Config
+    device: torch.device
+    repeats: int
+    quick: bool
+    data: Path
+    scratch: Path
+    vae: KL_VAE
+
+    def alternate(self, ours: Callable, theirs: Callable) -> tuple[float, float]:
+        return alternate(ours, theirs, repeats=self.repeats, device=self.device)
+
+
+def made_up_cache(config: Config, num_latents: int = 1550) -> LatentCache:
+    shape = (num_latents, 2, config.latent_channels, config.latent_size, config.latent_size)
+    posteriors = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16)
+    posteriors[:, 1] -= 6
+    return LatentCache(posteriors, torch.arange(num_latents) % config.num_users, 0.18215)
+
+
+def training_step(bench: Bench) -> tuple[float, float]:
+    config, cache = bench.config, made_up_cache(bench.config)
+    cache.keep_on(bench.device)
+    scaling = cache.statistics.scaling(config.standardize_latents)
+
+    def draw_batch(indices, generator):
+        latents, labels = cache.draw(indices, generator)
+        return scaling.standardize(latents), labels
+
+    ours = Trainer(build_diffusion(config), draw_batch, len(cache), train_batch_size=config.train_batch_size,
+                   gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
+                   adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
+                   ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=bench.device)
+    every = torch.arange(len(cache))
+    theirs = reference.Training(config, (cache.scaled_means(every) + 1) / 2, cache.labels, bench.device)
+    steps = 10 if bench.device.type == "cpu" else 200       # the averages are updated every tenth
+    if bench.quick:
+        steps = 2
+
+    def run(step):
+        for _ in range(steps):
+            step()
+    return tuple(seconds / steps for seconds in bench.alternate(lambda: run(ours.train_step), lambda: run(theirs.step)))
+
+
+def forward_gflop(config: Config) -> float:
+    """Of one image through the reference's network."""
+    unet = reference.build_diffusion(config, torch.device("cpu")).model.eval()
+    x = torch.zeros(1, config.latent_channels, config.latent_size, config.latent_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet(x, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), cond_drop_prob=0.0)
+    return counter.get_total_flops() / 1e9
+
+
+def _generators(bench: Bench) -> tuple[ImageGenerator, torch.nn.Module]:
+    config = bench.config
+    ours = ImageGenerator(config, build_diffusion(config).to(bench.device).eval(), bench.vae,
+                          LatentScaling.identity(config.latent_channels), {}, None)
+    return ours, reference.build_diffusion(config, bench.device).eval()
+
+
+def _drawn_at_once(bench: Bench) -> int:
+    return 64 if bench.device.type == "cuda" else 1 if bench.quick else 4
+
+
+def drawing_latents(bench: Bench) -> tuple[float, float]:
+    ours, theirs = _generators(bench)
+    count = _drawn_at_once(bench)
+    classes = torch.arange(count, device=bench.device) % bench.config.num_users
+    pair = bench.alternate(lambda: ours.draw_latents((classes + 1).tolist(), list(range(count))),
+                           lambda: theirs.sample(classes, cond_scale=6.0))
+    return tuple(seconds / count for seconds in pair)
+
+
+def generating_images(bench: Bench) -> tuple[float, float]:
+    """From noise to PNG; the reference decodes and writes one image after the other."""
+    ours, theirs = _generators(bench)
+    count = _drawn_at_once(bench)
+    classes = torch.arange(count, device=bench.device) % bench.config.num_users
+    wanted = {f"{i}.png": (1 + int(classes[i]), i) for i in range(count)}
+
+    def reference_way():
+        for i, latent in enumerate(theirs.sample(classes, cond_scale=6.0)):
+            image = bench.vae.decode_latents(latent[None])[0]
+            save_image(bench.scratch / f"reference-{i}.png", (image * 255).byte().permute(1, 2, 0).cpu().numpy())
+    pair = bench.alternate(lambda: draw_missing(ours, wanted, bench.scratch, count, is_heard=False), reference_way)
+    return tuple(seconds / count for seconds in pair)
+
+
+def encoding(bench: Bench) -> tuple[float, float]:
+    """From image files to posteriors; the reference reads and encodes one image after the other."""
+    count = 64 if bench.device.type == "cuda" else 2 if bench.quick else 4
+    paths = labels_of(find_users(bench.data, bench.config.num_users))[0][:count]
+    labels = torch.zeros(count, dtype=torch.int64)
+
+    @torch.no_grad()
+    def reference_way():
+        for path in paths:
+            image = torch.from_numpy(load_image(bench.data / path, bench.config.image_size).copy()).permute(2, 0, 1)
+            posterior = bench.vae.encode(image[None].to(bench.device).float() / 255)
+            torch.save(posterior.mean.cpu(), bench.scratch / "latent.pt")
+
+    def ours():
+        (bench.scratch / "latents.json").unlink(missing_ok=True)
+        load_or_encode(bench.vae, bench.data, [Cut(path) for path in paths], labels, device=bench.device,
+                       image_size=bench.config.image_size, folder=bench.scratch, batch_size=bench.config.vae_batch_size)
+    return tuple(seconds / count for seconds in bench.alternate(ours, reference_way))
+
+
+def classifier(bench: Bench) -> tuple[float, float]:
+    """One training of the study; reading the images, which serves all runs of ours, is part of none of them."""
+    config, steps = bench.config, 3 if bench.quick else 10 if bench.device.type == "cpu" else 200
+    paths, labels = labels_of(find_users(bench.data, config.num_users))
+    real = ImageSet(load_images(bench.data, paths, config.classifier_image_size), labels)
+    theirs = reference.Classification(bench.data, config.classifier_image_size, config.classifier_batch_size,
+                                      config.classifier_lr, bench.device)
+
+    def ours():
+        train_classifier(Arm("real only", real).batches(steps, config.classifier_batch_size, (0, 0), seed=0),
+                         num_classes=config.num_users, num_steps=steps, lr=config.classifier_lr, seed=0,
+                         device=bench.device)
+    return tuple(seconds / steps for seconds in bench.alternate(ours, lambda: theirs.run(steps)))
+
+
+ROWS = {    # name: (function, unit, at least, aim), ratios on (CPU, CUDA); None: no target
+    "training step": (training_step, "step", (1.7, 5), (2.3, 15)),
+    "drawing latents": (drawing_latents, "image", (12, 12), (25, 25)),
+    "generating images": (generating_images, "image", (12, 12), (25, 25)),
+    "encoding the data set": (encoding, "image", (1.3, 8), (1.6, 20)),
+    "classifier": (classifier, "step", (2, 2), (4, 4)),
+}
