@@ -2,6 +2,7 @@
 
 Its import name is ours, so it is installed into a folder of its own and its one module is loaded under another name.
 """
+import copy
 import importlib.util
 import subprocess
 import sys
@@ -70,6 +71,26 @@ class Training:
         self.optimizer.zero_grad()
         self.ema.update()
         return total
+
+
+class PlainVAE:
+    """The VAE as it is usually written: nn.Conv2d, channels first, one image at a time."""
+
+    def __init__(self, vae: torch.nn.Module):
+        self.vae = copy.deepcopy(vae).to(memory_format=torch.contiguous_format)
+        for module in self.vae.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.__class__ = torch.nn.Conv2d      # not one of its faster descendants
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """(3, height, width) in [0, 1] → the posterior's mean (channels, h, w)."""
+        return self.vae.quant_conv(self.vae.encoder(image[None])).chunk(2, dim=1)[0][0]
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> Tensor:
+        """The inverse."""
+        return self.vae.decoder(self.vae.post_quant_conv(latent[None] / self.vae.scale_factor))[0].clamp(0, 1)
 
 
 class Classification:

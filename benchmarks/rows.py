@@ -104,11 +104,11 @@ def generating_images(bench: Bench) -> tuple[float, float]:
     ours, theirs = _generators(bench)
     count = _drawn_at_once(bench)
     classes = torch.arange(count, device=bench.device) % bench.config.num_users
-    wanted = {f"{i}.png": (1 + int(classes[i]), i) for i in range(count)}
+    wanted, plain_vae = {f"{i}.png": (1 + int(classes[i]), i) for i in range(count)}, reference.PlainVAE(bench.vae)
 
     def reference_way():
         for i, latent in enumerate(theirs.sample(classes, cond_scale=6.0)):
-            image = bench.vae.decode_latents(latent[None])[0]
+            image = plain_vae.decode(latent)
             save_image(bench.scratch / f"reference-{i}.png", (image * 255).byte().permute(1, 2, 0).cpu().numpy())
     pair = bench.alternate(lambda: draw_missing(ours, wanted, bench.scratch, count, is_heard=False), reference_way)
     return tuple(seconds / count for seconds in pair)
@@ -118,14 +118,12 @@ def encoding(bench: Bench) -> tuple[float, float]:
     """From image files to posteriors; the reference reads and encodes one image after the other."""
     count = 64 if bench.device.type == "cuda" else 2 if bench.quick else 4
     paths = labels_of(find_users(bench.data, bench.config.num_users))[0][:count]
-    labels = torch.zeros(count, dtype=torch.int64)
+    labels, plain_vae = torch.zeros(count, dtype=torch.int64), reference.PlainVAE(bench.vae)
 
-    @torch.no_grad()
     def reference_way():
         for path in paths:
             image = torch.from_numpy(load_image(bench.data / path, bench.config.image_size).copy()).permute(2, 0, 1)
-            posterior = bench.vae.encode(image[None].to(bench.device).float() / 255)
-            torch.save(posterior.mean.cpu(), bench.scratch / "latent.pt")
+            torch.save(plain_vae.encode(image.to(bench.device).float() / 255).cpu(), bench.scratch / "latent.pt")
 
     def ours():
         (bench.scratch / "latents.json").unlink(missing_ok=True)
