@@ -60,8 +60,8 @@ class Config:
     offset_noise_strength: float = 0.0  # noise shared by all pixels of a channel; 0.1 helps very dark or bright data
     auto_normalize: bool = False  # map [0, 1] to [-1, 1]; wrong for latents outside [0, 1], see test_vae_range.py
     # --- training
-    train_batch_size: int = 8  # images that go through the network at once
-    gradient_accumulate_every: int = 2  # such batches per optimisation step
+    train_batch_size: int = 8  # times the next: images of a step, all at once as far as memory allows
+    gradient_accumulate_every: int = 2  # so 8 x 2 and 16 x 1 are the same
     train_lr: float = 1e-4  # Adam's learning rate
     adam_betas: tuple[float, float] = (0.9, 0.99)  # Adam's averages of the gradient and its square
     max_grad_norm: float = 1.0  # longer gradients are cut to this norm

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import machine, machine_rates
-from benchmarks.rows import ROWS, Bench, forward_gflop
+from benchmarks.rows import ROWS, Bench, difference_from_reference, forward_gflop
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
@@ -34,9 +34,12 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
     rates = machine_rates(torch_device)
     config = Config()
     gflop = forward_gflop(config)
-    found = {"machine": machine(torch_device), "gflop_per_second": rates, "forward_gflop_per_image": gflop, "rows": {}}
+    found = {"machine": machine(torch_device), "gflop_per_second": rates, "forward_gflop_per_image": gflop,
+             "difference_from_reference": difference_from_reference(config), "rows": {}}
     print("\n".join([*(f"{name}: {value}" for name, value in found["machine"].items()),
-                     *(f"{name}: {value:.0f} GFLOP/s" for name, value in rates.items()), ""]))
+                     *(f"{name}: {value:.0f} GFLOP/s" for name, value in rates.items()),
+                     "outputs of both networks with the same weights differ by "
+                     f"{found['difference_from_reference']:.1g} of their norm", ""]))
     print("| what | ours | reference | ratio | at least | aim |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         simulate.main(Path(folder) / "data", num_users=NUM_USERS, images_per_user=IMAGES_PER_USER)

@@ -79,6 +79,18 @@ def forward_gflop(config: Config) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def difference_from_reference(config: Config) -> float:
+    """||ours - theirs|| / ||theirs|| of the outputs of both networks with the same weights, for the same input."""
+    ours, theirs = build_diffusion(config).model.eval(), reference.build_diffusion(config, torch.device("cpu")).model
+    theirs.load_state_dict(ours.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, config.latent_channels, config.latent_size, config.latent_size, generator=generator)
+    t, classes = torch.tensor([0, 10, 500, 999]), torch.arange(4)
+    with torch.inference_mode():
+        expected = theirs.eval()(x, t, classes, cond_drop_prob=0.0)
+        return ((ours(x, t, classes) - expected).norm() / expected.norm()).item()
+
+
 def _generators(bench: Bench) -> tuple[ImageGenerator, torch.nn.Module]:
     config = bench.config
     ours = ImageGenerator(config, build_diffusion(config).to(bench.device).eval(), bench.vae,

@@ -1,0 +1,115 @@
+"""What more latents and more users cost:  python -m benchmarks.scale
+
+Latents are made up and lie on disk as training finds them; each size is measured in a process of its own.
+"""
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from assembly import build_diffusion
+from benchmarks.measure import machine, time_once
+from denoising_diffusion_pytorch.trainer import Trainer, batch_indices
+from groundwork.command_line import run
+from groundwork.device import choose_device
+from groundwork.files import read_json, write_json
+from microdoppler.latents import INDEX_FILE, LATENTS_FILE, LatentCache, LatentStatistics, load_cached
+from train_latent_cfg import Config
+
+SIZES, USERS = (1_550, 15_500, 155_000, 1_000_000), (31, 1_000, 10_000)
+CHUNK = 10_000
+IN_MEMORY_BYTES = 4 * 2 ** 30       # larger sets are not read into memory for comparison
+
+
+def make_cache(folder: Path, config: Config, num_latents: int) -> None:
+    """latents.npy and latents.json as `load_or_encode` leaves them, of random numbers that repeat after CHUNK."""
+    shape = (2, config.latent_channels, config.latent_size, config.latent_size)
+    block = np.random.default_rng(0).standard_normal((min(num_latents, CHUNK), *shape), dtype=np.float32)
+    block[:, 1] -= 6
+    stored = np.lib.format.open_memmap(folder / LATENTS_FILE, "w+", np.float16, (num_latents, *shape))
+    for start in range(0, num_latents, CHUNK):
+        stored[start:start + CHUNK] = block[:num_latents - start]
+    stored.flush()
+    labels = (np.arange(num_latents) % config.num_users).tolist()
+    statistics = LatentCache(block.astype(np.float16), torch.zeros(len(block)), 0.18215).statistics
+    write_json(folder / INDEX_FILE, {"scale_factor": 0.18215, "labels": labels, "statistics": asdict(statistics),
+                                     "images": [f"ID_{label + 1}/Doppler{i}.jpg" for i, label in enumerate(labels)]})
+
+
+def measure(folder: Path, config: Config, num_steps: int) -> dict[str, float]:
+    """Seconds to open the cache, to draw a batch from the file and from memory, and of a training step; megabytes of
+    memory that are this process's own, which pages of the mapped file are not."""
+    device = choose_device(config.device)
+    statistics = LatentStatistics(**read_json(folder / INDEX_FILE)["statistics"])
+    started = time.perf_counter()
+    cache = load_cached(folder, statistics)
+    found = {"open_seconds": time.perf_counter() - started}
+    scaling = statistics.scaling(config.standardize_latents)
+
+    def draw_batch(indices, generator):
+        latents, labels = cache.draw(indices, generator)
+        return scaling.standardize(latents), labels
+
+    def draw_seconds() -> float:
+        batches = [batch_indices(step, 16, len(cache), seed=0) for step in range(200)]
+        return median(time_once(lambda: draw_batch(batch, torch.Generator(device).manual_seed(0)), device)
+                      for batch in batches)
+    trainer = Trainer(build_diffusion(config), draw_batch, len(cache), train_batch_size=config.train_batch_size,
+                      gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
+                      adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
+                      ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device)
+    trainer.train_step()
+    found["step_seconds"] = median(time_once(trainer.train_step, device) for _ in range(num_steps))
+    found["draw_from_file_seconds"] = draw_seconds()
+    found["own_megabytes"] = _own_megabytes()
+    if cache.posteriors.nbytes <= IN_MEMORY_BYTES:
+        cache.posteriors = np.array(cache.posteriors)
+        found["draw_from_memory_seconds"] = draw_seconds()
+    return found
+
+
+def _own_megabytes() -> float:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) / 1024
+
+
+def main(*, device: str = "auto", sizes: tuple[int, ...] = SIZES, users: tuple[int, ...] = USERS, num_steps: int = 5,
+         folder: Path | None = None, json: Path | None = None):
+    """Measure start-up, memory and speed of training on made-up latents of the default Config.
+
+    Args:
+        device: auto, cpu, cuda or cuda:<n>
+        sizes: numbers of latents, of 16 kB each
+        users: numbers of users, of the second smallest set
+        num_steps: training steps that are timed
+        folder: where the latents are written to; default: the system's temporary folder
+        json: also write the figures there
+    """
+    config = replace(Config(), device=device)
+    cases = [(size, config.num_users) for size in sizes] + [(sorted(sizes)[:2][-1], number) for number in users]
+    rows = []
+    print("| latents | users | opening | own memory | step | drawing its batch from the file | from memory |\n"
+          "|---|---|---|---|---|---|---|")
+    for num_latents, num_users in dict.fromkeys(cases):
+        case = replace(config, num_users=num_users)
+        with (tempfile.TemporaryDirectory(dir=folder) as made, ProcessPoolExecutor(1, get_context("spawn")) as process):
+            make_cache(Path(made), case, num_latents)
+            found = process.submit(measure, Path(made), case, num_steps).result()
+        rows.append({"latents": num_latents, "users": num_users, **found})
+        memory = found.get("draw_from_memory_seconds")
+        print(f"| {num_latents} | {num_users} | {found['open_seconds']:.2f} s | {found['own_megabytes']:.0f} MB | "
+              f"{found['step_seconds']:.3f} s | {1000 * found['draw_from_file_seconds']:.2f} ms | "
+              f"{f'{1000 * memory:.2f} ms' if memory else 'too large'} |", flush=True)
+    if json:
+        write_json(json, {"machine": machine(choose_device(device)), "rows": rows})
+        print(f"written: {json}")
+
+
+if __name__ == "__main__":
+    run(main)
