@@ -44,18 +44,19 @@ def build_diffusion(config, device: torch.device) -> torch.nn.Module:
                         cond_drop_prob=config.cond_drop_prob)
     return library.GaussianDiffusion(unet, image_size=config.latent_size, timesteps=config.timesteps,
                                      sampling_timesteps=DDIM_STEPS, objective=config.objective,
-                                     beta_schedule=config.beta_schedule, ddim_sampling_eta=0.0).to(device)
+                                     beta_schedule=config.beta_schedule, ddim_sampling_eta=0.0,
+                                     min_snr_loss_weight=True, min_snr_gamma=5).to(device)
 
 
 class Training:
-    """Its training loop: two batches of 8 per step, float32, a loss read off after every batch, EMA every 10 steps."""
+    """Its training loop: two batches of 8 per step, float32, a loss read off after every batch."""
 
     def __init__(self, config, latents: Tensor, labels: Tensor, device: torch.device):
         """latents: (n, c, h, w) in [0, 1], which it maps to [-1, 1]; labels: (n,) int64."""
         self.latents, self.labels, self.device = latents, labels, device
         self.diffusion = build_diffusion(config, device).train()
         self.optimizer = torch.optim.Adam(self.diffusion.parameters(), lr=config.train_lr, betas=config.adam_betas)
-        self.ema = EMA(self.diffusion, beta=config.ema_decay, update_every=10)
+        self.ema = EMA(self.diffusion, beta=config.ema_decay, update_every=config.ema_update_every)
         self.max_grad_norm = config.max_grad_norm
 
     def step(self) -> float:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import measure, scale
+from benchmarks.convergence import conclusion
 from groundwork.errors import InputError
 from microdoppler.latents import LatentStatistics, load_cached
 from train_latent_cfg import Config
@@ -41,3 +42,11 @@ def test_an_unknown_row_is_named():
     from benchmarks.__main__ import main
     with pytest.raises(InputError, match="sorting"):
         main(device="cpu", only=("sorting",))
+
+
+def test_convergence_names_the_first_milestone_that_is_as_good_as_the_references_last():
+    def rows(*kids):
+        return [{"step": 100 * (i + 1), "ours": {"kid": ours}, "reference": {"kid": theirs}}
+                for i, (ours, theirs) in enumerate(kids)]
+    assert "milestone 200: 0.67 of its steps" in conclusion(rows((0.9, 1.0), (0.4, 0.7), (0.2, 0.5)))
+    assert "not reached" in conclusion(rows((0.9, 1.0), (0.6, 0.5)))
