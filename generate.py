@@ -193,6 +193,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
     processes.wait_for_everyone()       # until all have looked, before any writes
     if processes.is_main_process:
         write_json(output_dir / MANIFEST, manifest)
+    processes.wait_for_everyone()       # no image before the manifest that tells what it is
     own = missing[processes.process_index::processes.num_processes]
     draw_missing(generator, {name: wanted[name] for name in own}, output_dir, batch_size,
                  is_heard=processes.is_main_process)

@@ -9,8 +9,8 @@ setup(
     python_requires=">=3.10",
     packages=["denoising_diffusion_pytorch", "vae", "microdoppler", "groundwork"],
     install_requires=[
-        "torch>=2.1",
-        "torchvision>=0.16",
+        "torch>=2.4",
+        "torchvision>=0.19",
         "numpy>=1.24",
         "scipy>=1.10",
         "einops>=0.7",

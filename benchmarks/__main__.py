@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import machine, machine_rates
+from benchmarks.reference import DDIM_STEPS
 from benchmarks.rows import ROWS, Bench, difference_from_reference, forward_gflop
 from groundwork.command_line import run
 from groundwork.device import choose_device
@@ -58,8 +59,12 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
         found["limit"] = limit = 3 * config.train_batch_size * config.gradient_accumulate_every * gflop / max(
             rates.values())
         step = found["rows"]["training step"]["ours_seconds"]
-        print(f"\nlimit of a training step: {limit:.4g} s at the rates above ({gflop:.2f} GFLOP forward per image, "
-              f"three times that with the gradients); ours takes {step / limit:.1f} times that")
+        print(f"\nThe reference's arithmetic of a training step ({gflop:.2f} GFLOP forward per image, three times "
+              f"that with the gradients) takes {limit:.4g} s at the higher of the rates above; ours takes "
+              f"{step / limit:.1f} times that.")
+    print(f"Drawing: ours {config.sampler} with {config.sampling_timesteps} network evaluations in "
+          f"{found['machine']['precision']}, the reference DDIM with {DDIM_STEPS} in float32. Classifier: the "
+          "reference decodes its images in every epoch, ours once for all runs, which is not counted here.")
     if json:
         write_json(json, found)
         print(f"written: {json}")

@@ -1,7 +1,8 @@
 """After how many steps the images are as good as the reference's last ones:  python -m benchmarks.convergence …
 
-Takes a finished run of train_latent_cfg.py, and its constants; trains the reference's network on the same latents for
-as many steps, draws images from both at every milestone, and compares them with held-out real images.
+Takes a finished run of train_latent_cfg.py, and its constants; trains the reference's network on the same images'
+latents (their posteriors' means, as it is usual to store them) for as many steps of as many images, draws images from
+both at every milestone, and compares them with held-out real images.
 """
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import generate
 from assembly import open_cache, open_split, open_vae
 from benchmarks import reference
 from benchmarks.measure import machine
-from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
+from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
@@ -44,17 +45,19 @@ def main(config: Config, *, output: Path = Path("results/convergence"), samples_
     torch.manual_seed(config.seed)
     theirs = reference.Training(replace(config, cond_drop_prob=0.5),
                                 (cache.scaled_means(torch.arange(len(cache))) + 1) / 2, cache.labels, device)
-    rows = []
+    rows, done = [], 0
     for milestone in milestones:
-        for _ in tqdm(range(config.save_and_sample_every), desc="training the reference", unit="step", disable=None):
+        step = load_checkpoint(milestone_path(config.results_folder, milestone))["step"]
+        for _ in tqdm(range(step - done), desc="training the reference", unit="step", disable=None):
             theirs.step()
+        done = step
         for user in split.users:
             draw_reference(theirs, vae, user, samples_per_user, config.cond_scale, output / f"reference-{milestone}")
         generate.main(checkpoint=milestone_path(config.results_folder, milestone), all_users=True,
                       samples_per_user=samples_per_user, output_dir=output / f"ours-{milestone}",
                       vae_path=config.vae_path, latents_cache_folder=config.latents_cache_folder, device=config.device)
         found = {name: judged(config, output / f"{name}-{milestone}") for name in ("ours", "reference")}
-        rows.append({"step": milestone * config.save_and_sample_every, **found})
+        rows.append({"step": step, **found})
     print("\n| step | KID, ours | KID, reference |\n|---|---|---|")
     for row in rows:
         print(f"| {row['step']} | " + " | ".join(f"{row[name]['kid']:.2f} ± {row[name]['kid_error']:.2f}"
@@ -89,7 +92,7 @@ def conclusion(rows: list[dict]) -> str:
     reached = next((row["step"] for row in rows if row["ours"]["kid"] <= last), None)
     if reached is None:
         return f"the reference's last KID, {last:.2f}, is not reached"
-    return (f"the reference's last KID, {last:.2f} after {rows[-1]['step']} steps, is reached by milestone {reached}: "
+    return (f"the reference's last KID, {last:.2f} after {rows[-1]['step']} steps, is reached by step {reached}: "
             f"{reached / rows[-1]['step']:.2f} of its steps at most")
 
 

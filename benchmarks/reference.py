@@ -19,7 +19,6 @@ from torchvision import datasets, models, transforms
 VERSION = "2.2.5"
 FOLDER = Path(__file__).parent / "reference"        # git ignores it
 MODULE = FOLDER / "denoising_diffusion_pytorch" / "classifier_free_guidance.py"
-BATCH, ACCUMULATE = 8, 2
 DDIM_STEPS = 250
 
 
@@ -49,7 +48,7 @@ def build_diffusion(config, device: torch.device) -> torch.nn.Module:
 
 
 class Training:
-    """Its training loop: two batches of 8 per step, float32, a loss read off after every batch."""
+    """Its training loop: float32, a loss read off after every batch; batches and their number are the constants'."""
 
     def __init__(self, config, latents: Tensor, labels: Tensor, device: torch.device):
         """latents: (n, c, h, w) in [0, 1], which it maps to [-1, 1]; labels: (n,) int64."""
@@ -58,13 +57,14 @@ class Training:
         self.optimizer = torch.optim.Adam(self.diffusion.parameters(), lr=config.train_lr, betas=config.adam_betas)
         self.ema = EMA(self.diffusion, beta=config.ema_decay, update_every=config.ema_update_every)
         self.max_grad_norm = config.max_grad_norm
+        self.batch, self.accumulate = config.train_batch_size, config.gradient_accumulate_every
 
     def step(self) -> float:
         total = 0.0
-        for _ in range(ACCUMULATE):
-            chosen = torch.randint(len(self.latents), (BATCH,))
+        for _ in range(self.accumulate):
+            chosen = torch.randint(len(self.latents), (self.batch,))
             x, classes = self.latents[chosen].to(self.device), self.labels[chosen].to(self.device)
-            loss = self.diffusion(x, classes=classes) / ACCUMULATE
+            loss = self.diffusion(x, classes=classes) / self.accumulate
             total += loss.item()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(self.diffusion.parameters(), self.max_grad_norm)
@@ -102,7 +102,7 @@ class Classification:
                                         transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
         images = datasets.ImageFolder(str(folder), transform)
         self.loader = DataLoader(images, batch_size, shuffle=True, num_workers=2, drop_last=True,
-                                 pin_memory=device.type == "cuda")
+                                 persistent_workers=True, pin_memory=device.type == "cuda")
         self.model = models.resnet18(weights=None, num_classes=len(images.classes)).to(device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
         self.device = device

@@ -159,7 +159,7 @@ def classifier(bench: Bench) -> tuple[float, float]:
     return tuple(seconds / steps for seconds in bench.alternate(ours, lambda: theirs.run(steps)))
 
 
-ROWS = {    # name: (function, unit, at least, aim), ratios on (CPU, CUDA); None: no target
+ROWS = {    # name: (function, unit, at least, aim), ratios on (CPU, CUDA)
     "training step": (training_step, "step", (1.7, 5), (2.3, 15)),
     "drawing latents": (drawing_latents, "image", (12, 12), (25, 25)),
     "generating images": (generating_images, "image", (12, 12), (25, 25)),

@@ -138,16 +138,17 @@ class GaussianDiffusion(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ sampling
 
-    def model_predictions(self, x: Tensor, t: Tensor, classes: Tensor, *, cond_scale: float = 1.0,
-                          rescaled_phi: float = 0.0, remove_parallel_component: bool = True) -> tuple[Tensor, Tensor]:
-        """The guided (x_start, noise) of x at timesteps t (b,).
+    def model_predictions(self, x: Tensor, t: Tensor, classes: Tensor, *, is_guided: bool = True,
+                          cond_scale: float = 1.0, rescaled_phi: float = 0.0,
+                          remove_parallel_component: bool = True) -> tuple[Tensor, Tensor]:
+        """The (x_start, noise) of x at timesteps t (b,), guided or those of the class alone.
 
         With CFG++ (Chung et al. 2024, eq. 8; cond_scale is then its lambda, sensibly in (0, 1]) the noise is that of
         the null output, which keeps the trajectory on the data manifold.
         """
-        guidance = dict(cond_scale=cond_scale, rescaled_phi=rescaled_phi,
+        guidance = dict(cond_scale=cond_scale if is_guided else 1.0, rescaled_phi=rescaled_phi,
                         remove_parallel_component=remove_parallel_component)
-        if self.use_cfg_plus_plus:
+        if self.use_cfg_plus_plus and is_guided:
             cond, null = self.model.forward_both(x, t, classes)
             output = combine(cond, null, **guidance)
         else:
@@ -209,8 +210,8 @@ class GaussianDiffusion(nn.Module):
 
         def denoise(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
             is_guided = low <= (times[step] + 1) / self.num_timesteps <= high
-            return self.model_predictions(x, torch.full_like(classes, times[step]), classes,
-                                          **(inside if is_guided else {}))
+            return self.model_predictions(x, torch.full_like(classes, times[step]), classes, is_guided=is_guided,
+                                          **inside)
 
         sampler = get_sampler(self.sampler, self.ddim_sampling_eta)
         x = sampler(denoise, x, [self.alpha_bars[t] for t in times] + [1.0],

@@ -3,73 +3,72 @@ import gc
 from typing import Callable, Sequence
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from groundwork.errors import InputError
 
 Batch = dict[str, Tensor]
-OutOfMemoryError = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError    # torch < 2.5: the second
 
 
 class Gradients:
-    """Adds the gradients of a batch's mean loss to `parameters`.
+    """Sets the gradients of `parameters` to those of a batch's mean loss.
 
-    backward(micro_batch, share) must run forward and backward of the micro-batch's mean loss times `share`, and return
-    that loss. The whole batch is one micro-batch until memory runs out; then they are halved, for good. The gradients
-    are the same but for rounding.
+    backward(micro_batch, share) must run forward and backward of the micro-batch's mean loss times `share`, adding to
+    the gradients, and return that loss. The whole batch is one micro-batch until memory runs out; then they are
+    halved, for good. The gradients are the same but for rounding.
     """
 
     def __init__(self, backward: Callable[[Batch, float], Tensor], parameters: Sequence[Tensor]):
         self.backward, self.parameters = backward, parameters
+        for parameter in parameters:        # made once: a graph writes to the addresses it was captured with
+            parameter.grad = torch.zeros_like(parameter)
         self.micro_batch: int | None = None         # not known before the first batch
-        self.use_graph = parameters[0].is_cuda
-        self.graph: Graph | None = None
+        self.use_graphs = parameters[0].is_cuda
+        self.graphs: dict[tuple[int, float], Graph] = {}        # by size and share of a micro-batch
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The mean loss of the batch, a scalar on its device; parameters' gradients are those of this batch alone."""
+        """The mean loss of the batch, a scalar on its device."""
         size = len(next(iter(batch.values())))
         self.micro_batch = min(self.micro_batch or size, size)
         while True:
             self._zero()
             try:
                 return self._accumulate(batch, size)
-            except OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
                 if self.micro_batch == 1:
                     raise InputError(f"not even one image at a time fits in memory ({error}); lower dim or latent_size")
             # Here the exception, and with it the activations that its traceback held, is gone.
-            self.graph, self.micro_batch = None, -(-self.micro_batch // 2)
+            self.graphs.clear()
+            self.micro_batch = -(-self.micro_batch // 2)
             gc.collect()
             torch.cuda.empty_cache()
             print(f"out of memory: from here on {self.micro_batch} images at a time, {size} to a step as before")
 
     def _zero(self) -> None:
-        """In place, because a graph writes to the gradients' addresses."""
-        if grads := [p.grad for p in self.parameters if p.grad is not None]:
-            torch._foreach_zero_(grads)
+        torch._foreach_zero_([parameter.grad for parameter in self.parameters])
 
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
         total = 0.0
         for start in range(0, size, self.micro_batch):
             micro = {name: value[start:start + self.micro_batch] for name, value in batch.items()}
             count = min(self.micro_batch, size - start)
-            equal_shares = size % self.micro_batch == 0
-            total = total + (self._replay(micro, count / size) if self.use_graph and equal_shares
-                             else self.backward(micro, count / size))
+            total = total + self._graph_or_function(micro, count, count / size)(micro)
         return total
 
-    def _replay(self, micro: Batch, share: float) -> Tensor:
-        if self.graph is None:
-            try:
-                self.graph = Graph(lambda batch: self.backward(batch, share), micro)
-                self._zero()        # of what capturing added
-            except OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                self.use_graph = False
-                print(f"no CUDA graph of a step ({str(error).splitlines()[0]}): its kernels are launched one by one")
-                self._zero()
-                return self.backward(micro, share)
-        return self.graph(micro)
+    def _graph_or_function(self, micro: Batch, count: int, share: float) -> Callable[[Batch], Tensor]:
+        def function(batch: Batch) -> Tensor:
+            return self.backward(batch, share)
+
+        if self.use_graphs and (count, share) not in self.graphs:
+            kept = [parameter.grad.clone() for parameter in self.parameters]
+            graph = capture(function, micro)
+            torch._foreach_copy_([parameter.grad for parameter in self.parameters], kept)    # as before the warm-up
+            self.use_graphs = graph is not None
+            self.graphs[count, share] = graph
+        return self.graphs[count, share] if self.use_graphs else function
 
 
 class Graph:
@@ -81,11 +80,12 @@ class Graph:
         warm_up = torch.cuda.Stream()
         warm_up.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(warm_up):
-            for _ in range(3):      # allocates gradients, lets cuDNN choose its algorithms
+            for _ in range(3):      # lets cuDNN choose its algorithms, and autograd make what it keeps
                 function(self.inputs)
         torch.cuda.current_stream().wait_stream(warm_up)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # "thread_local": what NCCL's watchdog does meanwhile in its own thread is none of the capture's business.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.output = function(self.inputs)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -93,3 +93,18 @@ class Graph:
             self.inputs[name].copy_(value)
         self.graph.replay()
         return self.output.clone()
+
+
+def capture(function: Callable[[Batch], Tensor], batch: Batch) -> Graph | None:
+    """The graph, or None, with the reason printed, where it cannot be captured; running out of memory is raised."""
+    stream = torch.cuda.current_stream()
+    try:
+        return Graph(function, batch)
+    except RuntimeError as error:
+        if should_reduce_batch_size(error):
+            raise
+        print(f"no CUDA graph of a step ({str(error).splitlines()[0]}): its kernels are launched one by one")
+    finally:
+        torch.cuda.set_stream(stream)       # a capture that fails leaves its own behind
+        torch.cuda.synchronize()
+    return None

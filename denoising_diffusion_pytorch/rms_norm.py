@@ -37,8 +37,9 @@ class _RMSNorm(torch.autograd.Function):
         if ctx.silu:
             grad = torch.ops.aten.silu_backward(grad, y)
         product = grad * unit
-        grad_gain = product.sum(dim=(2, 3) if len(gain) > 1 else (0, 2, 3), keepdim=True)
-        grad_shift = grad.sum(dim=(2, 3), keepdim=True) if ctx.has_shift else None
+        # Sums over all positions keep inverse's precision: in float16 they could overflow.
+        grad_gain = product.sum(dim=(2, 3) if len(gain) > 1 else (0, 2, 3), keepdim=True, dtype=inverse.dtype)
+        grad_shift = grad.sum(dim=(2, 3), keepdim=True, dtype=inverse.dtype) if ctx.has_shift else None
         # d unit / d x = (1 - unit unit^T) / ||x||
         along = product.mul_(gain).sum(dim=1, keepdim=True)
         grad_x = (grad * gain).addcmul_(unit, along, value=-1).mul_(inverse)

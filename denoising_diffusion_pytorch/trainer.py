@@ -54,14 +54,6 @@ def join_processes(device: torch.device) -> PartialState:
     return processes
 
 
-def make_adam(parameters: list[Tensor], **constants) -> torch.optim.Adam:
-    """Adam in one pass over the weights, where this PyTorch can (2.4 on the CPU)."""
-    try:
-        return torch.optim.Adam(parameters, fused=True, **constants)
-    except RuntimeError:
-        return torch.optim.Adam(parameters, **constants)
-
-
 class Recorder(Protocol):
     """What Trainer.train reports to, in the main process."""
 
@@ -78,8 +70,8 @@ class Trainer:
 
     A step takes train_batch_size * gradient_accumulate_every items, over all processes together. Everything random in
     it is drawn for that global batch from a generator on the device, seeded by (seed, step): a resumed run repeats an
-    uninterrupted one without any random state in the checkpoint, and the number of processes changes it by rounding
-    only.
+    uninterrupted one without any random state in the checkpoint. The number of processes changes it by rounding only,
+    and so does running out of memory.
     """
 
     def __init__(self, diffusion: GaussianDiffusion, draw_batch: Callable, num_items: int, *, train_batch_size: int,
@@ -98,7 +90,8 @@ class Trainer:
         self.ema = EMA(self.diffusion, beta=ema_decay, update_every=ema_update_every, include_online_model=False,
                        use_foreach=True)
         self.ema.ema_model.eval()
-        self.optimizer = self.accelerator.prepare(make_adam(self.parameters, lr=train_lr, betas=adam_betas))
+        optimizer = torch.optim.Adam(self.parameters, lr=train_lr, betas=adam_betas, fused=True)
+        self.optimizer = self.accelerator.prepare(optimizer)
         self.gradients = Gradients(self._backward, self.parameters)
         self.step, self.seconds = 0, 0.0
 
@@ -175,10 +168,10 @@ class Trainer:
     def load_state_dict(self, state: dict) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
         self.diffusion.load_state_dict(state["model"])
-        today = [{key: group[key] for key in ("lr", "betas")} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["opt"])
-        for group, constants in zip(self.optimizer.param_groups, today):
-            group.update(constants)         # the constants may have been changed on purpose
+        # Constants may have been changed on purpose, and how Adam is computed is no matter of the checkpoint.
+        groups = [{**today, "params": saved["params"]}
+                  for today, saved in zip(self.optimizer.param_groups, state["opt"]["param_groups"])]
+        self.optimizer.load_state_dict({**state["opt"], "param_groups": groups})
         self.ema.load_state_dict(state["ema"])
         if self.accelerator.scaler is not None and state["scaler"]:     # None when it was trained in another precision
             self.accelerator.scaler.load_state_dict(state["scaler"])

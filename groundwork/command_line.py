@@ -32,12 +32,14 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
     except OSError as error:        # a path that cannot be read or written: not ours to mend either
         if error.filename is None:
             raise
-        sys.exit(_complain(f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"))
+        sys.exit(_complain(f"{error.filename}: {error.strerror}; check the path, its permissions and the free space",
+                           may_be_alone=True))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _complain(message: str) -> int:
-    if os.environ.get("RANK", "0") == "0":      # of several processes, which all meet the same error, one says so
+def _complain(message: str, may_be_alone: bool = False) -> int:
+    """Of several processes that all meet the same error one says so, and one that may be alone with its own does."""
+    if os.environ.get("RANK", "0") == "0" or may_be_alone:
         print("error: " + " ".join(message.split()), file=sys.stderr)
     return 2

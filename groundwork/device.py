@@ -6,8 +6,6 @@ import torch
 
 from groundwork.errors import InputError
 
-GradScaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler    # torch < 2.3 has the second only
-
 
 def choose_device(name: str) -> torch.device:
     """'auto' (CUDA where there is one, else CPU), 'cpu', 'cuda' or 'cuda:<n>' → torch.device.
@@ -54,6 +52,6 @@ def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManag
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
-def grad_scaler(device: torch.device) -> GradScaler:
+def grad_scaler(device: torch.device) -> torch.amp.GradScaler:
     """Scales the loss against float16's underflow; does nothing in the other precisions."""
-    return GradScaler(enabled=half_precision(device) == torch.float16)
+    return torch.amp.GradScaler(enabled=half_precision(device) == torch.float16)

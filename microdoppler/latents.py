@@ -17,6 +17,7 @@ from groundwork.files import atomic_path, read_json, write_json
 from microdoppler.stitching import Cut, load_cuts
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
+CHUNK = 4096                # latents that are looked at together
 RESIDENT_SHARE = 0.25       # of a device's free memory at most is for latents, the rest for the network
 
 
@@ -40,7 +41,7 @@ class LatentScaling:
 
     @staticmethod
     def _per_channel(values: list[float], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+        return torch.tensor(values, dtype=like.dtype).view(1, -1, 1, 1).to(like.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,13 @@ class LatentStatistics:
     std: list[float]        # (channels,)
     min: float              # of one posterior sample of each image
     max: float
+
+    def is_close(self, other: "LatentStatistics") -> bool:
+        """Whether these are the same latents, encoded again perhaps on another machine or in another precision."""
+        tolerance = 1e-3 * np.array(self.std)
+        return len(self.std) == len(other.std) and bool(
+            (abs(np.subtract(self.mean, other.mean)) < tolerance).all()
+            and (abs(np.subtract(self.std, other.std)) < tolerance).all())
 
     def scaling(self, standardize: bool) -> LatentScaling:
         """To zero mean and unit variance per channel, or none at all."""
@@ -72,9 +80,11 @@ class LatentCache:
         return len(self.labels)
 
     def keep_on(self, device: torch.device) -> None:
-        """Where a CUDA device has room enough, draw from its own memory from now on, not from the file."""
+        """Where a CUDA device has room enough, draws on it are from its own memory from now on, not from the file."""
         if device.type == "cuda" and self.posteriors.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-            self.resident = torch.from_numpy(np.array(self.posteriors)).to(device)
+            self.resident = torch.empty(self.posteriors.shape, dtype=torch.float16, device=device)
+            for start in range(0, len(self), CHUNK):
+                self.resident[start:start + CHUNK] = torch.from_numpy(np.array(self.posteriors[start:start + CHUNK]))
 
     def scaled_means(self, indices: Tensor) -> Tensor:
         """The posterior means of these images, scaled, (b, c, h, w) float32 on the CPU."""
@@ -84,13 +94,13 @@ class LatentCache:
         """A fresh posterior sample of each index: (scaled latents (b, c, h, w) float32, labels (b,)), on the device of
         the generator."""
         device, labels = generator.device, self.labels[indices]
-        if self.resident is not None:
-            posteriors = self.resident[indices.to(device)]
+        if self.resident is not None and self.resident.device == device:
+            posteriors = self.resident[indices.to(device, non_blocking=True)]
         else:
-            posteriors = torch.from_numpy(self.posteriors[indices.numpy()]).to(device)
+            posteriors = torch.from_numpy(self.posteriors[indices.numpy()]).to(device, non_blocking=True)
         mean, logvar = posteriors.float().unbind(dim=1)
         noise = torch.randn(mean.shape, generator=generator, device=device)
-        return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), labels.to(device)
+        return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), labels.to(device, non_blocking=True)
 
     def draw_any_of(self, label: int, generator: torch.Generator) -> Tensor:
         """A fresh posterior sample of an image of this user, whichever comes: (1, c, h, w)."""
@@ -98,7 +108,7 @@ class LatentCache:
         return self.draw(own[torch.randint(len(own), (1,), generator=generator)], generator)[0]
 
 
-def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = 4096) -> LatentStatistics:
+def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> LatentStatistics:
     """Variance = variance of the means + mean of the variances, accumulated in float64 chunk by chunk."""
     noise = np.random.default_rng(0)
     total = total_square = 0.0
@@ -145,7 +155,7 @@ def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache
         raise InputError(f"{index_file} does not exist; give the folder that training encoded its images to with "
                          "--latents_cache_folder")
     index = read_json(index_file)
-    if LatentStatistics(**index["statistics"]) != statistics:
+    if not LatentStatistics(**index["statistics"]).is_close(statistics):
         raise InputError(f"{folder} holds other latents than the checkpoint was trained on; give its own folder with "
                          "--latents_cache_folder")
     return _open(Path(folder) / LATENTS_FILE, index)
@@ -166,7 +176,8 @@ def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, ba
             posterior = vae.encode(batch.float() / 255)
             both = torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu().numpy()
             if not np.isfinite(both).all():
-                raise InputError(f"the VAE gives NaN or infinity from {cuts[start].name} on; are its weights whole?")
+                raise InputError(f"the VAE gives NaN, infinity or numbers beyond 65 504 from {cuts[start].name} on; "
+                                 "are its weights whole?")
             if stored is None:
                 stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(cuts), *both.shape[1:]))
             stored[start:start + len(both)] = both

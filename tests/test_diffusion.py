@@ -246,6 +246,9 @@ def test_outside_the_guidance_interval_there_is_neither_guidance_nor_its_cost():
     assert torch.equal(sample(cond_scale=3.0, guidance_interval=(0.0, 1.0)), everywhere)
     plain = sample(cond_scale=1.0)
     assert torch.equal(sample(cond_scale=3.0, guidance_interval=(0.0, 0.0)), plain) and batches == [2] * 10
+    diffusion.use_cfg_plus_plus = True
+    assert torch.equal(sample(cond_scale=0.6, guidance_interval=(0.0, 0.0)), plain) and batches == [2] * 10
+    diffusion.use_cfg_plus_plus = False
     between = sample(cond_scale=3.0, guidance_interval=(0.2, 0.6))      # times are the ends of ten shares: 1, 0.9 …
     assert batches == [2] * 4 + [4] * 5 + [2]
     assert not torch.allclose(between, plain) and not torch.allclose(between, everywhere)

@@ -2,8 +2,12 @@
 import pytest
 import torch
 
-from denoising_diffusion_pytorch.gradients import Gradients, OutOfMemoryError
+from denoising_diffusion_pytorch.gradients import Gradients
 from groundwork.errors import InputError
+
+
+OUT_OF_MEMORY = ["CUDA out of memory. Tried to allocate 20.00 GiB.",
+                 "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried …"]
 
 
 def make_gradients(device="cpu", fits=10 ** 6):
@@ -13,7 +17,7 @@ def make_gradients(device="cpu", fits=10 ** 6):
     def backward(batch, share):
         tried.append(len(batch["x"]))
         if len(batch["x"]) > fits:
-            raise OutOfMemoryError("CUDA out of memory")
+            raise RuntimeError(OUT_OF_MEMORY[len(tried) % 2])
         loss = (w * batch["x"]).square().sum(dim=1).mean() * share
         loss.backward()
         return loss.detach()
@@ -49,11 +53,21 @@ def test_half_of_a_failed_batch_leaves_no_gradient():
     def backward(batch, share):
         calls.append(len(batch["x"]))
         if len(calls) == 2:
-            raise OutOfMemoryError("in the second micro-batch")
+            raise RuntimeError(OUT_OF_MEMORY[0])
         return whole(batch, share)
     whole, gradients.backward, gradients.micro_batch = gradients.backward, backward, 4
     torch.testing.assert_close((gradients(batch_of(8)), w.grad), expected(batch_of(8), w))
     assert calls == [4, 4, 2, 2, 2, 2]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    gradients, _, _ = make_gradients()
+
+    def backward(batch, share):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    gradients.backward = backward
+    with pytest.raises(RuntimeError, match="shapes"):
+        gradients(batch_of(4))
 
 
 def test_one_image_that_does_not_fit_ends_in_one_line():
@@ -67,9 +81,11 @@ def test_a_graph_gives_what_the_kernels_one_by_one_give():
     for size in (8, 8, 8):
         loss = gradients(batch_of(size, "cuda"))
         torch.testing.assert_close((loss, w.grad), expected(batch_of(size, "cuda"), w))
-    assert gradients.graph is not None
-    gradients.micro_batch, gradients.graph = 4, None        # two replays to a batch
+    assert set(gradients.graphs) == {(8, 1.0)}
+    gradients.micro_batch = 4       # two replays to a batch
     torch.testing.assert_close((gradients(batch_of(8, "cuda")), w.grad), expected(batch_of(8, "cuda"), w))
+    torch.testing.assert_close((gradients(batch_of(6, "cuda")), w.grad), expected(batch_of(6, "cuda"), w))
+    assert set(gradients.graphs) == {(8, 1.0), (4, 0.5), (4, 4 / 6), (2, 2 / 6)}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

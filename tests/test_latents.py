@@ -155,3 +155,11 @@ def test_index_says_what_was_encoded(vae, data):
     index = json.loads((data.parent / "cache" / "latents.json").read_text())
     assert index["images"][4] == "ID_1/Doppler4.png" and index["image_size"] == 16
     assert len(index["statistics"]["std"]) == 4
+
+
+def test_the_same_latents_encoded_again_are_the_same_and_others_are_not():
+    was = LatentStatistics([0.1, 0.0], [0.2, 0.3], -1.0, 1.0)
+    assert was.is_close(LatentStatistics([0.10001, 0.0], [0.2, 0.30001], -1.1, 1.0))
+    assert not was.is_close(LatentStatistics([0.1, 0.0], [0.2, 0.31], -1.0, 1.0))
+    assert not was.is_close(LatentStatistics([0.11, 0.0], [0.2, 0.3], -1.0, 1.0))
+    assert not was.is_close(LatentStatistics([0.1], [0.2], -1.0, 1.0))

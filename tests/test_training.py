@@ -12,7 +12,6 @@ import generate
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, read_off_tensors)
-from denoising_diffusion_pytorch.gradients import OutOfMemoryError
 from denoising_diffusion_pytorch.trainer import Trainer, batch_indices, choose_precision
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
@@ -83,7 +82,7 @@ def test_a_step_is_of_the_whole_batch_however_much_of_it_fits_in_memory(monkeypa
 
     def short_of_memory(self, img, **kwargs):
         if len(img) > 3:
-            raise OutOfMemoryError("CUDA out of memory")
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         return forward(self, img, **kwargs)
     monkeypatch.setattr(GaussianDiffusion, "forward", short_of_memory)
     run(in_parts, 1)
@@ -112,6 +111,20 @@ def test_gradients_are_clipped_and_their_norm_before_that_is_reported():
     averages = [trainer.optimizer.state[p]["exp_avg"] for p in trainer.diffusion.parameters()]
     assert torch.cat([average.flatten() for average in averages]).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
     assert records[0]["grad_norm"] > 0.1
+
+
+def test_a_checkpoint_whose_adam_was_computed_otherwise_goes_on_as_todays_does():
+    first = make_trainer(amp=False)
+    run(first, 3)
+    state = pickle.loads(pickle.dumps(first.state_dict()))      # as from a file
+    for group in state["opt"]["param_groups"]:
+        group.update(fused=None, foreach=True)      # as before fused Adam
+    second = make_trainer(amp=False)
+    second.load_state_dict(state)
+    assert all(group["fused"] and not group["foreach"] for group in second.optimizer.param_groups)
+    for trainer in (first, second):
+        run(trainer, 5)
+    assert torch.equal(weights(first), weights(second))
 
 
 def test_a_resumed_run_takes_todays_learning_rate_and_averages():

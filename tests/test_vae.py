@@ -110,7 +110,7 @@ def test_smaller_vae_is_saved_with_its_shape_and_other_keys_are_ignored(tmp_path
     vae = KL_VAE(SMALL, embed_dim=3, scale_factor=0.5)
     save_tensors(tmp_path / "vae.pt", {**vae.checkpoint(), "epoch": 7, "history": [1.0]})
     loaded, images = KL_VAE.load(tmp_path / "vae.pt"), torch.rand(1, 3, 16, 16)
-    assert torch.equal(loaded.encode_images(images), vae.encode_images(images))
+    assert torch.allclose(loaded.encode_images(images), vae.encode_images(images), atol=1e-5)
     assert not loaded.training and loaded.fingerprint() == vae.fingerprint()
 
 

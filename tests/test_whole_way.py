@@ -188,7 +188,7 @@ def launch_two(*arguments):
 
 
 def test_two_processes_train_as_one_does(demo, paths, tmp_path):
-    """From nothing but images and VAE: one process encodes, both train with two micro-batches each, and the weights
+    """From nothing but images and VAE: one process encodes, both train with their half of each step, and the weights
     agree up to rounding with those of the demo, which takes the 32 images of a step at once."""
     folder, _ = demo
     cache = tmp_path / "latents_cache"

@@ -186,7 +186,6 @@ class KL_VAE(nn.Module):
         self.decoder = Decoder(self.ddconfig)
         self.quant_conv = nn.Conv2d(2 * self.ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, self.ddconfig["z_channels"], 1)
-        self.to(memory_format=torch.channels_last)      # convolves faster
 
     @property
     def factor(self) -> int:
@@ -203,12 +202,11 @@ class KL_VAE(nn.Module):
     def encode(self, x: Tensor) -> DiagonalGaussian:
         """(batch, 3, height, width) in [0, 1] → posterior over unscaled (batch, embed_dim, h, w), float32 even under
         autocast: the exp and sum of its KL overflow float16."""
-        x = x.contiguous(memory_format=torch.channels_last)
         return DiagonalGaussian(self.quant_conv(self.encoder(x)).float())
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latents (batch, embed_dim, h, w) → (batch, 3, height, width), near [0, 1] but not clamped."""
-        return self.decoder(self.post_quant_conv(z.contiguous(memory_format=torch.channels_last)))
+        return self.decoder(self.post_quant_conv(z))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -252,7 +250,10 @@ class KL_VAE(nn.Module):
             vae = cls(ddconfig, settings.get("embed_dim"), settings.get("scale_factor", SCALE_FACTOR))
         _check_fit(path, weights, vae.state_dict(), has_ddconfig=bool(ddconfig))
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
-        return vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        # Channels last convolve faster on a CPU; on CUDA, group norm would turn them round and back again.
+        is_cpu = torch.device(device).type == "cpu"
+        memory_format = torch.channels_last if is_cpu else torch.contiguous_format
+        return vae.to(device, memory_format=memory_format).eval().requires_grad_(False)
 
 
 def _describe(content: object) -> str:
