@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from denoising_diffusion_pytorch.trainer import Trainer
 from groundwork.errors import InputError
 from microdoppler.judge import Judge
-from microdoppler.latents import LatentCache, LatentStatistics, check_range, load_or_encode
+from microdoppler.latents import LatentCache, LatentScaling, LatentStatistics, check_range, load_or_encode
 from microdoppler.overlap import Overlaps, load_or_find_overlaps
 from microdoppler.recogniser import open_recogniser
 from microdoppler.spectrograms import labels_of
@@ -87,6 +88,22 @@ def build_diffusion(config: "Config") -> GaussianDiffusion:
             use_cfg_plus_plus=config.use_cfg_plus_plus)
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+def build_trainer(config: "Config", diffusion: GaussianDiffusion, cache: LatentCache, scaling: LatentScaling,
+                  device: torch.device) -> Trainer:
+    """The trainer of a diffusion on fresh draws from the cache, scaled; a device with room enough holds the cache."""
+    cache.keep_on(device)
+
+    def draw_batch(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        latents, labels = cache.draw(indices, generator)
+        return scaling.standardize(latents), labels
+
+    return Trainer(
+        diffusion, draw_batch, len(cache), train_batch_size=config.train_batch_size,
+        gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
+        adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
+        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device)
 
 
 def guidance_of(config: "Config") -> dict:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from assembly import build_diffusion, clipping_is_justified, guidance_of, open_cache, open_judge, open_split, open_vae
+from assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of, open_cache, open_judge,
+                      open_split, open_vae)
 from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path, read_off_tensors
 from denoising_diffusion_pytorch.trainer import Recorder, Trainer, join_processes
 from groundwork.command_line import run
@@ -276,17 +277,7 @@ def main(config: Config, *, resume: str | None = None):
           f"std per channel {', '.join(f'{std:.3f}' for std in statistics.std)}")
     diffusion.clip_x_start = clipping_is_justified(config, statistics)
     scaling = statistics.scaling(config.standardize_latents)
-    cache.keep_on(device)
-
-    def draw_batch(indices, generator):
-        latents, labels = cache.draw(indices, generator)
-        return scaling.standardize(latents), labels
-
-    trainer = Trainer(
-        diffusion, draw_batch, len(cache), train_batch_size=config.train_batch_size,
-        gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
-        adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
-        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device)
+    trainer = build_trainer(config, diffusion, cache, scaling, device)
     if checkpoint is not None:
         trainer.load_state_dict(checkpoint)
         print(f"resumed at step {trainer.step}")

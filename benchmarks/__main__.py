@@ -11,7 +11,7 @@ from benchmarks.rows import ROWS, Bench, difference_from_reference, forward_gflo
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
-from groundwork.files import write_json
+from groundwork.files import save_tensors, write_json
 from microdoppler import simulate
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
@@ -45,8 +45,9 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
     with tempfile.TemporaryDirectory() as folder:
         simulate.main(Path(folder) / "data", num_users=NUM_USERS, images_per_user=IMAGES_PER_USER)
         torch.manual_seed(0)
+        save_tensors(Path(folder) / "vae.pt", KL_VAE().checkpoint())     # loaded as every script loads it
         bench = Bench(dataclasses.replace(config, num_users=NUM_USERS), torch_device, 1 if quick else 5, quick,
-                      Path(folder) / "data", Path(folder), KL_VAE().to(torch_device).eval().requires_grad_(False))
+                      Path(folder) / "data", Path(folder), KL_VAE.load(Path(folder) / "vae.pt", torch_device))
         for name in only or ROWS:
             function, unit, *targets = ROWS[name]
             ours, theirs = function(bench)

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from assembly import build_diffusion
+from assembly import build_diffusion, build_trainer
 from benchmarks import reference
 from benchmarks.measure import alternate
-from denoising_diffusion_pytorch.trainer import Trainer
 from generate import ImageGenerator, draw_missing
 from groundwork.images import load_image, load_images, save_image
 from microdoppler.arms import Arm, ImageSet
@@ -47,17 +46,8 @@ def made_up_cache(config: Config, num_latents: int = 1550) -> LatentCache:
 
 def training_step(bench: Bench) -> tuple[float, float]:
     config, cache = bench.config, made_up_cache(bench.config)
-    cache.keep_on(bench.device)
-    scaling = cache.statistics.scaling(config.standardize_latents)
-
-    def draw_batch(indices, generator):
-        latents, labels = cache.draw(indices, generator)
-        return scaling.standardize(latents), labels
-
-    ours = Trainer(build_diffusion(config), draw_batch, len(cache), train_batch_size=config.train_batch_size,
-                   gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
-                   adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
-                   ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=bench.device)
+    ours = build_trainer(config, build_diffusion(config), cache,
+                         cache.statistics.scaling(config.standardize_latents), bench.device)
     every = torch.arange(len(cache))
     theirs = reference.Training(config, (cache.scaled_means(every) + 1) / 2, cache.labels, bench.device)
     steps = 10 if bench.device.type == "cpu" else 200       # the averages are updated every tenth

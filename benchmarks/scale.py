@@ -14,9 +14,9 @@ from statistics import median
 import numpy as np
 import torch
 
-from assembly import build_diffusion
+from assembly import build_diffusion, build_trainer
 from benchmarks.measure import machine, time_once
-from denoising_diffusion_pytorch.trainer import Trainer, batch_indices
+from denoising_diffusion_pytorch.trainer import batch_indices
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.files import read_json, write_json
@@ -51,21 +51,13 @@ def measure(folder: Path, config: Config, num_steps: int) -> dict[str, float]:
     started = time.perf_counter()
     cache = load_cached(folder, statistics)
     found = {"open_seconds": time.perf_counter() - started}
-    cache.keep_on(device)
-    scaling = statistics.scaling(config.standardize_latents)
-
-    def draw_batch(indices, generator):
-        latents, labels = cache.draw(indices, generator)
-        return scaling.standardize(latents), labels
+    trainer = build_trainer(config, build_diffusion(config), cache, statistics.scaling(config.standardize_latents),
+                            device)
 
     def draw_seconds() -> float:
         batches = [batch_indices(step, 16, len(cache), seed=0) for step in range(200)]
-        return median(time_once(lambda: draw_batch(batch, torch.Generator(device).manual_seed(0)), device)
+        return median(time_once(lambda: trainer.draw_batch(batch, torch.Generator(device).manual_seed(0)), device)
                       for batch in batches)
-    trainer = Trainer(build_diffusion(config), draw_batch, len(cache), train_batch_size=config.train_batch_size,
-                      gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
-                      adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
-                      ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device)
     trainer.train_step()
     found["step_seconds"] = median(time_once(trainer.train_step, device) for _ in range(num_steps))
     found["draw_from_file_seconds"] = draw_seconds()
