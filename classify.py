@@ -10,6 +10,7 @@ from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
+from groundwork.lock import sole_writer
 from microdoppler.arms import ImageSet, arms_of
 from microdoppler.audit import audit_split
 from microdoppler.data_split import Split, split_images
@@ -26,7 +27,7 @@ from train_latent_cfg import PRESETS, Config, check_constants
 
 
 def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, ...] = (), seeds: int | None = None,
-         select: float | None = None):
+         select: float | None = None, force: bool = False):
     """Train classifiers on real and synthetic images and compare them, step 5 of 5.
 
     Arms: real only, real + classical augmentation, and for each synthetic set real + synthetic, real + classical +
@@ -39,6 +40,7 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
         seeds: repeats of every arm and fold; default: classifier_seeds
         select: adds arms with those synthetic images only that a classifier of the real training images assigns to
             their user with at least this confidence (0 … 1) and that are no near-copies of training images
+        force: with one fold, take sets too whose model was trained on another split; runs.csv will say so
     """
     check_constants(config)
     seeds = config.classifier_seeds if seeds is None else seeds
@@ -53,18 +55,19 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
         check_sizes(path, find_synthetic(path, config.num_users), config.classifier_image_size,
                     "classifier_image_size")
     overlaps, splits = open_splits(config, folds)
-    sets = match_to_folds(synthetic, splits)
-    opened, tables = zip(*(open_fold(config, fold, split, overlaps, sets[fold], select, device)
-                           for fold, split in splits.items()))
+    sets = match_to_folds(synthetic, splits, force)
     folder = config.results_folder / "classify"
-    runs = run_study(
-        opened, num_classes=config.num_users, device=device, folder=folder,
-        seeds=range(config.seed, config.seed + seeds),
-        recipe={"num_steps": config.classifier_steps, "batch_size": config.classifier_batch_size,
-                "lr": config.classifier_lr, "synthetic_shares": config.classifier_synthetic_shares})
-    summary = summarize(runs)
-    kept = [table for own in tables for table in own]
-    write_report(summary, config, opened, kept, folder)
+    with sole_writer(folder):
+        opened, tables = zip(*(open_fold(config, fold, split, overlaps, sets[fold], select, device)
+                               for fold, split in splits.items()))
+        runs = run_study(
+            opened, num_classes=config.num_users, device=device, folder=folder,
+            seeds=range(config.seed, config.seed + seeds),
+            recipe={"num_steps": config.classifier_steps, "batch_size": config.classifier_batch_size,
+                    "lr": config.classifier_lr, "synthetic_shares": config.classifier_synthetic_shares})
+        summary = summarize(runs)
+        kept = [table for own in tables for table in own]
+        write_report(summary, config, opened, kept, folder)
     shown = [*result_tables(summary), *kept]
     print("\n" + "\n\n".join([*(table.as_text() for table in shown), conclusion(summary)])
           + f"\n\nreport: {folder / 'report.html'}")
@@ -110,7 +113,7 @@ def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
     test_paths, _ = labels_of(split.test_images)
     passes = [f"{path.split('/')[0]} pass {overlaps.pass_of[path]}" for path in test_paths]
     arms = arms_of(real, opened, selected)
-    facts = {arm.name: facts_of(sets[arm.synthetic_name]) | ({"select": least} if arm.is_selected else {})
+    facts = {arm.name: facts_of(sets[arm.synthetic_name], split) | ({"select": least} if arm.is_selected else {})
              for arm in arms if arm.synthetic_name}
     return Fold(number, arms, test, passes,
                 {"data_path": str(config.data_path),

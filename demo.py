@@ -79,7 +79,8 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
         test_vae_range.main(config)
     with stage("train the diffusion model"):
         resume = "latest" if list_milestones(config.results_folder) else None
-        train_latent_cfg.main(config, resume=resume)
+        if not train_latent_cfg.main(config, resume=resume):
+            return
         monitor_training.main(config)
     with stage("generate"):
         newest = milestone_path(config.results_folder, list_milestones(config.results_folder)[-1])

@@ -1,9 +1,11 @@
 """Step 4: draw new spectrograms of each user from a checkpoint."""
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
 from assembly import build_diffusion, clipping_is_justified, guidance_of, open_vae
@@ -14,8 +16,10 @@ from denoising_diffusion_pytorch.trainer import join_processes
 from groundwork.command_line import run
 from groundwork.device import autocast, choose_device
 from groundwork.errors import InputError, differences
-from groundwork.files import digest_tensors, read_json, write_json
+from groundwork.files import check_inside, digest_tensors, read_json, write_json
 from groundwork.images import load_image, save_image
+from groundwork.lock import LOCK, OWNER, sole_writer
+from groundwork.memory import Parts
 from groundwork.seeding import derive_seed
 from microdoppler.latents import LatentCache, LatentScaling, LatentStatistics, load_cached
 from microdoppler.pictures import image_grid
@@ -64,7 +68,7 @@ class ImageGenerator:
 
     @staticmethod
     def load(path: Path, device: torch.device, sampling: Sampling, vae_path: Path | None = None,
-             latents_cache_folder: Path | None = None) -> "ImageGenerator":
+             latents_cache_folder: Path | None = None, force: bool = False) -> "ImageGenerator":
         checkpoint = load_checkpoint(path)
         config = sampling.applied_to(config_of(checkpoint))
         config = replace(config, vae_path=vae_path or config.vae_path,
@@ -75,9 +79,10 @@ class ImageGenerator:
         load_unet_weights(diffusion.model, weights, path)
         vae = open_vae(config, device)
         fingerprint = vae.fingerprint()
-        if checkpoint.get("vae_fingerprint") not in (None, fingerprint):
+        is_other_vae = checkpoint.get("vae_fingerprint") not in (None, fingerprint)
+        if is_other_vae and not force:
             raise InputError(f"{path} was trained on the latents of another VAE than {config.vae_path}; give the right "
-                             "one with --vae_path")
+                             "one with --vae_path, or --force it")
         if "latent_statistics" in checkpoint:
             statistics = LatentStatistics(**checkpoint["latent_statistics"])
             diffusion.clip_x_start = clipping_is_justified(config, statistics)
@@ -89,7 +94,7 @@ class ImageGenerator:
             diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
             training = None
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
-                    "split": checkpoint.get("split", {})}
+                    "split": checkpoint.get("split", {}), **({"forced": "another VAE"} if is_other_vae else {})}
         return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity, training)
 
     @torch.inference_mode()
@@ -133,13 +138,14 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
     """The manifest of output_dir, new or gone on with. Raises InputError when the images there were made otherwise."""
     path = output_dir / MANIFEST
     if not path.exists():
-        if output_dir.is_dir() and any(output_dir.iterdir()):
+        if output_dir.is_dir() and any(path.name not in (LOCK, OWNER) for path in output_dir.iterdir()):
             raise InputError(f"{output_dir} is not empty and has no {MANIFEST}; choose another --output_dir")
         return {**settings, "images": {}}
     manifest = read_json(path)
     if not (isinstance(manifest, dict) and isinstance(manifest.get("images"), dict)):
         raise InputError(f"{path} is no manifest of ours; choose another --output_dir")
-    changed = differences(BEFORE_THERE_WAS_A_CHOICE | manifest, settings)
+    check_inside(manifest["images"], path)
+    changed = differences({"forced": None} | BEFORE_THERE_WAS_A_CHOICE | manifest, {"forced": None} | settings)
     if changed:
         raise InputError(f"{output_dir} holds images made with {changed}; choose another --output_dir")
     return manifest
@@ -155,7 +161,7 @@ def newest_checkpoint(folder: Path) -> Path:
 def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per_user: int = 50,
          user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
          sampling: Sampling = Sampling(), batch_size: int = 64, device: str = "auto", vae_path: Path | None = None,
-         latents_cache_folder: Path | None = None, save_grid: bool = False):
+         latents_cache_folder: Path | None = None, save_grid: bool = False, force: bool = False):
     """Draw spectrograms from a checkpoint, step 4 of 5. Run again, it makes only what is missing.
 
     Launched as several processes (accelerate launch), they share the images out among them. Options that default to
@@ -173,6 +179,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         vae_path: weights of the VAE, where they are not at the checkpoint's vae_path
         latents_cache_folder: the encoded training images, for noise_level below 1, likewise
         save_grid: also write grid.png, a row per user
+        force: draw even through another VAE than the model was trained with; the manifest will say so
     """
     torch_device = choose_device(device)
     processes = join_processes(torch_device)
@@ -180,12 +187,21 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
     count = samples_per_user if all_users else num_samples
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
-    generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path, latents_cache_folder)
+    generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path, latents_cache_folder, force)
     users = choose_users(all_users, user_id, generator.config.num_users)
+    with sole_writer(output_dir) if processes.is_main_process else nullcontext():
+        names = draw_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
+        if save_grid and processes.is_main_process:
+            save_figure(draw_grid(output_dir, names, users, generator.config.image_size), output_dir / "grid.png")
+    print(f"next: python classify.py --synthetic {output_dir}")
+
+
+def draw_all(generator: ImageGenerator, users: list[int], count: int, output_dir: Path, checkpoint: Path,
+             batch_size: int, processes: PartialState) -> list[str]:
+    """Draw what output_dir lacks of `count` images of each user; returns the names of all."""
     settings = Sampling.of(generator.config)
     manifest = open_manifest(output_dir, generator.identity | settings) | {"checkpoint": str(checkpoint)}
     print(f"{checkpoint}, step {manifest['step']}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
-
     wanted = {f"ID_{user}/ID{user}_synthetic_Doppler{index}.png": (user, derive_seed(settings["seed"], user, index))
               for user in users for index in range(1, count + 1)}
     missing = [name for name in wanted if not (output_dir / name).exists()]
@@ -198,21 +214,19 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
     draw_missing(generator, {name: wanted[name] for name in own}, output_dir, batch_size,
                  is_heard=processes.is_main_process)
     processes.wait_for_everyone()
-    if save_grid and processes.is_main_process:
-        save_figure(draw_grid(output_dir, list(wanted), users, generator.config.image_size), output_dir / "grid.png")
-    print(f"{len(missing)} images drawn, {len(wanted) - len(missing)} were there already: {output_dir}\n"
-          f"next: python classify.py --synthetic {output_dir}")
+    print(f"{len(missing)} images drawn, {len(wanted) - len(missing)} were there already: {output_dir}")
+    return list(wanted)
 
 
 def draw_missing(generator: ImageGenerator, wanted: dict[str, tuple[int, int]], output_dir: Path, batch_size: int,
                  is_heard: bool) -> None:
     """Draw and write {name: (user, seed)}; files of one batch are written while the next one is drawn."""
-    names, writing = list(wanted), []
+    names, writing, parts = list(wanted), [], Parts(batch_size, "image")
     with (ThreadPoolExecutor() as writers,
           tqdm(total=len(names), desc="drawing", unit="image", disable=None if is_heard else True) as bar):
         for start in range(0, len(names), batch_size):
             batch = names[start:start + batch_size]
-            images = generator.draw(*map(list, zip(*(wanted[name] for name in batch))))
+            images = parts.map(generator.draw, *map(list, zip(*(wanted[name] for name in batch))))
             wait(writing)       # a full disk is heard of now, not at the end
             writing = [writers.submit(save_image, output_dir / name, image.numpy())
                        for name, image in zip(batch, images)]

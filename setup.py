@@ -16,8 +16,9 @@ setup(
         "einops>=0.7",
         "ema-pytorch>=0.7",
         "accelerate>=0.25",
-        "pillow>=9.4",
+        "pillow>=10.1",
         "tqdm>=4.65",
+        "filelock>=3.12",       # one writer per folder
         "tyro>=0.9.1",          # command lines out of dataclasses and functions
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped

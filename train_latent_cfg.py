@@ -1,26 +1,29 @@
 """Step 3: train the latent diffusion model. Config, at the top, holds the constants of every script."""
 import dataclasses
-import json
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Callable
 
 import torch
+from accelerate import PartialState
 
 from assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of, open_cache, open_judge,
                       open_split, open_vae)
-from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path, read_off_tensors
-from denoising_diffusion_pytorch.trainer import Recorder, Trainer, join_processes
+from denoising_diffusion_pytorch.checkpoint import (ONLY_TO_RESUME, list_milestones, load_checkpoint, milestone_path,
+                                                    read_off_tensors)
+from denoising_diffusion_pytorch.trainer import join_processes
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError, differences
-from groundwork.files import save_tensors, write_json
 from groundwork.images import load_images
+from groundwork.lock import sole_writer
+from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.latents import LatentStatistics
 from microdoppler.milestone import MilestoneWatcher
-from microdoppler.pictures import sample_grid
-from microdoppler.report import save_figure
 from microdoppler.selection import FARTHEST_DOPPLER_SHIFT
+from recording import ResultsRecorder, set_aside_later
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ class Config:
     amp: bool = True  # mixed precision: bf16 where native, else fp16 on CUDA, float32 on CPU
     device: str = "auto"  # auto, cpu, cuda or cuda:<n>
     # --- watching
+    max_train_hours: float = 0.0  # then save and stop; 0: never, and on Kaggle ten minutes before the session's end
     save_and_sample_every: int = 2000  # steps between two milestones: model-<m>.pt and sample-<m>.png
+    keep_last: int = 3  # newest milestones that can be resumed; older ones keep what draws images, a quarter as large
+    keep_every: int = 1  # of those older ones, every so many-th milestone is kept
     num_samples: int = 16  # images in sample-<m>.png, rows of users
     log_every: int = 50  # steps between two lines of metrics.jsonl
     # --- sampling
@@ -109,26 +115,40 @@ PRESETS = {
         classifier_batch_size=16, classifier_lr=3e-3),
 }
 
-LIMITS = (      # (what a constant must be, the test, the constants)
-    ("at least 1", lambda value: value >= 1, (
-        "num_users", "images_per_user_train", "cuts_per_hop", "image_size", "latent_size", "latent_channels",
-        "attn_dim_head", "attn_heads", "timesteps", "train_batch_size", "gradient_accumulate_every", "train_num_steps",
-        "ema_update_every", "save_and_sample_every", "num_samples", "log_every", "sampling_timesteps",
-        "vae_batch_size", "classifier_steps", "classifier_seeds")),
-    ("0 or more", lambda value: value >= 0, ("split_guard", "offset_noise_strength", "cond_scale", "min_loss_weight")),
+
+def _within(low: float, high: float, *names: str) -> tuple[str, Callable, tuple[str, ...]]:
+    return f"{low:,} … {high:,}".replace(",", " "), lambda value: low <= value <= high, names
+
+
+LIMITS = (      # (what a constant must be, the test, the constants); the upper limits are far beyond what makes sense
+    _within(1, 64, "gradient_accumulate_every", "cuts_per_hop"),
+    _within(1, 4096, "image_size", "latent_size", "latent_channels", "attn_dim_head", "attn_heads", "num_samples",
+            "train_batch_size", "vae_batch_size", "classifier_seeds"),
+    _within(1, 100_000, "num_users", "images_per_user_train", "timesteps", "sampling_timesteps"),
+    _within(1, 1_000_000_000, "train_num_steps", "ema_update_every", "save_and_sample_every", "log_every", "keep_last",
+            "keep_every", "classifier_steps"),
+    _within(0, 100_000, "split_guard", "max_train_hours"),
+    _within(0, 2_000_000_000, "seed"),
+    _within(0, 1000, "offset_noise_strength", "cond_scale", "min_loss_weight"),
+    _within(0, 1, "cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi"),
     (f"in 0 … {FARTHEST_DOPPLER_SHIFT:g}, as far as copies are looked for",
      lambda value: 0 <= value <= FARTHEST_DOPPLER_SHIFT, ("doppler_shift",)),
-    ("more than 0, 1 at most", lambda value: 0 < value <= 1, ("noise_level",)),
-    ("0 … 2 000 000 000", lambda value: 0 <= value <= 2_000_000_000, ("seed",)),
-    ("more than 0", lambda value: value > 0, ("min_snr_gamma", "train_lr", "max_grad_norm", "classifier_lr")),
-    ("in 0 … 1", lambda value: 0 <= value <= 1, ("cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi")),
-    ("two shares in 0 … 1", lambda value: all(0 <= share <= 1 for share in value), ("classifier_synthetic_shares",)),
-    ("two rising shares in 0 … 1", lambda value: 0 <= value[0] <= value[1] <= 1, ("guidance_interval",)),
-    ("two numbers from 0 to below 1", lambda value: all(0 <= beta < 1 for beta in value), ("adam_betas",)),
-    ("even and at least 4, for sines and cosines of the time", lambda value: value >= 4 and value % 2 == 0, ("dim",)),
-    ("at least one number, none below 1", lambda value: value and min(value) >= 1, ("dim_mults",)),
-    ("at least 2, for batch normalisation", lambda value: value >= 2, ("classifier_batch_size",)),
-    ("at least 32, for ResNet18 halves it five times", lambda value: value >= 32, ("classifier_image_size",)),
+    ("more than 0, 1 at most", lambda value: 0 < value <= 1, ("noise_level", "train_lr", "classifier_lr")),
+    ("more than 0, 1 000 000 at most", lambda value: 0 < value <= 1e6, ("min_snr_gamma", "max_grad_norm")),
+    ("two shares in 0 … 1", lambda value: len(value) == 2 and all(0 <= share <= 1 for share in value),
+     ("classifier_synthetic_shares",)),
+    ("two rising shares in 0 … 1", lambda value: len(value) == 2 and 0 <= value[0] <= value[1] <= 1,
+     ("guidance_interval",)),
+    ("two numbers from 0 to below 1", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value),
+     ("adam_betas",)),
+    ("even, for sines and cosines of the time, and in 4 … 4 096",
+     lambda value: 4 <= value <= 4096 and value % 2 == 0, ("dim",)),
+    ("one to eight numbers in 1 … 64", lambda value: 1 <= len(value) <= 8 and 1 <= min(value) <= max(value) <= 64,
+     ("dim_mults",)),
+    ("at least 2, for batch normalisation, and 4 096 at most", lambda value: 2 <= value <= 4096,
+     ("classifier_batch_size",)),
+    ("at least 32, for ResNet18 halves it five times, and 4 096 at most", lambda value: 32 <= value <= 4096,
+     ("classifier_image_size",)),
 )
 
 
@@ -140,6 +160,9 @@ def check_constants(config: Config) -> None:
             numbers = value if isinstance(value, tuple) else (value,)
             if not (all(map(math.isfinite, numbers)) and holds(value)):
                 raise InputError(f"{name} is {value}; expected {expected}")
+    if config.latent_size % (factor := 2 ** (len(config.dim_mults) - 1)):
+        raise InputError(f"latent_size is {config.latent_size}; expected a multiple of {factor}, as the "
+                         f"{len(config.dim_mults)} dim_mults halve it {len(config.dim_mults) - 1} times")
     if config.use_cfg_plus_plus and not 0 < config.cond_scale <= 1:
         raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected (0, 1], try 0.6")
 
@@ -199,6 +222,9 @@ def resume_point(config: Config, resume: str | None) -> dict | None:
         raise InputError(f"--resume {resume}; expected latest or a milestone's number")
     path = milestone_path(config.results_folder, milestones[-1] if resume == "latest" else int(resume))
     checkpoint = load_checkpoint(path)
+    if "format" in checkpoint and not set(ONLY_TO_RESUME) <= checkpoint.keys():
+        raise InputError(f"{path} was thinned out and only draws images now; the newest keep_last = {config.keep_last} "
+                         f"can be resumed, up to {milestones[-1]}")
     if not {"opt", "scaler", "seconds", "latent_statistics", "vae_fingerprint", "split"} <= checkpoint.keys():
         raise InputError(f"{path} is of the older format, which can generate but not be resumed")
     was, now = config_to_plain(config_of(checkpoint)), config_to_plain(config)
@@ -208,56 +234,24 @@ def resume_point(config: Config, resume: str | None) -> dict | None:
     return checkpoint
 
 
-def set_aside_later(folder: Path, step: int, milestone_every: int) -> None:
-    """Resumed from an earlier milestone, the later ones belong to an abandoned run: they move to a folder beside."""
-    later = [m for m in list_milestones(folder) if (m - 1) * milestone_every >= step]
-    if not later:
-        return
-    aside = next(path for number in range(1, 10 ** 6) if not (path := folder / f"abandoned-{number}").exists())
-    aside.mkdir()
-    for name in (name for m in later for name in (f"model-{m}.pt", f"sample-{m}.png") if (folder / name).exists()):
-        (folder / name).rename(aside / name)
-    print(f"milestones {', '.join(map(str, later))} are now in {aside}")
+def main(config: Config, *, resume: str | None = None) -> bool:
+    """Train the latent diffusion model, step 3 of 5. Ctrl-C, SIGTERM and max_train_hours save before they stop.
 
-
-class ResultsRecorder(Recorder):
-    """Writes what a run leaves in results_folder: config.json, metrics.jsonl, and two files per milestone."""
-
-    def __init__(self, config: Config, trainer: Trainer, watcher: MilestoneWatcher, real: dict, travels: dict):
-        """real: an image of each shown user; travels: what else a checkpoint carries."""
-        self.config, self.trainer, self.watcher, self.real = config, trainer, watcher, real
-        self.folder = config.results_folder
-        self.travels = {"config": config_to_plain(config), **travels}
-        self.latest = ""
-        write_json(self.folder / "config.json", self.travels["config"])
-
-    def log(self, record: dict) -> None:
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        if "loss" in record:
-            left = (self.config.train_num_steps - record["step"]) * self.trainer.global_batch
-            self.latest = (f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s, "
-                           f"{left / record['images_per_second'] / 60:.0f} min left, ")
-
-    def milestone(self, milestone: int) -> None:
-        step = self.trainer.step
-        save_tensors(milestone_path(self.folder, milestone), {**self.trainer.state_dict(), **self.travels})
-        samples, health = self.watcher.look()
-        caption = f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in health.items())
-        save_figure(sample_grid(self.real, samples, caption), self.folder / f"sample-{milestone}.png")
-        self.log({"step": step, "milestone": milestone, **health})
-        print(f"step {step}: {self.latest}wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
-
-
-def main(config: Config, *, resume: str | None = None):
-    """Train the latent diffusion model, step 3 of 5.
+    Returns whether training is complete.
 
     Args:
         resume: go on from a checkpoint in results_folder: latest, or a milestone's number
     """
+    stop = StopRequest(deadline(config.max_train_hours))
     check_constants(config)
     device = choose_device(config.device)
     processes = join_processes(device)
+    with sole_writer(config.results_folder) if processes.is_main_process else nullcontext():
+        return train(config, resume, device, processes, stop)
+
+
+def train(config: Config, resume: str | None, device: torch.device, processes: PartialState,
+          stop: StopRequest) -> bool:
     checkpoint = resume_point(config, resume)
     vae = open_vae(config, device)
     vae_fingerprint = vae.fingerprint()
@@ -290,14 +284,21 @@ def main(config: Config, *, resume: str | None = None):
         real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
                 for user in watcher.users}
         recorder = ResultsRecorder(config, trainer, watcher, real, {
-            "latent_statistics": dataclasses.asdict(statistics), "vae_fingerprint": vae_fingerprint,
-            "split": split.identity()})
-    trainer.train(config.train_num_steps, log_every=config.log_every, milestone_every=config.save_and_sample_every,
-                  recorder=recorder)
+            "config": config_to_plain(config), "latent_statistics": dataclasses.asdict(statistics),
+            "vae_fingerprint": vae_fingerprint, "split": split.identity()})
+        recorder.finish_interrupted_milestone()
+    with stopping_on_signals(stop):
+        reason = trainer.train(config.train_num_steps, log_every=config.log_every,
+                               milestone_every=config.save_and_sample_every, recorder=recorder, stop=stop)
     last = list_milestones(config.results_folder)[-1]
+    if reason:
+        print(f"{reason}: step {trainer.step} of {config.train_num_steps} is saved in {config.results_folder}/model-"
+              f"{last}.pt\nto go on: the same command with --resume latest")
+        return False
     print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
           f"next: python generate.py --checkpoint {config.results_folder}/model-{last}.pt --all_users "
           f"--samples_per_user 50 --output_dir synthetic_data/checkpoint_{last}")
+    return True
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from benchmarks.measure import machine, time_once
 from denoising_diffusion_pytorch.trainer import batch_indices
 from groundwork.command_line import run
 from groundwork.device import choose_device
-from groundwork.files import read_json, write_json
+from groundwork.files import digest_file, read_json, write_json
 from microdoppler.latents import INDEX_FILE, LATENTS_FILE, LatentCache, LatentStatistics, load_cached
 from train_latent_cfg import Config
 
@@ -40,6 +40,7 @@ def make_cache(folder: Path, config: Config, num_latents: int) -> None:
     labels = (np.arange(num_latents) % config.num_users).tolist()
     statistics = LatentCache(block.astype(np.float16), torch.zeros(len(block)), 0.18215).statistics
     write_json(folder / INDEX_FILE, {"scale_factor": 0.18215, "labels": labels, "statistics": asdict(statistics),
+                                     "sha256": digest_file(folder / LATENTS_FILE),
                                      "images": [f"ID_{label + 1}/Doppler{i}.jpg" for i, label in enumerate(labels)]})
 
 

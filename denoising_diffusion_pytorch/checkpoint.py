@@ -1,6 +1,7 @@
 """Checkpoints: written whole, read without running code, in today's format and the older one.
 
-Today's: {"step", "seconds", "model", "opt", "ema", "scaler", "config": the whole configuration as plain values, ...}.
+Today's: {"format", "package_version", "step", "seconds", "model", "opt", "ema", "scaler", "config": the whole
+configuration as plain values, ...}; once it is no longer needed to resume, without "model", "opt" and "scaler".
 The older one has "step", "model", "opt", "ema" and possibly an empty config, and the diffusion's buffers among its
 tensors; what it does not say is read off these.
 """
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, OBJECTIVES, min_snr_weight
 from groundwork.errors import InputError
-from groundwork.files import load_tensors
+from groundwork.files import load_tensors, save_tensors
+
+FORMAT = 2              # raise it when older code could misread what is written
+ONLY_TO_RESUME = ("model", "opt", "scaler")
 
 
 def milestone_path(folder: str | Path, milestone: int) -> Path:
@@ -35,14 +39,35 @@ def load_checkpoint(path: str | Path) -> dict:
         milestones = ", ".join(map(str, list_milestones(path.parent))) or "none"
         raise InputError(f"checkpoint {path} does not exist; milestones in {path.parent}: {milestones}")
     checkpoint = load_tensors(path)
-    if not (isinstance(checkpoint, dict) and {"step", "model", "ema"} <= checkpoint.keys()):
+    if not (isinstance(checkpoint, dict) and {"step", "ema"} <= checkpoint.keys()
+            and checkpoint.keys() & {"model", "format"}):
         found = ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise InputError(f"{path} is no diffusion checkpoint: found {found} …, expected step, model and ema")
+    if not (type(checkpoint.get("format", FORMAT)) is int and checkpoint.get("format", FORMAT) <= FORMAT):
+        raise InputError(f"{path} is of format {checkpoint['format']}, and this version reads up to {FORMAT}: update "
+                         "it (git pull)")
     for name, prefix in (("model", "model."), ("ema", "ema_model.model.")):
-        state = checkpoint[name]
+        state = checkpoint.get(name)
+        if state is None and name == "model":       # thinned
+            continue
         if not (isinstance(state, dict) and f"{prefix}init_conv.weight" in state):
             raise InputError(f"{path} is no diffusion checkpoint of ours: its {name} holds no {prefix}init_conv.weight")
     return checkpoint
+
+
+def thin_out(folder: str | Path, keep_last: int, keep_every: int) -> None:
+    """Leave the newest `keep_last` milestones as they are, of the others every `keep_every`-th, without what only
+    resuming needs. To be called after every milestone: it looks no further back than what an earlier call has thinned.
+    """
+    older = list_milestones(folder)[:-keep_last]
+    for milestone in older:
+        if milestone % keep_every:
+            milestone_path(folder, milestone).unlink()
+    for path in (milestone_path(folder, m) for m in reversed(older) if m % keep_every == 0):
+        checkpoint = load_tensors(path)
+        if not checkpoint.keys() & set(ONLY_TO_RESUME):
+            return
+        save_tensors(path, {name: value for name, value in checkpoint.items() if name not in ONLY_TO_RESUME})
 
 
 def ema_unet_weights(checkpoint: dict) -> dict[str, Tensor]:

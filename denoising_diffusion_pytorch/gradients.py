@@ -1,12 +1,12 @@
 """Gradients of a batch, in micro-batches as large as memory allows, and on CUDA as one launch instead of thousands."""
-import gc
+import sys
 from typing import Callable, Sequence
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from groundwork.errors import InputError
+from groundwork.memory import Parts, free_memory
 
 Batch = dict[str, Tensor]
 
@@ -23,38 +23,30 @@ class Gradients:
         self.backward, self.parameters = backward, parameters
         for parameter in parameters:        # made once: a graph writes to the addresses it was captured with
             parameter.grad = torch.zeros_like(parameter)
-        self.micro_batch: int | None = None         # not known before the first batch
+        self.parts = Parts(sys.maxsize, "image")
         self.use_graphs = parameters[0].is_cuda
         self.graphs: dict[tuple[int, float], Graph] = {}        # by size and share of a micro-batch
 
     def __call__(self, batch: Batch) -> Tensor:
         """The mean loss of the batch, a scalar on its device."""
         size = len(next(iter(batch.values())))
-        self.micro_batch = min(self.micro_batch or size, size)
         while True:
             self._zero()
             try:
                 return self._accumulate(batch, size)
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                if self.micro_batch == 1:
-                    raise InputError(f"not even one image at a time fits in memory ({error}); lower dim or latent_size")
-            # Here the exception, and with it the activations that its traceback held, is gone.
+                self.parts.halve(error, tried=min(self.parts.size, size))
             self.graphs.clear()
-            self.micro_batch = -(-self.micro_batch // 2)
-            gc.collect()
-            torch.cuda.empty_cache()
-            print(f"out of memory: from here on {self.micro_batch} images at a time, {size} to a step as before")
+            free_memory()       # here the exception, and with it the activations that its traceback held, is gone
 
     def _zero(self) -> None:
         torch._foreach_zero_([parameter.grad for parameter in self.parameters])
 
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
         total = 0.0
-        for start in range(0, size, self.micro_batch):
-            micro = {name: value[start:start + self.micro_batch] for name, value in batch.items()}
-            count = min(self.micro_batch, size - start)
+        for start in range(0, size, self.parts.size):
+            count = min(self.parts.size, size - start)
+            micro = {name: value[start:start + count] for name, value in batch.items()}
             total = total + self._graph_or_function(micro, count, count / size)(micro)
         return total
 

@@ -7,7 +7,7 @@ from typing import Any, Callable, Mapping
 
 import tyro
 
-from groundwork.errors import InputError
+from groundwork.errors import InputError, printable
 
 
 def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset: str | None = None) -> Any:
@@ -41,5 +41,5 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
 def _complain(message: str, may_be_alone: bool = False) -> int:
     """Of several processes that all meet the same error one says so, and one that may be alone with its own does."""
     if os.environ.get("RANK", "0") == "0" or may_be_alone:
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     return 2

@@ -18,3 +18,8 @@ def shortened(names: Sequence[str], most: int = 8) -> str:
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """'dim 48 (now 64), seed 1 (now 2)' for the keys of `now` whose values differ; empty when none does."""
     return ", ".join(f"{key} {was.get(key)} (now {value})" for key, value in now.items() if was.get(key) != value)
+
+
+def printable(text: str) -> str:
+    """Control characters, which file names may hold and a terminal would obey, as their escapes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

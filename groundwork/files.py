@@ -4,14 +4,20 @@ import json
 import math
 import os
 import pickle
+import re
+import shutil
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Iterable
 
+import numpy as np
 import torch
 
 from groundwork.errors import InputError
+
+
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\.\w+)?")       # what a killed process leaves of atomic_path
 
 
 @contextmanager
@@ -32,6 +38,14 @@ def atomic_path(path: str | Path):
         raise OSError(error.errno, error.strerror, str(path)) from error if error.filename is None else error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_free_space(folder: str | Path, needed: int, advice: str) -> None:
+    """Raises InputError when the disk of `folder` has less than `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(f"{needed / 1e9:.3g} GB are needed in {folder}, and {free / 1e9:.3g} GB are free there; "
+                         f"{advice}, or choose another folder")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -62,6 +76,13 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} cannot be read as JSON: {error}") from None
 
 
+def check_inside(names: Iterable[str], source: str | Path) -> None:
+    """Raises InputError when one of the relative paths that `source` lists leads out of its folder."""
+    for name in names:
+        if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{source} lists {name!r}, which is no path below its folder")
+
+
 def save_tensors(path: str | Path, value: dict) -> None:
     """`torch.save`, whole or not at all. Raises InputError when it cannot be written."""
     with atomic_path(path) as temporary:
@@ -89,10 +110,39 @@ def load_tensors(path: str | Path) -> Any:
         raise InputError(f"{path} is no complete PyTorch file ({reason})") from None
 
 
+def load_array(path: str | Path) -> np.ndarray:
+    """An .npy file, memory-mapped. Raises InputError when it is absent, damaged or holds objects."""
+    return _load_numpy(path, np.load, mmap_mode="r")
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """An .npz file, likewise, but read."""
+    return _load_numpy(path, lambda file: dict(np.load(file)))
+
+
+def _load_numpy(path: str | Path, load: Callable, **options: Any) -> Any:
+    try:
+        return load(path, **options)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except Exception as error:      # on a damaged file NumPy, too, raises nearly anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path} is no complete NumPy file of numbers ({reason})") from None
+
+
 def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
     """SHA-256 of names and values, whatever the order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def digest_file(path: str | Path) -> str:
+    """SHA-256 of its bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2 ** 22):
+            digest.update(block)
     return digest.hexdigest()

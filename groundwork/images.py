@@ -1,5 +1,8 @@
 """Image files: their order in time, and to and from arrays."""
+import os
 import re
+import stat
+import warnings
 from pathlib import Path
 from typing import Sequence
 
@@ -11,6 +14,8 @@ from tqdm import tqdm
 from groundwork.errors import InputError
 from groundwork.files import atomic_path
 
+LEAST_SIDE = 8      # pixels; smaller is no spectrogram
+
 
 def time_order(name: str) -> tuple[int, str]:
     """Sort key: the last number in the file's name, as a number (…Doppler9 before …Doppler10)."""
@@ -21,13 +26,29 @@ def time_order(name: str) -> tuple[int, str]:
 def load_image(path: str | Path, image_size: int) -> np.ndarray:
     """One image file as (image_size, image_size, 3) uint8 RGB; the short side is resized, the long side centre-cropped.
 
-    Raises OSError, ValueError or PIL's own errors when the file is no complete image.
+    As a viewer shows it: turned as EXIF says, 16 bits scaled to 8, transparency on black. Raises OSError, ValueError or
+    PIL's own errors when the file is no complete image, or one of absurd size.
     """
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("is no regular file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)      # PIL only warns up to twice its limit
+        with Image.open(path) as image:
+            if min(image.size) < LEAST_SIDE:
+                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, expected at least {LEAST_SIDE} each way")
+            image = _as_rgb(ImageOps.exif_transpose(image))
     if image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):      # 16 bits, which convert would clip to 255
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: str | None = None) -> torch.Tensor:

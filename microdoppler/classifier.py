@@ -1,5 +1,7 @@
 """ResNet18 (He et al. 2016, Table 1) that tells persons apart by their spectrograms: train, predict, features."""
 import math
+import sys
+from functools import partial
 from typing import Callable, Iterable, Iterator
 
 import torch
@@ -8,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from groundwork.device import autocast, grad_scaler
+from groundwork.memory import Parts, free_memory
 
 RECIPE_VERSION = 4      # raise it when classifiers are trained differently, so that those made before are made again
 WARMUP_SHARE = 0.1      # of the steps, the learning rate rises linearly; then it falls along a cosine to zero
@@ -31,16 +34,12 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: i
     mode on `device`.
     """
     model = build_classifier(num_classes, seed).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
-    scaler = grad_scaler(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
+    scaler, parts = grad_scaler(device), Parts(sys.maxsize, "image")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for step, (images, labels) in enumerate(batches):
             optimizer.param_groups[0]["lr"] = lr * lr_factor(step, num_steps)
-            with autocast(device):
-                logits = model(normalise(images, device))
-            loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=LABEL_SMOOTHING)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            _set_gradients(model, images, labels, scaler, parts)
             scaler.step(optimizer)
             scaler.update()
             if on_step is not None:
@@ -48,25 +47,49 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: i
     return model.eval()
 
 
+def _set_gradients(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler,
+                   parts: Parts) -> None:
+    """Of the batch's mean loss, in parts where memory is short: only batch normalisation then sees fewer images."""
+    device = next(model.parameters()).device
+    while True:
+        model.zero_grad(set_to_none=True)
+        try:
+            for part, own_labels in zip(images.split(parts.size), labels.split(parts.size)):
+                with autocast(device):
+                    logits = model(normalise(part, device))
+                loss = F.cross_entropy(logits.float(), own_labels.to(device), label_smoothing=LABEL_SMOOTHING)
+                scaler.scale(loss * (len(part) / len(images))).backward()
+            return
+        except RuntimeError as error:
+            parts.halve(error, tried=min(parts.size, len(images)))
+        free_memory()
+
+
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     """(n, 3, size, size) uint8 → (n, classes) float32 probabilities, on the CPU."""
+    return Parts(batch_size, "image").map(partial(_logits, model), images).softmax(dim=1)
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
     device = next(model.parameters()).device
     with autocast(device):
-        logits = [model(normalise(batch, device)).float().cpu() for batch in images.split(batch_size)]
-    return torch.cat(logits).softmax(dim=1)
+        return model(normalise(images, device)).float().cpu()
 
 
 @torch.inference_mode()
 def features(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     """(n, 3, size, size) uint8 → what the last layer sees, (n, 512) float32, on the CPU."""
-    found, device = [], next(model.parameters()).device
+    found: list[Tensor] = []
+
+    def pooled(images: Tensor) -> Tensor:
+        _logits(model, images)
+        return found.pop()
     hook = model.avgpool.register_forward_hook(lambda _, __, pooled: found.append(pooled.flatten(1).float().cpu()))
-    with autocast(device):
-        for batch in images.split(batch_size):
-            model(normalise(batch, device))
-    hook.remove()
-    return torch.cat(found)
+    try:
+        return Parts(batch_size, "image").map(pooled, images)
+    finally:
+        hook.remove()
 
 
 def index_batches(num_images: int, sizes: Iterable[int], generator: torch.Generator) -> Iterator[Tensor]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from groundwork.errors import InputError, differences
-from groundwork.files import read_json, write_json
+from groundwork.errors import InputError, differences, shortened
+from groundwork.files import check_inside, read_json, write_json
 from microdoppler.spectrograms import drop_broken, find_users
 
 STRATEGIES = ("contiguous", "random")
@@ -73,11 +73,22 @@ class Split:
         try:
             users = {int(user): entry for user, entry in value["users"].items()}
             settings = SplitSettings(**{key: item for key, item in value.items() if key != "users"})
-            return Split(settings, {user: list(entry["train_images"]) for user, entry in users.items()},
-                         {user: list(entry["test_images"]) for user, entry in users.items()})
+            train, test = ({user: list(entry[part]) for user, entry in users.items()}
+                           for part in ("train_images", "test_images"))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is no split of ours ({type(error).__name__}: {error}); delete it, "
                              "and it is made again") from None
+        listed = [name for part in (train, test) for names in part.values() for name in names]
+        check_inside(listed, path)
+        if len(set(listed)) < len(listed):
+            twice = next(name for name in listed if listed.count(name) > 1)
+            raise InputError(f"{path} lists {twice} twice; an image is in one place, to train or to test")
+        if sorted(users) != list(range(1, settings.num_users + 1)):
+            raise InputError(f"{path} has users {shortened([str(user) for user in users])}; expected 1 … "
+                             f"{settings.num_users}; delete it, and it is made again")
+        return Split(settings, train, test)
 
 
 def split_images(images: dict[int, list[str]], settings: SplitSettings) -> Split:

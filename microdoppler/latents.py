@@ -13,7 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundwork.errors import InputError
-from groundwork.files import atomic_path, read_json, write_json
+from groundwork.files import atomic_path, check_free_space, digest_file, load_array, read_json, write_json
+from groundwork.lock import sole_writer
+from groundwork.memory import Parts
 from microdoppler.stitching import Cut, load_cuts
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
@@ -135,17 +137,29 @@ def load_or_encode(vae, data_path: str | Path, cuts: Sequence[Cut], labels: Tens
     """
     folder = Path(folder)
     fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size)
-    latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
-    index = read_json(index_file) if index_file.exists() and latents_file.exists() else {}
-    if index.get("fingerprint") == fingerprint:
-        return _open(latents_file, index)
-    index_file.unlink(missing_ok=True)      # first, so that no moment pairs it with other latents
-    _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
-    cache = LatentCache(np.load(latents_file, mmap_mode="r"), labels, vae.scale_factor)
-    write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
-                            "statistics": asdict(cache.statistics), "images": [cut.name for cut in cuts],
-                            "labels": labels.tolist()})
+    if (found := _read_index(folder)).get("fingerprint") == fingerprint:
+        try:
+            return _open(folder, found)
+        except InputError as error:
+            print(f"warning: {error}; its images are encoded again")
+    with sole_writer(folder):
+        latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
+        index_file.unlink(missing_ok=True)      # first, so that no moment pairs it with other latents
+        _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
+        cache = LatentCache(load_array(latents_file), labels, vae.scale_factor)
+        write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
+                                "statistics": asdict(cache.statistics), "sha256": digest_file(latents_file),
+                                "images": [cut.name for cut in cuts], "labels": labels.tolist()})
     return cache
+
+
+def _read_index(folder: Path) -> dict:
+    """Empty where there is none that can be read: the cache can be made again."""
+    try:
+        index = read_json(folder / INDEX_FILE)
+    except InputError:
+        return {}
+    return index if isinstance(index, dict) else {}
 
 
 def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache:
@@ -155,30 +169,48 @@ def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache
         raise InputError(f"{index_file} does not exist; give the folder that training encoded its images to with "
                          "--latents_cache_folder")
     index = read_json(index_file)
-    if not LatentStatistics(**index["statistics"]).is_close(statistics):
+    try:
+        is_its_own = LatentStatistics(**index["statistics"]).is_close(statistics)
+    except (KeyError, TypeError):
+        raise InputError(f"{index_file} is no index of latents; delete it, and training encodes its images "
+                         "again") from None
+    if not is_its_own:
         raise InputError(f"{folder} holds other latents than the checkpoint was trained on; give its own folder with "
                          "--latents_cache_folder")
-    return _open(Path(folder) / LATENTS_FILE, index)
+    return _open(Path(folder), index)
 
 
-def _open(latents_file: Path, index: dict) -> LatentCache:
-    """The cache that an index describes; nothing of the latents is read."""
-    return LatentCache(np.load(latents_file, mmap_mode="r"), torch.tensor(index["labels"]), index["scale_factor"],
-                       LatentStatistics(**index["statistics"]))
+def _open(folder: Path, index: dict) -> LatentCache:
+    """The cache that an index describes. Raises InputError when the latents are not those that were written with it;
+    to see that, they are read once."""
+    file = folder / LATENTS_FILE
+    try:
+        posteriors, labels = load_array(file), torch.tensor(index["labels"])
+        is_whole = len(posteriors) == len(labels) and index.get("sha256") in (None, digest_file(file))
+        statistics = LatentStatistics(**index["statistics"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
+    if not is_whole:
+        raise InputError(f"{file} is damaged")
+    return LatentCache(posteriors, labels, index["scale_factor"], statistics)
 
 
 @torch.inference_mode()
 def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, batch_size: int, device) -> None:
+    def posteriors(images: Tensor) -> Tensor:
+        posterior = vae.encode(images.to(device).float() / 255)
+        return torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu()
+
+    parts = Parts(batch_size, "image")
     with atomic_path(file) as temporary, tqdm(total=len(cuts), desc="encoding", unit="image", disable=None) as bar:
         stored = None
         for start in range(0, len(cuts), batch_size):
-            batch = load_cuts(data_path, cuts[start:start + batch_size], image_size).to(device)
-            posterior = vae.encode(batch.float() / 255)
-            both = torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu().numpy()
+            both = parts.map(posteriors, load_cuts(data_path, cuts[start:start + batch_size], image_size)).numpy()
             if not np.isfinite(both).all():
                 raise InputError(f"the VAE gives NaN, infinity or numbers beyond 65 504 from {cuts[start].name} on; "
                                  "are its weights whole?")
             if stored is None:
+                check_free_space(file.parent, len(cuts) * both[0].nbytes, "lower cuts_per_hop")
                 stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(cuts), *both.shape[1:]))
             stored[start:start + len(both)] = both
             bar.update(len(both))

@@ -4,7 +4,6 @@ Windows are cut from long recordings, each starting one hop after the one before
 test image that shares columns with a training image is a near-copy of it, and tests nothing.
 """
 import hashlib
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from groundwork.files import atomic_path
+from groundwork.errors import InputError
+from groundwork.files import atomic_path, load_arrays
 from groundwork.images import load_images, time_order
 from microdoppler.spectrograms import drop_broken, find_users
 
@@ -215,11 +215,11 @@ def load_or_find_overlaps(data_path: str | Path, num_users: int, folder: str | P
     path, found = Path(folder) / OVERLAPS_FILE, find_users(data_path, num_users)
     fingerprint = _fingerprint(Path(data_path), found)
     try:
-        with np.load(path) as stored:
-            if str(stored["fingerprint"]) == fingerprint:
-                names, *rest = ({user: stored[f"{part}_{user}"] for user in found} for part in PARTS)
-                return Overlaps({user: own.tolist() for user, own in names.items()}, *rest, int(stored["width"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = load_arrays(path)
+        if str(stored["fingerprint"]) == fingerprint:
+            names, *rest = ({user: stored[f"{part}_{user}"] for user in found} for part in PARTS)
+            return Overlaps({user: own.tolist() for user, own in names.items()}, *rest, int(stored["width"]))
+    except (InputError, ValueError, KeyError, TypeError):
         pass        # absent or damaged: it can be made again
     names, _ = drop_broken(data_path, found)
     overlaps = find_overlaps(data_path, names)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from groundwork.errors import InputError, shortened
+from groundwork.errors import InputError, printable, shortened
 from groundwork.images import load_image, time_order
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -13,9 +13,14 @@ MAX_BROKEN_SHARE = 0.03       # beyond a few per cent it is no accident, and the
 
 
 def user_folders(root: Path) -> dict[int, Path]:
-    """The folders root/ID_<number>, in any letter case: {number: folder}."""
-    return {int(match[1]): folder for folder in sorted(root.iterdir())
-            if folder.is_dir() and (match := re.fullmatch(r"ID_0*(\d+)", folder.name, re.IGNORECASE))}
+    """The folders root/ID_<number>, in any letter case: {number: folder}. Raises InputError when two share a number."""
+    folders: dict[int, Path] = {}
+    for folder in sorted(root.iterdir()):
+        if folder.is_dir() and (match := re.fullmatch(r"ID_([0-9]+)", folder.name, re.IGNORECASE)):
+            twin = folders.setdefault(int(match[1]), folder)
+            if twin is not folder:
+                raise InputError(f"{twin.name} and {folder.name} in {root} have the same number; rename one of them")
+    return folders
 
 
 def find_users(data_path: str | Path, num_users: int) -> dict[int, list[str]]:
@@ -58,7 +63,7 @@ def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[di
                     load_image(Path(data_path) / name, 8)
                     whole[user].append(name)
                 except Exception as error:      # a broken file makes PIL raise nearly anything
-                    warnings.append(f"skipped {name}: {type(error).__name__}: {error}")
+                    warnings.append(printable(f"skipped {name}: {type(error).__name__}: {error}"))
                 bar.update()
     if len(warnings) > MAX_BROKEN_SHARE * total:
         raise InputError(f"{len(warnings)} of {total} images in {data_path} cannot be decoded "

@@ -3,7 +3,6 @@ import csv
 import hashlib
 import json
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from groundwork.device import half_precision
 from groundwork.errors import InputError
-from groundwork.files import atomic_path
+from groundwork.files import atomic_path, load_arrays
 from microdoppler.arms import Arm, ImageSet
 from microdoppler.classifier import RECIPE_VERSION, predict, train_classifier
 from microdoppler.scores import score
@@ -141,9 +140,9 @@ class RunLog:
     def read(self, key: str) -> Outcome | None:
         """The outcome with this key, or None when there is none or its file is damaged."""
         try:
-            with np.load(self.folder / "predictions" / f"{key}.npz") as arrays:
-                return Outcome(arrays["probabilities"], float(arrays["seconds"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            arrays = load_arrays(self.folder / "predictions" / f"{key}.npz")
+            return Outcome(arrays["probabilities"], float(arrays["seconds"]))
+        except (InputError, ValueError, KeyError, TypeError):
             return None
 
     def write(self, key: str, outcome: Outcome) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from PIL import Image
 
 from groundwork.errors import InputError, differences, shortened
-from groundwork.files import read_json
+from groundwork.files import check_inside, read_json
 from microdoppler.data_split import Split
 from microdoppler.spectrograms import find_users, user_folders
 
@@ -64,6 +64,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not (isinstance(manifest, dict) and isinstance(manifest.get("vae", ""), str)
             and all(isinstance(manifest.get(key, {}), dict) for key in ("split", "images"))):
         raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
+    check_inside(manifest.get("images", {}), folder / "manifest.json")
     absent = sum(not (folder / name).exists() for name in manifest.get("images", {}))
     if absent:
         print(f"warning: {folder} lacks {absent} of the {len(manifest['images'])} images of its manifest; "
@@ -71,11 +72,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split]) -> dict[int, dict[str, Path]]:
+def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split],
+                   force: bool = False) -> dict[int, dict[str, Path]]:
     """{fold: {name of a set: its folder}}, every fold with the same names.
 
     A set belongs to the fold whose training images its manifest names: with any other, its model may have seen test
-    images. Raises InputError when a set fits no fold, or a fold lacks a set.
+    images. Raises InputError when a set fits no fold, unless there is one fold and `force`, or a fold lacks a set.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("--synthetic names a folder more than once; give each folder once")
@@ -83,7 +85,7 @@ def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split]) -> dict[
     folds_of_vae: dict[str, set[int]] = {}
     for folder in folders:
         manifest = read_manifest(folder)
-        fold = _fold_of(folder, manifest.get("split"), splits)
+        fold = _fold_of(folder, manifest.get("split"), splits, force)
         of_fold[fold].append(folder)
         folds_of_vae.setdefault(manifest.get("vae", f"unknown, of fold {fold}"), set()).add(fold)
     for shared in folds_of_vae.values():
@@ -99,7 +101,7 @@ def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split]) -> dict[
     return named
 
 
-def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split]) -> int:
+def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split], force: bool) -> int:
     if not trained_on:
         if len(splits) > 1:
             raise InputError(f"which images {folder}'s model was trained on is unknown, so that it fits none of the "
@@ -111,8 +113,13 @@ def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split]) ->
         if trained_on == split.identity():
             return fold
     other = differences(trained_on, next(iter(splits.values())).identity())
+    if force and len(splits) == 1:
+        print(f"warning: {folder} comes from a model trained on another split: {other}; if it saw images that are "
+              "tested on now, its result is too good. runs.csv says so")
+        return next(iter(splits))
     raise InputError(f"{folder} comes from a model trained on another split: {other}; it may have seen images "
-                     "that are tested on now: go back to those constants, or train on this split")
+                     "that are tested on now: go back to those constants, train on this split, or --force it with one "
+                     "fold")
 
 
 def _name(folders: list[Path]) -> dict[str, Path]:
@@ -123,9 +130,11 @@ def _name(folders: list[Path]) -> dict[str, Path]:
     return {str(Path(*path.parts[-depth:])): folder for path, folder in zip(paths, folders)}
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """What made a set, for runs.csv."""
+def facts_of(folder: Path, split: Split) -> dict[str, Any]:
+    """What made a set, for runs.csv, and what was forced: another VAE than its model's, another split."""
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
-    return {"synthetic_folder": str(folder),
+    is_other_split = manifest.get("split") not in (None, {}, split.identity())
+    forced = [manifest.get("forced", ""), "another split" if is_other_split else ""]
+    return {"synthetic_folder": str(folder), "forced": ", ".join(filter(None, forced)),
             **{f"model_{name}": manifest.get(name, "") for name in MODEL_FACTS},
             **{f"sampling_{name}": manifest.get(name, "") for name in SAMPLING_FACTS}}

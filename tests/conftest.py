@@ -1,6 +1,9 @@
 """A finished demo of tiny size, made once, for the tests that need trained files."""
-import subprocess
+import os
+import runpy
 import sys
+import tempfile
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -8,15 +11,33 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TINY = ["--num_users", "3", "--images_per_user_train", "10", "--dim", "16", "--train_num_steps", "12",
         "--save_and_sample_every", "5", "--log_every", "3", "--num_samples", "4", "--classifier_steps", "4",
-        "--classifier_seeds", "2", "--sampling_timesteps", "4", "--no_amp"]
+        "--classifier_image_size", "32", "--classifier_batch_size", "4", "--classifier_seeds", "2",
+        "--sampling_timesteps", "4", "--no_amp"]
 DEMO_SIZE = ["--images_per_user", "20", "--samples_per_user", "3", "--vae_num_steps", "10", "--vae_ch", "8"]
 
 
+PROCESSES = get_context("forkserver")       # importing PyTorch and all takes longer than most of what is tested
+PROCESSES.set_forkserver_preload(["demo"])
+
+
 def run_script(*arguments, expect=0):
-    """Run a script (or -m module) of the repository in a fresh Python; returns its standard output and error."""
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout, done.stderr
+    """Run a script (or -m module) of the repository in a process of its own; returns its standard output and error."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = PROCESSES.Process(target=_be_script, args=(list(map(str, arguments)), folder))
+        process.start()
+        process.join()
+        out, err = (Path(folder, name).read_text() for name in ("out", "err"))
+    assert process.exitcode == expect, out + err
+    return out, err
+
+
+def _be_script(arguments, folder):
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(ROOT)
+    is_module = arguments[0] == "-m"
+    sys.argv = arguments[is_module:]
+    (runpy.run_module if is_module else runpy.run_path)(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import monitor_training
 import test_vae_range as vae_range
 import train_latent_cfg
 from groundwork.command_line import run
+from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from train_latent_cfg import PRESETS, Config
 
@@ -111,6 +112,47 @@ def test_constants_outside_their_limits(refused, paths, tmp_path, option, value)
     assert list(tmp_path.iterdir()) == []
 
 
+FINE_WITH = {     # extremes that make sense: (constant, value)
+    ("max_train_hours", 0), ("split_guard", 0), ("seed", 0), ("min_loss_weight", 0), ("offset_noise_strength", 0),
+    ("cond_drop_prob", 0), ("ddim_sampling_eta", 0), ("rescaled_phi", 0), ("ema_decay", 0), ("cond_scale", 0),
+    ("doppler_shift", 0)}
+NUMBERS = [field.name for field in fields(Config) if type(getattr(Config(), field.name)) in (int, float)]
+TUPLES = [field.name for field in fields(Config) if isinstance(getattr(Config(), field.name), tuple)]
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 10 ** 12])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_among_the_constants_has_its_limits(name, value):
+    config = replace(Config(), **{name: value})
+    if (name, value) in FINE_WITH or name == "split_fold":      # that one is SplitSettings' to judge
+        return
+    with pytest.raises(InputError, match=f"^{name} is .*expected"):
+        train_latent_cfg.check_constants(config)
+
+
+@pytest.mark.parametrize("value", [(), (-1, -1), (float("nan"), 1), (1, float("inf")), (10 ** 12, 10 ** 12)])
+@pytest.mark.parametrize("name", TUPLES)
+def test_every_tuple_among_the_constants_has_its_limits(name, value):
+    with pytest.raises(InputError, match=f"^{name} is .*expected"):
+        train_latent_cfg.check_constants(replace(Config(), **{name: value}))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_within_the_limits(preset):
+    train_latent_cfg.check_constants(PRESETS[preset])
+
+
+@pytest.mark.parametrize("constants, words", [
+    ({"split_fold": "3"}, "split_fold is 3"), ({"split_fold": "-1"}, "split_fold is -1"),
+    ({"image_size": "96"}, "expect otherwise"), ({"latent_channels": "8"}, "expect otherwise"),
+    ({"num_users": "4"}, "num_users"), ({"sampling_timesteps": "1001"}, "1001"),
+    ({"device": "cuda:x"}, "expected auto"), ({"dim_mults": "1 2 4 8 16 32"}, "latent_size")])
+def test_constants_that_contradict_the_data_or_each_other(refused, paths, tmp_path, constants, words):
+    options = [word for name, value in constants.items() for word in (f"--{name}", *value.split())]
+    line = refused(train_latent_cfg, *paths, *options)
+    assert words in line and not (tmp_path / "results").exists()
+
+
 def test_constants_that_contradict_each_other(refused, paths, tmp_path):
     assert "expected (0, 1]" in refused(train_latent_cfg, *paths, "--use_cfg_plus_plus", "--cond_scale", "2")
     assert not (tmp_path / "results").exists()
@@ -166,7 +208,13 @@ def test_generate_refuses_a_vae_that_the_model_was_not_trained_with(refused, dem
     save_tensors(tmp_path / "other.pt", vae)
     line = refused(generate, "--checkpoint", demo[0] / "results" / "model-3.pt", "--all_users",
                    "--vae_path", tmp_path / "other.pt", "--output_dir", tmp_path / "out")
-    assert "another VAE" in line
+    assert "another VAE" in line and not (tmp_path / "out").exists()
+    generate.main(checkpoint=demo[0] / "results" / "model-3.pt", user_id=(1,), num_samples=1, force=True,
+                  vae_path=tmp_path / "other.pt", output_dir=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["forced"] == "another VAE"
+    line = refused(generate, "--checkpoint", demo[0] / "results" / "model-3.pt", "--user_id", "1",
+                   "--output_dir", tmp_path / "out")       # the right VAE again: other images
+    assert "forced another VAE (now None)" in line
 
 
 def test_generate_refuses_what_is_no_checkpoint(refused, demo, tmp_path):

@@ -1,5 +1,6 @@
 """classify.py as the user meets it: what it writes, and what it says about folders that it cannot use."""
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -106,6 +107,21 @@ def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):
     (of_first / "manifest.json").unlink()
     with pytest.raises(InputError, match="fits none of the 2 folds"):
         classify.main(config, synthetic=(of_first,), folds=(0, 1))
+
+
+def test_a_forced_set_of_another_split_is_on_record(config, tmp_path, capsys):
+    _, splits = classify.open_splits(config, (0, 1))
+    of_first = drawn_for(tmp_path / "fold_0" / "x", splits[0])
+    classify.main(config, synthetic=(of_first,), folds=(1,), seeds=1, force=True)
+    assert "its result is too good" in capsys.readouterr().out
+    with open(config.results_folder / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
+        assert {row["forced"] for row in csv.DictReader(file) if row["synthetic"]} == {"another split"}
+    with pytest.raises(InputError, match="another split"):      # of two folds it would be a guess which it belongs to
+        match_to_folds((drawn_for(tmp_path / "x", replace_fold(splits[0], 2)),), splits, force=True)
+
+
+def replace_fold(split, fold):
+    return dataclasses.replace(split, settings=dataclasses.replace(split.settings, fold=fold))
 
 
 def test_selected_images_are_an_arm_of_their_own(config, tmp_path, capsys, monkeypatch):

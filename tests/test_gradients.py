@@ -55,7 +55,7 @@ def test_half_of_a_failed_batch_leaves_no_gradient():
         if len(calls) == 2:
             raise RuntimeError(OUT_OF_MEMORY[0])
         return whole(batch, share)
-    whole, gradients.backward, gradients.micro_batch = gradients.backward, backward, 4
+    whole, gradients.backward, gradients.parts.size = gradients.backward, backward, 4
     torch.testing.assert_close((gradients(batch_of(8)), w.grad), expected(batch_of(8), w))
     assert calls == [4, 4, 2, 2, 2, 2]
 
@@ -82,7 +82,7 @@ def test_a_graph_gives_what_the_kernels_one_by_one_give():
         loss = gradients(batch_of(size, "cuda"))
         torch.testing.assert_close((loss, w.grad), expected(batch_of(size, "cuda"), w))
     assert set(gradients.graphs) == {(8, 1.0)}
-    gradients.micro_batch = 4       # two replays to a batch
+    gradients.parts.size = 4       # two replays to a batch
     torch.testing.assert_close((gradients(batch_of(8, "cuda")), w.grad), expected(batch_of(8, "cuda"), w))
     torch.testing.assert_close((gradients(batch_of(6, "cuda")), w.grad), expected(batch_of(6, "cuda"), w))
     assert set(gradients.graphs) == {(8, 1.0), (4, 0.5), (4, 4 / 6), (2, 2 / 6)}

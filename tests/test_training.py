@@ -1,4 +1,6 @@
 """The trainer and its checkpoints: learning, accumulation, resuming, older files."""
+import copy
+import math
 import pickle
 import time
 
@@ -11,11 +13,12 @@ from PIL import Image
 import generate
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
-                                                    load_unet_weights, read_off_tensors)
+                                                    load_unet_weights, read_off_tensors, thin_out)
 from denoising_diffusion_pytorch.trainer import Trainer, batch_indices, choose_precision
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.seeding import derive_seed
+from groundwork.stopping import StopRequest
 
 DATA = torch.tensor([1.0, -1.0]).repeat(5).view(10, 1, 1, 1).expand(10, 2, 8, 8).contiguous()     # by class
 
@@ -44,10 +47,13 @@ class Kept:
         time.sleep(self.seconds)
         self.milestones.append(milestone)
 
+    def save(self, milestone):
+        self.milestones.append(f"{milestone}, early")
+
 
 def run(trainer, num_steps, milestone_every=100):
     kept = Kept()
-    trainer.train(num_steps, log_every=1, milestone_every=milestone_every, recorder=kept)
+    trainer.train(num_steps, log_every=1, milestone_every=milestone_every, recorder=kept, stop=StopRequest())
     return kept.records, kept.milestones
 
 
@@ -86,7 +92,7 @@ def test_a_step_is_of_the_whole_batch_however_much_of_it_fits_in_memory(monkeypa
         return forward(self, img, **kwargs)
     monkeypatch.setattr(GaussianDiffusion, "forward", short_of_memory)
     run(in_parts, 1)
-    assert in_parts.gradients.micro_batch == 2
+    assert in_parts.gradients.parts.size == 2
     ours, theirs = (torch.cat([p.grad.flatten() for p in t.parameters]) for t in (whole, in_parts))
     assert (ours - theirs).norm() < 1e-5 * ours.norm()
 
@@ -139,9 +145,98 @@ def test_a_resumed_run_takes_todays_learning_rate_and_averages():
 def test_speed_and_time_leave_milestones_out():
     """Two milestones of 0.3 s, the first between two logs."""
     trainer, kept, started = make_trainer(), Kept(seconds=0.3), time.perf_counter()
-    trainer.train(6, log_every=4, milestone_every=3, recorder=kept)
+    trainer.train(6, log_every=4, milestone_every=3, recorder=kept, stop=StopRequest())
     assert kept.records[-1]["wall_time"] <= time.perf_counter() - started - 0.6
     assert kept.records[0]["images_per_second"] == pytest.approx(4 * 8 / kept.records[0]["wall_time"])
+
+
+# ---------------------------------------------------------------------------------------------------- bad numbers
+
+def spoil(trainer, is_bad):
+    """Let the images of those steps be NaN where is_bad(step, learning rate)."""
+    draw = trainer.draw_batch
+
+    def spoilt(indices, generator):
+        x, classes = draw(indices, generator)
+        return (x * float("nan") if is_bad(trainer.step, trainer.optimizer.param_groups[0]["lr"]) else x), classes
+    trainer.draw_batch = spoilt
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
+    trainer = make_trainer(amp=False, ema_update_every=1)
+    spoil(trainer, lambda step, lr: step in (3, 5))
+    run(trainer, 3)
+    before = [p.clone() for p in trainer.parameters], copy.deepcopy(trainer.optimizer.state_dict()["state"])
+    run(trainer, 4)
+    after = list(trainer.parameters), trainer.optimizer.state_dict()["state"]
+    assert all(map(torch.equal, before[0], after[0]))
+    assert all(torch.equal(before[1][i][name], after[1][i][name]) for i in before[1] for name in before[1][i])
+    records, _ = run(trainer, 8)
+    assert [record["skipped_steps"] for record in records] == [1, 2, 2, 2]
+    assert math.isnan(records[1]["loss"]) and math.isfinite(records[2]["loss"])
+    assert weights(trainer).isfinite().all()
+
+
+def test_a_resumed_run_counts_on():
+    first, second = make_trainer(amp=False), make_trainer(amp=False)
+    spoil(first, lambda step, lr: step == 1)
+    run(first, 3)
+    second.load_state_dict(first.state_dict())
+    records, _ = run(second, 4)
+    assert records[0]["skipped_steps"] == 1
+
+
+def test_many_steps_in_a_row_go_back_to_the_last_milestone_with_a_lower_learning_rate(capsys):
+    """As when weights have run away: no batch helps, but at a lower rate they had stayed."""
+    trainer, calm = make_trainer(amp=False), make_trainer(amp=False)
+    spoil(trainer, lambda step, lr: step >= 8 and lr > 5e-4)
+    records, milestones = run(trainer, 25, milestone_every=5)
+    assert "up to step 18, were not finite: back to step 5, on with a learning rate of 0.00025" in (
+        capsys.readouterr().out)
+    assert [record["step"] for record in records] == [*range(1, 19), *range(6, 26)]
+    assert milestones == [1, 2, 3, 2, 3, 4, 5] and trainer.step == 25 and weights(trainer).isfinite().all()
+    run(calm, 10)
+    calm.load_state_dict(trainer.state_dict())
+    assert calm.optimizer.param_groups[0]["lr"] == 2.5e-4       # and so does a run that is resumed from it
+
+
+def test_what_a_lower_learning_rate_does_not_mend_ends_in_one_line():
+    trainer = make_trainer(amp=False)
+    spoil(trainer, lambda step, lr: step >= 2)
+    with pytest.raises(InputError, match="10 steps in a row, up to step .*, were not finite, at a learning rate of"):
+        run(trainer, 100, milestone_every=5)
+
+
+# ---------------------------------------------------------------------------------------------------- stopping
+
+class AfterSteps(StopRequest):
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    @property
+    def reason(self):
+        self.left -= 1
+        return "enough" if self.left <= 0 else None
+
+
+def test_stopped_in_between_it_saves_and_goes_on_to_the_same_weights():
+    whole, first, second = (make_trainer() for _ in range(3))
+    run(whole, 9)
+    kept = Kept()
+    assert first.train(9, log_every=4, milestone_every=3, recorder=kept, stop=AfterSteps(5)) == "enough"
+    assert kept.milestones == [1, "2, early"] and [record["step"] for record in kept.records] == [4, 5]
+    second.load_state_dict(first.state_dict())
+    run(second, 9)
+    assert torch.equal(weights(whole), weights(second))
+
+
+def test_stopped_at_a_milestone_or_at_the_end_it_is_an_ordinary_one():
+    kept = Kept()
+    trainer = make_trainer()
+    assert trainer.train(6, log_every=4, milestone_every=3, recorder=kept, stop=AfterSteps(3)) == "enough"
+    assert trainer.train(6, log_every=4, milestone_every=3, recorder=kept, stop=AfterSteps(3)) is None
+    assert kept.milestones == [1, 2]
 
 
 @pytest.mark.parametrize("amp, capability, precision", [(True, (6, 0), "fp16"), (True, (7, 5), "fp16"),
@@ -163,7 +258,7 @@ def test_milestones_at_multiples_and_at_the_end():
     records, milestones = run(make_trainer(), 5, milestone_every=2)
     assert milestones == [1, 2, 3]
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5]
-    assert {"step", "loss", "grad_norm", "lr", "images_per_second", "wall_time"} == set(records[0])
+    assert {"step", "loss", "grad_norm", "lr", "images_per_second", "wall_time", "skipped_steps"} == set(records[0])
     walls = [record["wall_time"] for record in records]
     assert walls == sorted(walls) and records[0]["images_per_second"] > 0
 
@@ -237,6 +332,25 @@ def test_a_missing_milestone_names_those_that_exist(tmp_path):
 class Planted:
     def __reduce__(self):
         return (print, ("code ran",))
+
+
+def test_thinning_keeps_the_newest_whole_and_of_the_others_what_draws_images(tmp_path):
+    state = {"format": 2, "step": 1, "model": {"model.init_conv.weight": torch.zeros(9)}, "opt": {}, "scaler": None,
+             "ema": {"ema_model.model.init_conv.weight": torch.ones(9)}}
+    for milestone in range(1, 8):
+        save_tensors(tmp_path / f"model-{milestone}.pt", state)
+        thin_out(tmp_path, keep_last=2, keep_every=3)
+    assert list_milestones(tmp_path) == [3, 6, 7]
+    thinned, *whole = (load_checkpoint(tmp_path / f"model-{milestone}.pt") for milestone in (3, 6, 7))
+    assert set(thinned) == {"format", "step", "ema"} and all(set(found) == set(state) for found in whole)
+    assert torch.equal(ema_unet_weights(thinned)["init_conv.weight"], torch.ones(9))
+
+
+@pytest.mark.parametrize("found", [3, "2", None])
+def test_a_checkpoint_of_a_later_version_is_refused(tmp_path, found):
+    save_tensors(tmp_path / "model-1.pt", {"format": found, "step": 1, "ema": {}})
+    with pytest.raises(InputError, match="update"):
+        load_checkpoint(tmp_path / "model-1.pt")
 
 
 def test_files_that_are_no_checkpoint_are_refused_and_run_no_code(tmp_path, capsys):

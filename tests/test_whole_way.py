@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import fields
 
 import numpy as np
@@ -123,6 +124,43 @@ def test_training_refuses_to_overwrite_and_resumes(script, demo, paths, tmp_path
     assert resumed["step"] == whole["step"] == 12
     assert all(torch.equal(resumed["ema"][key], whole["ema"][key]) for key in whole["ema"])
     assert all(torch.equal(resumed["model"][key], whole["model"][key]) for key in whole["model"])
+
+
+def test_sigterm_saves_and_a_second_training_in_the_folder_is_refused_meanwhile(script, demo, paths, tmp_path):
+    long = [*paths, "--train_num_steps", "100000", "--save_and_sample_every", "100000", "--log_every", "1"]
+    metrics = tmp_path / "results" / "metrics.jsonl"
+    process = subprocess.Popen([sys.executable, "train_latent_cfg.py", *long], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.1)
+    _, err = script("train_latent_cfg.py", *long, expect=2)
+    assert f"is being written to by process {process.pid} on " in err and err.count("\n") == 1
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "SIGTERM: step" in out and "the same command with --resume latest" in out
+    saved = load_tensors(tmp_path / "results" / "model-1.pt")
+    assert saved["step"] == json.loads(metrics.read_text().splitlines()[-1])["step"] > 0
+    with open(metrics, "a") as file:        # as a kill may leave it
+        file.write('{"step": 99')
+    out, _ = script("train_latent_cfg.py", *long, "--resume", "latest", "--max_train_hours", "0.000001")
+    assert f"resumed at step {saved['step']}" in out and "the time is up: step" in out
+    steps = [json.loads(line).get("step") for line in metrics.read_text().splitlines() if line.endswith("}")]
+    assert steps[-1] == load_tensors(tmp_path / "results" / "model-1.pt")["step"] == saved["step"] + 1
+
+
+def test_what_will_not_fit_on_the_disk_is_refused_before_training(script, paths, tmp_path):
+    _, err = script("train_latent_cfg.py", *paths, "--train_num_steps", "1000000000", "--save_and_sample_every", "1",
+                    expect=2)
+    assert "GB are needed in" in err and "lower keep_last" in err
+    assert not list((tmp_path / "results").glob("*.pt"))
+
+
+def test_a_picture_that_a_kill_prevented_is_drawn_on_resuming(script, paths, tmp_path):
+    script("train_latent_cfg.py", *paths, "--train_num_steps", "10")
+    before = (tmp_path / "results" / "sample-2.png").read_bytes()
+    (tmp_path / "results" / "sample-2.png").unlink()
+    script("train_latent_cfg.py", *paths, "--train_num_steps", "10", "--resume", "latest")
+    assert (tmp_path / "results" / "sample-2.png").read_bytes() == before
 
 
 def test_resuming_from_an_earlier_milestone_sets_the_later_ones_aside(script, demo, paths, tmp_path):

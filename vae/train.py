@@ -23,7 +23,7 @@ from tqdm import tqdm
 from groundwork.command_line import run
 from groundwork.device import autocast, choose_device, grad_scaler
 from groundwork.errors import InputError, differences
-from groundwork.files import digest_tensors, load_tensors, read_json, save_tensors
+from groundwork.files import check_inside, digest_tensors, load_tensors, read_json, save_tensors
 from groundwork.images import load_images, save_image, time_order
 from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
@@ -53,6 +53,7 @@ def read_split(split: str | Path) -> tuple[list[str], list[str]]:
     except (TypeError, KeyError, AttributeError):
         raise InputError(f"{split} is no split: expected users, each with train_images; "
                          "make it with python -m microdoppler.split") from None
+    check_inside((name for names in users.values() for name in names), split)
     training, validation = [], []
     for user, names in users.items():
         held_out = max(1, round(VALIDATION_SHARE * len(names)))

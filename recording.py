@@ -1,0 +1,99 @@
+"""What a training run leaves in results_folder, and what it finds there."""
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from denoising_diffusion_pytorch.checkpoint import FORMAT, list_milestones, milestone_path, thin_out
+from denoising_diffusion_pytorch.trainer import Recorder, Trainer
+from groundwork.files import check_free_space, save_tensors, write_json
+from microdoppler.milestone import MilestoneWatcher
+from microdoppler.pictures import sample_grid
+from microdoppler.report import save_figure
+
+if TYPE_CHECKING:       # train_latent_cfg imports this module
+    from train_latent_cfg import Config
+
+PICTURE_BYTES = 2 ** 20     # a sample-<m>.png is rarely larger
+
+
+def set_aside_later(folder: Path, step: int, milestone_every: int) -> None:
+    """Resumed from an earlier milestone, the later ones belong to an abandoned run: they move to a folder beside."""
+    later = [m for m in list_milestones(folder) if (m - 1) * milestone_every >= step]
+    if not later:
+        return
+    aside = next(path for number in range(1, 10 ** 6) if not (path := folder / f"abandoned-{number}").exists())
+    aside.mkdir()
+    for name in (name for m in later for name in (f"model-{m}.pt", f"sample-{m}.png") if (folder / name).exists()):
+        (folder / name).rename(aside / name)
+    print(f"milestones {', '.join(map(str, later))} are now in {aside}")
+
+
+class ResultsRecorder(Recorder):
+    """Writes what a run leaves in results_folder: config.json, metrics.jsonl, and two files per milestone."""
+
+    def __init__(self, config: "Config", trainer: Trainer, watcher: MilestoneWatcher, real: dict, travels: dict):
+        """real: an image of each shown user; travels: what else a checkpoint carries, its config among it."""
+        self.config, self.trainer, self.watcher, self.real = config, trainer, watcher, real
+        self.folder = config.results_folder
+        self.travels = {"format": FORMAT, "package_version": package_version(), **travels}
+        self.latest = ""
+        check_free_space(self.folder, self.bytes_to_write(), "lower keep_last, or raise save_and_sample_every or "
+                         "keep_every")
+        write_json(self.folder / "config.json", self.travels["config"])
+        end_torn_line(self.folder / "metrics.jsonl")
+
+    def bytes_to_write(self) -> int:
+        """At most, until the end: whole checkpoints (weights, their average, and Adam's two), thin ones (the average),
+        and pictures."""
+        config, weights = self.config, sum(p.numel() * p.element_size() for p in self.trainer.parameters)
+        milestones = -(-(config.train_num_steps - self.trainer.step) // config.save_and_sample_every)
+        whole = min(milestones, config.keep_last + 1)       # one more while the oldest is not yet thinned
+        thin = -(-(milestones - whole) // config.keep_every)
+        return whole * 4 * weights + thin * weights + milestones * PICTURE_BYTES
+
+    def log(self, record: dict) -> None:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if "loss" in record:
+            left = (self.config.train_num_steps - record["step"]) * self.trainer.global_batch
+            self.latest = (f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s, "
+                           f"{left / record['images_per_second'] / 60:.0f} min left, ")
+            if record["skipped_steps"]:
+                self.latest += f"{record['skipped_steps']} steps skipped as their gradients were not finite, "
+
+    def milestone(self, milestone: int) -> None:
+        self.save(milestone)
+        self.look(milestone)
+
+    def save(self, milestone: int) -> None:
+        save_tensors(milestone_path(self.folder, milestone), {**self.trainer.state_dict(), **self.travels})
+        thin_out(self.folder, self.config.keep_last, self.config.keep_every)
+
+    def look(self, milestone: int) -> None:
+        step = self.trainer.step
+        samples, health = self.watcher.look()
+        caption = f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in health.items())
+        save_figure(sample_grid(self.real, samples, caption), self.folder / f"sample-{milestone}.png")
+        self.log({"step": step, "milestone": milestone, **health})
+        print(f"step {step}: {self.latest}wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
+
+    def finish_interrupted_milestone(self) -> None:
+        """A run that was killed between a checkpoint and its picture lacks the picture."""
+        milestone, rest = divmod(self.trainer.step, self.config.save_and_sample_every)
+        if milestone and not rest and not (self.folder / f"sample-{milestone}.png").exists():
+            self.look(milestone)
+
+
+def end_torn_line(path: Path) -> None:
+    """A line that was cut off while it was written should not spoil the next one."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with open(path, "ab") as file:
+            file.write(b"\n")
+
+
+def package_version() -> str:
+    try:
+        return version("microdoppler-diffusion")
+    except PackageNotFoundError:        # run from a clone that was not installed
+        return "unknown"

@@ -1,0 +1,251 @@
+"""Feed damaged files to everything that reads files:  python -m scripts.fuzz --minutes 10
+
+A reader must take a file or refuse it with InputError; anything else is a finding, kept in --findings to become a
+case in tests/fuzzed/. With atheris (pip install atheris, where it has a wheel) the damage is guided by what it makes
+the code do, without it it is blind.
+"""
+import contextlib
+import io
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from types import FunctionType
+from typing import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from denoising_diffusion_pytorch.checkpoint import ema_unet_weights, load_checkpoint, read_off_tensors
+from groundwork.command_line import run
+from groundwork.errors import InputError
+from groundwork.files import read_json
+from groundwork.images import load_images
+from microdoppler.data_split import Split, SplitSettings, split_images
+from microdoppler.diagnosis import read_metrics
+from microdoppler.latents import LatentStatistics, load_cached
+from microdoppler.study import RunLog
+from microdoppler.synthetic_sets import read_manifest
+from train_latent_cfg import Config, config_of, config_to_plain
+from vae.kl_vae import KL_VAE
+from vae.train import read_split
+
+STATISTICS = LatentStatistics([0.0], [1.0], -1.0, 1.0)
+
+
+def read_checkpoint(path: Path) -> None:
+    checkpoint = load_checkpoint(path)
+    config_of(checkpoint)
+    ema_unet_weights(checkpoint)
+    if not checkpoint.get("config"):
+        read_off_tensors(checkpoint)
+
+
+def read_runs(path: Path) -> None:
+    RunLog(path.parent)
+
+
+def read_predictions(path: Path) -> None:
+    (path.parent / "predictions").mkdir(exist_ok=True)
+    shutil.copy(path, path.parent / "predictions" / "key.npz")
+    RunLog(path.parent).read("key")
+
+
+def write_torch(value) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        torch.save(value, path)
+    return write
+
+
+def write_json_of(value) -> Callable[[Path], None]:
+    return lambda path: path.write_text(json.dumps(value))
+
+
+def _split() -> Split:
+    names = {user: [f"ID_{user}/Doppler{i}.png" for i in range(30)] for user in (1, 2)}
+    return split_images(names, SplitSettings(2, 10, "contiguous", 1, 1, 0))
+
+
+def _checkpoint() -> dict:
+    weights = {"init_conv.weight": torch.zeros(1)}
+    return {"format": 2, "step": 1, "config": config_to_plain(Config()), "opt": {},
+            "model": {f"model.{name}": value for name, value in weights.items()},
+            "ema": {f"ema_model.model.{name}": value for name, value in weights.items()}}
+
+
+def _vae() -> dict:
+    torch.manual_seed(0)
+    return KL_VAE({"ch": 4, "ch_mult": (1,), "num_res_blocks": 1}).checkpoint()
+
+
+def _image(format_: str) -> Callable[[Path], None]:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return lambda path: Image.fromarray(noise).save(path, format_)
+
+
+def _index() -> dict:
+    return {"labels": [0], "scale_factor": 0.2, "statistics": vars(STATISTICS), "sha256": "0", "images": ["a"]}
+
+
+def read_latents(path: Path) -> None:
+    write_json_of(_index())(path.with_suffix(".json"))
+    load_cached(path.parent, STATISTICS)
+
+
+def read_image(path: Path) -> None:
+    load_images(path.parent, [path.name], 16)
+
+
+METRICS = '{"step": 1, "loss": 0.5, "grad_norm": 1, "lr": 0.1, "images_per_second": 3, "wall_time": 2}\n'
+MANIFEST = {"images": {"ID_1/a.png": {"user": 1, "seed": 2}}, "vae": "x"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Of files: what it is called, how a whole one is made, and what reads it."""
+    file_name: str
+    write: Callable[[Path], object]
+    read: Callable[[Path], object]
+
+
+KINDS = {
+    "checkpoint": Kind("model-1.pt", write_torch(_checkpoint()), read_checkpoint),
+    "VAE": Kind("kl_vae_best.pt", write_torch(_vae()), KL_VAE.load),
+    "split": Kind("data_split.json", write_json_of(_split().to_json()),
+                  lambda path: Split.from_json(read_json(path), path)),
+    "split for the VAE": Kind("split.json", write_json_of(_split().to_json()), read_split),
+    "manifest": Kind("manifest.json", write_json_of(MANIFEST), lambda path: read_manifest(path.parent)),
+    "index of latents": Kind("latents.json", write_json_of(_index()),
+                             lambda path: load_cached(path.parent, STATISTICS)),
+    "latents": Kind("latents.npy", lambda path: np.save(path, np.zeros((1, 2, 1, 2, 2), np.float16)), read_latents),
+    "metrics": Kind("metrics.jsonl", lambda path: path.write_text(METRICS), read_metrics),
+    "runs": Kind("runs.csv", lambda path: path.write_text("key,arm,synthetic,fold\nk,real only,,0\n"), read_runs),
+    "predictions": Kind("key.npz", lambda path: np.savez(path, probabilities=np.ones((2, 2)), seconds=1.0),
+                        read_predictions),
+    "PNG": Kind("a.png", _image("PNG"), read_image),
+    "JPG": Kind("a.jpg", _image("JPEG"), read_image),
+}
+
+
+GUIDING = (         # modules whose branches guide atheris; all there are would take minutes to prepare
+    "torch._weights_only_unpickler", "numpy.lib.format", "numpy.lib._format_impl", "json.decoder", "csv", "zipfile",
+    "PIL.Image", "PIL.ImageOps", "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.ImageFile", "PIL.ExifTags",
+    "groundwork.files", "groundwork.images", "denoising_diffusion_pytorch.checkpoint", "microdoppler.data_split",
+    "microdoppler.diagnosis", "microdoppler.latents", "microdoppler.study", "microdoppler.synthetic_sets",
+    "train_latent_cfg", "vae.kl_vae", "vae.train")
+
+
+def functions_of(modules: tuple[str, ...]) -> list[FunctionType]:
+    """Those that the imported ones of these modules define, methods among them."""
+    found = []
+    for name in modules:
+        for value in list(vars(sys.modules[name]).values()) if name in sys.modules else []:
+            members = vars(value).values() if isinstance(value, type) else [value]
+            found += [member for member in members if isinstance(member, FunctionType) and member.__module__ == name]
+    return found
+
+
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    """A few bytes flipped, removed, doubled or cut off."""
+    damaged = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        start = chance.randrange(len(damaged) + 1)
+        stop = min(len(damaged), start + chance.choice((1, 2, 8, 64)))
+        part = damaged[start:stop]
+        damaged[start:stop] = chance.choice((
+            bytes(byte ^ 1 << chance.randrange(8) for byte in part), b"", part * 2, chance.randbytes(len(part)),
+            chance.choice((b"\xff" * len(part), b"-1", b"null", b"[]", b"{}", b"1e999", b'"', b"../"))))
+        if chance.random() < 0.1:
+            del damaged[start:]
+    return bytes(damaged)
+
+
+def attempt(name: str, data: bytes, folder: Path) -> Exception | None:
+    """What reading such a file raises, but for InputError."""
+    path = folder / KINDS[name].file_name
+    path.write_bytes(data)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            KINDS[name].read(path)
+    except InputError:
+        pass
+    except Exception as error:
+        return error
+    return None
+
+
+def fuzz(name: str, seconds: float, seed: int, findings: Path, result) -> None:
+    """Damage files for a while; (how many, how many findings) go to `result`. To be run in a process of its own, which
+    atheris does not return from."""
+    tried, found = 0, {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path = folder / KINDS[name].file_name
+        KINDS[name].write(path)
+        whole = path.read_bytes()
+
+        def test(data: bytes) -> None:
+            nonlocal tried
+            tried += 1
+            error = attempt(name, data, folder)
+            if error is not None and (what := f"{type(error).__name__}: {error}"[:60]) not in found:
+                found[what] = data
+                findings.mkdir(parents=True, exist_ok=True)
+                (findings / f"{name} {len(found)}").write_bytes(data)
+                print(f"{name}: {what}", file=sys.stderr)
+            if time.monotonic() > end:
+                result.put((tried, len(found)))
+                result.close()
+                result.join_thread()
+                raise KeyboardInterrupt         # the way out of atheris
+        end = time.monotonic() + seconds
+        try:
+            import atheris
+        except ImportError:
+            chance = random.Random(seed)
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    test(mutate(whole, chance))
+            return
+        (folder / "corpus").mkdir()
+        (folder / "corpus" / "whole").write_bytes(whole)
+        for function in functions_of(GUIDING):
+            atheris.instrument_func(function)
+        atheris.Setup([sys.argv[0], str(folder / "corpus"), f"-seed={seed + 1}", f"-max_len={4 * len(whole)}",
+                       "-verbosity=0"], test)
+        with contextlib.suppress(KeyboardInterrupt):
+            atheris.Fuzz()
+
+
+def main(*, minutes: float = 10, seed: int = 0, findings: Path = Path("fuzz_findings")) -> int:
+    """Divide so many minutes among all readers of files. Exit status 1 when one of them raised anything but InputError.
+
+    Args:
+        minutes: in all
+        seed: of the damage
+        findings: gets the files that were not refused properly
+    """
+    total = 0
+    print("| file | damaged ones read | findings |\n|---|---|---|")
+    for name in tqdm(KINDS, unit="kind", disable=None):
+        context = get_context("spawn")
+        result = context.Queue()
+        process = context.Process(target=fuzz, args=(name, 60 * minutes / len(KINDS), seed, findings, result))
+        process.start()
+        tried, found = result.get()
+        process.join()
+        total += found
+        print(f"| {name} | {tried} | {found} |", flush=True)
+    return total
+
+
+if __name__ == "__main__":
+    if run(main):
+        sys.exit(1)
