@@ -58,6 +58,8 @@ def progress(metrics: Metrics, settings: Settings) -> list[str]:
              f"{np.median(recent(training['images_per_second'])):.3g} images/s, {clock(training['wall_time'][-1])} of "
              f"training, " + (f"{clock(left)} left, milestones not counted" if left else "complete"),
              f"loss {trend(training)}", f"healthy: {settings.expected_loss}"]
+    if skipped := int(training["skipped_steps"][-1]):
+        lines.append(f"{skipped} steps skipped, as their gradients were not finite")
     if done:
         latest = {key: values[-1] for key, values in metrics.milestones.items()}
         lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), "

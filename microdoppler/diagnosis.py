@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from groundwork.errors import InputError
 
-TRAINING_KEYS = ("step", "loss", "grad_norm", "lr", "images_per_second", "wall_time")
+TRAINING_KEYS = ("step", "loss", "grad_norm", "lr", "images_per_second", "wall_time", "skipped_steps")
 MILESTONE_KEYS = ("step", "milestone", "class_gain", "sharpness", "recognised", "diversity", "copies")
 
 # Losses are judged in units of the start level, the loss of a network that outputs zero, since both depend on schedule,
@@ -157,7 +157,8 @@ def _parse(line: bytes) -> dict[str, float] | None:
         if "milestone" in record:       # earlier versions wrote fewer figures
             record = {key: float(record.get(key, math.nan)) for key in MILESTONE_KEYS}
         else:
-            record = {key: float(record[key]) for key in TRAINING_KEYS}
+            record = {key: float(record[key]) for key in TRAINING_KEYS[:-1]} | {
+                "skipped_steps": float(record.get("skipped_steps", 0))}      # earlier versions skipped none
     except (ValueError, KeyError, TypeError):
         return None
     return record if math.isfinite(record["step"]) else None
@@ -207,7 +208,8 @@ def _numbers(metrics: Metrics, settings: Settings) -> Finding | None:
         "NaN",
         f"{bad_loss.sum()} of {len(loss)} lines have a loss that is NaN or infinite{first}; "
         f"{bad_grad.sum()} of the last {len(bad_grad)} have such a gradient norm",
-        "numbers overflow; once the weights are NaN they stay so, and later checkpoints are worthless",
+        f"numbers overflow; such steps change no weight ({metrics.training['skipped_steps'][-1]:.0f} were skipped), "
+        "but in runs of earlier versions weights became NaN and stayed so, and later checkpoints are worthless",
         f"stop, and resume from the milestone before it with train_lr {settings.train_lr / 2:g} (now "
         f"{settings.train_lr:g}) and max_grad_norm {settings.max_grad_norm / 2:g} (now {settings.max_grad_norm:g}); "
         "if it returns, amp = False")

@@ -241,7 +241,7 @@ def main(*, kills: int = 50, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise InputError(f"--kinds {unknown[0]} is unknown; expected some of {', '.join(KINDS)}")
-    PROCESSES.set_forkserver_preload(["scripts.kills"])
+    PROCESSES.set_forkserver_preload(["classify", "generate", "train_latent_cfg"])
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(folder) / "shared"

@@ -240,6 +240,13 @@ def test_findings_are_printed_with_their_remedy(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("error")
+def test_skipped_steps_are_told(tmp_path, capsys):
+    monitor_training.main(Config(results_folder=write_run(tmp_path, line=lambda step: {"skipped_steps": 3})))
+    assert "3 steps skipped" in capsys.readouterr().out
+    monitor_training.main(Config(results_folder=write_run(tmp_path)))       # of an earlier version, which told nothing
+    assert "steps skipped" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("lines", [[], [training_line(50, math.nan, grad_norm=math.nan)],
                                    [training_line(50, 0.3), milestone_line(50, copies=math.nan)]],
                          ids=["none", "only NaN", "one"])
