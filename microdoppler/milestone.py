@@ -4,6 +4,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
+from groundwork.memory import Parts
 from microdoppler.arms import ImageSet
 from microdoppler.judge import Judge
 from microdoppler.latents import LatentCache, LatentScaling
@@ -53,8 +54,9 @@ class MilestoneWatcher:
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> Tensor:
-        return torch.cat([self.vae.decode_latents(self.scaling.restore(part.to(self.diffusion.device)))
-                          for part in latents.split(4)])
+        def decode(part: Tensor) -> Tensor:
+            return self.vae.decode_latents(self.scaling.restore(part.to(self.diffusion.device)))
+        return Parts(4, "image").map(decode, latents)
 
 
 @torch.inference_mode()
