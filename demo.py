@@ -80,6 +80,7 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
     with stage("train the diffusion model"):
         resume = "latest" if list_milestones(config.results_folder) else None
         if not train_latent_cfg.main(config, resume=resume):
+            print("the demo goes on where it was when it is started again")
             return
         monitor_training.main(config)
     with stage("generate"):

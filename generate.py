@@ -16,7 +16,7 @@ from denoising_diffusion_pytorch.trainer import join_processes
 from groundwork.command_line import run
 from groundwork.device import autocast, choose_device
 from groundwork.errors import InputError, differences
-from groundwork.files import check_inside, digest_tensors, read_json, write_json
+from groundwork.files import TEMPORARY, check_inside, digest_tensors, read_json, write_json
 from groundwork.images import load_image, save_image
 from groundwork.lock import LOCK, OWNER, sole_writer
 from groundwork.memory import Parts
@@ -84,7 +84,7 @@ class ImageGenerator:
             raise InputError(f"{path} was trained on the latents of another VAE than {config.vae_path}; give the right "
                              "one with --vae_path, or --force it")
         if "latent_statistics" in checkpoint:
-            statistics = LatentStatistics(**checkpoint["latent_statistics"])
+            statistics = LatentStatistics.of(checkpoint["latent_statistics"], path)
             diffusion.clip_x_start = clipping_is_justified(config, statistics)
             scaling = statistics.scaling(config.standardize_latents)
             training = load_cached(config.latents_cache_folder, statistics) if config.noise_level < 1 else None
@@ -138,7 +138,8 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
     """The manifest of output_dir, new or gone on with. Raises InputError when the images there were made otherwise."""
     path = output_dir / MANIFEST
     if not path.exists():
-        if output_dir.is_dir() and any(path.name not in (LOCK, OWNER) for path in output_dir.iterdir()):
+        if output_dir.is_dir() and any(
+                path.name not in (LOCK, OWNER) and not TEMPORARY.fullmatch(path.name) for path in output_dir.iterdir()):
             raise InputError(f"{output_dir} is not empty and has no {MANIFEST}; choose another --output_dir")
         return {**settings, "images": {}}
     manifest = read_json(path)
@@ -200,6 +201,7 @@ def draw_all(generator: ImageGenerator, users: list[int], count: int, output_dir
              batch_size: int, processes: PartialState) -> list[str]:
     """Draw what output_dir lacks of `count` images of each user; returns the names of all."""
     settings = Sampling.of(generator.config)
+    processes.wait_for_everyone()       # until the main one has locked the folder
     manifest = open_manifest(output_dir, generator.identity | settings) | {"checkpoint": str(checkpoint)}
     print(f"{checkpoint}, step {manifest['step']}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
     wanted = {f"ID_{user}/ID{user}_synthetic_Doppler{index}.png": (user, derive_seed(settings["seed"], user, index))

@@ -1,12 +1,12 @@
 """What a training run leaves in results_folder, and what it finds there."""
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denoising_diffusion_pytorch.checkpoint import FORMAT, list_milestones, milestone_path, thin_out
 from denoising_diffusion_pytorch.trainer import Recorder, Trainer
-from groundwork.files import check_free_space, save_tensors, write_json
+from groundwork.files import append_json, check_free_space, save_tensors, write_json
+from microdoppler.diagnosis import read_metrics
 from microdoppler.milestone import MilestoneWatcher
 from microdoppler.pictures import sample_grid
 from microdoppler.report import save_figure
@@ -41,7 +41,6 @@ class ResultsRecorder(Recorder):
         check_free_space(self.folder, self.bytes_to_write(), "lower keep_last, or raise save_and_sample_every or "
                          "keep_every")
         write_json(self.folder / "config.json", self.travels["config"])
-        end_torn_line(self.folder / "metrics.jsonl")
 
     def bytes_to_write(self) -> int:
         """At most, until the end: whole checkpoints (weights, their average, and Adam's two), thin ones (the average),
@@ -53,8 +52,7 @@ class ResultsRecorder(Recorder):
         return whole * 4 * weights + thin * weights + milestones * PICTURE_BYTES
 
     def log(self, record: dict) -> None:
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_json(self.folder / "metrics.jsonl", record)
         if "loss" in record:
             left = (self.config.train_num_steps - record["step"]) * self.trainer.global_batch
             self.latest = (f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s, "
@@ -79,17 +77,14 @@ class ResultsRecorder(Recorder):
         print(f"step {step}: {self.latest}wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
 
     def finish_interrupted_milestone(self) -> None:
-        """A run that was killed between a checkpoint and its picture lacks the picture."""
-        milestone, rest = divmod(self.trainer.step, self.config.save_and_sample_every)
-        if milestone and not rest and not (self.folder / f"sample-{milestone}.png").exists():
+        """A run that was killed just after a checkpoint lacks its picture, or its line of metrics."""
+        step, every, metrics = self.trainer.step, self.config.save_and_sample_every, self.folder / "metrics.jsonl"
+        milestone = -(-step // every)
+        if step == 0 or step % every and step != self.config.train_num_steps:
+            return
+        is_told = metrics.exists() and step in read_metrics(metrics).milestones["step"]
+        if not (is_told and (self.folder / f"sample-{milestone}.png").exists()):
             self.look(milestone)
-
-
-def end_torn_line(path: Path) -> None:
-    """A line that was cut off while it was written should not spoil the next one."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        with open(path, "ab") as file:
-            file.write(b"\n")
 
 
 def package_version() -> str:

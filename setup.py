@@ -18,7 +18,7 @@ setup(
         "accelerate>=0.25",
         "pillow>=10.1",
         "tqdm>=4.65",
-        "filelock>=3.12",       # one writer per folder
+        "filelock>=3.24",       # one writer per folder; before, it took no notice of a lock file that is gone
         "tyro>=0.9.1",          # command lines out of dataclasses and functions
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped

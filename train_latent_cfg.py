@@ -199,8 +199,10 @@ def config_of(checkpoint: dict) -> Config:
 
 def _like(default, value):
     """A plain value as the type of a constant's default; raises TypeError when it is of another kind."""
-    if isinstance(default, (Path, tuple)):
-        return type(default)(value)
+    if isinstance(default, Path):
+        return Path(value)
+    if isinstance(default, tuple):
+        return tuple(_like(default[0], part) for part in value)
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if type(value) is not type(default):
@@ -266,7 +268,9 @@ def train(config: Config, resume: str | None, device: torch.device, processes: P
             raise InputError(f"the run in {config.results_folder} was trained on other images than this split's: "
                              f"{differences(checkpoint['split'], split.identity())}; go back to its data_split.json")
         cache = open_cache(config, split, vae, device)
-    statistics = cache.statistics if checkpoint is None else LatentStatistics(**checkpoint["latent_statistics"])
+    statistics = cache.statistics
+    if checkpoint is not None:
+        statistics = LatentStatistics.of(checkpoint["latent_statistics"], config.results_folder)
     print(f"latents: {len(cache)}, min {statistics.min:.3f}, max {statistics.max:.3f}, "
           f"std per channel {', '.join(f'{std:.3f}' for std in statistics.std)}")
     diffusion.clip_x_start = clipping_is_justified(config, statistics)

@@ -64,10 +64,16 @@ def thin_out(folder: str | Path, keep_last: int, keep_every: int) -> None:
         if milestone % keep_every:
             milestone_path(folder, milestone).unlink()
     for path in (milestone_path(folder, m) for m in reversed(older) if m % keep_every == 0):
-        checkpoint = load_tensors(path)
+        try:
+            checkpoint = load_checkpoint(path)
+        except InputError as error:
+            print(f"warning: {error}; it is left as it is")
+            continue
         if not checkpoint.keys() & set(ONLY_TO_RESUME):
             return
-        save_tensors(path, {name: value for name, value in checkpoint.items() if name not in ONLY_TO_RESUME})
+        if checkpoint.get("config"):        # the first version's need their "model" to say what they are
+            kept = {name: value for name, value in checkpoint.items() if name not in ONLY_TO_RESUME}
+            save_tensors(path, {"format": FORMAT, **kept})
 
 
 def ema_unet_weights(checkpoint: dict) -> dict[str, Tensor]:

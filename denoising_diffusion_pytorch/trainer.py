@@ -22,6 +22,7 @@ from groundwork.stopping import StopRequest
 
 MOST_SKIPPED = 10               # steps in a row, after which the weights themselves are taken for spoilt
 MOST_SKIPPED_BY_SCALER = 40     # with float16 it first looks for a scale that does not overflow, halving every time
+ASK_EVERY = 10                  # steps between two times that several processes ask each other whether to stop
 LR_FACTOR = 0.25                # of the learning rate, once rolled back
 
 
@@ -170,7 +171,7 @@ class Trainer:
                 at_end = self.step == num_steps
                 is_milestone = at_end or self.step % milestone_every == 0
                 is_time_to_log = at_end or self.step % log_every == 0
-                reason = self._reason_to_stop(stop, is_time_to_log)
+                reason = self._reason_to_stop(stop, is_time_to_log or self.step % ASK_EVERY == 0)
                 if is_time_to_log or reason:
                     mean_loss = self.accelerator.reduce(mean_of_finite(losses), reduction="mean").item()
                     seconds = time.perf_counter() - started
@@ -187,15 +188,22 @@ class Trainer:
                         bar.update(self.step - bar.n)
                         is_milestone, reason = False, None
                     losses, logged_step, started = [], self.step, time.perf_counter()
-                if is_milestone or reason:
+                if (is_milestone or reason) and self._is_sound(at_end or bool(reason)):
                     paused = time.perf_counter()
                     if recorder:
                         (recorder.milestone if is_milestone else recorder.save)(-(-self.step // milestone_every))
                     self.accelerator.wait_for_everyone()
-                    if not self.skipped_in_a_row.item():        # else what the next step needs may be spoilt already
-                        last_good = copy.deepcopy(self.state_dict())
+                    last_good = copy.deepcopy(self.state_dict())
                     started += time.perf_counter() - paused     # neither speed nor time of training
         return reason if self.step < num_steps else None
+
+    def _is_sound(self, is_last: bool) -> bool:
+        """Whether to save: amid steps that fail, the weights may be spoilt already."""
+        most = 0 if self.accelerator.scaler is None else 2      # float16 overflows now and then
+        if is_last or self.skipped_in_a_row.item() <= most:
+            return True
+        print(f"step {self.step} is not saved: the gradients before it were not finite", flush=True)
+        return False
 
     def _reason_to_stop(self, stop: StopRequest, is_time_to_ask: bool) -> str | None:
         """All processes must end at the same step, and to ask each other takes time."""
@@ -244,7 +252,8 @@ class Trainer:
         groups = [{**today, "params": saved["params"]}
                   for today, saved in zip(self.optimizer.param_groups, state["opt"]["param_groups"])]
         self.optimizer.load_state_dict({**state["opt"], "param_groups": groups})
-        if state.get("has_rolled_back") and not self.has_rolled_back:
+        lowered_to = state["opt"]["param_groups"][0]["lr"]
+        if state.get("has_rolled_back") and lowered_to == LR_FACTOR * groups[0]["lr"]:       # not chosen anew since
             self.has_rolled_back = True
             self._lower_learning_rate()
         self.ema.load_state_dict(state["ema"])

@@ -17,7 +17,7 @@ import torch
 from groundwork.errors import InputError
 
 
-TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\.\w+)?")       # what a killed process leaves of atomic_path
+TEMPORARY = re.compile(r"\..*\.(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")       # atomic_path's, with its process's number
 
 
 @contextmanager
@@ -28,14 +28,16 @@ def atomic_path(path: str | Path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:        # a full disk does not say which file it was about
-        raise OSError(error.errno, error.strerror, str(path)) from error if error.filename is None else error
+    except OSError as error:
+        if error.filename is None and error.errno:      # a full disk does not say which file it was about
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,6 +48,24 @@ def check_free_space(folder: str | Path, needed: int, advice: str) -> None:
     if needed > free:
         raise InputError(f"{needed / 1e9:.3g} GB are needed in {folder}, and {free / 1e9:.3g} GB are free there; "
                          f"{advice}, or choose another folder")
+
+
+def allocate(path: str | Path) -> None:
+    """Take the room on the disk that a sparse file claims: else writing to its memory map ends the process by SIGBUS
+    when the disk is full."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+
+
+def append_json(path: str | Path, value: Any) -> None:
+    """A line more. What was cut off while it was written becomes a line of its own."""
+    try:
+        with open(path, "ab+") as file:
+            is_torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            file.write(b"\n" * bool(is_torn) + json.dumps(_strict(value)).encode() + b"\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:

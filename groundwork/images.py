@@ -3,6 +3,7 @@ import os
 import re
 import stat
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Sequence
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from groundwork.errors import InputError
 from groundwork.files import atomic_path
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")      # others start programs (EPS) or are rarely tested
 LEAST_SIDE = 8      # pixels; smaller is no spectrogram
 
 
@@ -23,20 +25,27 @@ def time_order(name: str) -> tuple[int, str]:
     return (int(numbers[-1]) if numbers else -1, name)
 
 
+@contextmanager
+def open_image(path: str | Path):
+    """Yield PIL's image of a file, of which nothing but the header is read yet; errors as load_image's."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("is no regular file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)      # PIL only warns up to twice its limit
+        with Image.open(path, formats=FORMATS) as image:
+            if min(image.size) < LEAST_SIDE:
+                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, expected at least {LEAST_SIDE} each way")
+            yield image
+
+
 def load_image(path: str | Path, image_size: int) -> np.ndarray:
     """One image file as (image_size, image_size, 3) uint8 RGB; the short side is resized, the long side centre-cropped.
 
     As a viewer shows it: turned as EXIF says, 16 bits scaled to 8, transparency on black. Raises OSError, ValueError or
     PIL's own errors when the file is no complete image, or one of absurd size.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError("is no regular file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)      # PIL only warns up to twice its limit
-        with Image.open(path) as image:
-            if min(image.size) < LEAST_SIDE:
-                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, expected at least {LEAST_SIDE} each way")
-            image = _as_rgb(ImageOps.exif_transpose(image))
+    with open_image(path) as image:
+        image = _as_rgb(ImageOps.exif_transpose(image))
     if image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(image)

@@ -3,15 +3,16 @@ import json
 import os
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from groundwork.errors import InputError
+from groundwork.errors import InputError, printable
 from groundwork.files import TEMPORARY, write_json
 
 LOCK, OWNER = ".lock", ".owner.json"
+_held: set[Path] = set()
 
 
 @contextmanager
@@ -22,6 +23,9 @@ def sole_writer(folder: str | Path):
     which is told and replaced.
     """
     folder = Path(folder)
+    if folder.resolve() in _held:       # by a caller: one folder may be given for two purposes
+        yield
+        return
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
@@ -34,15 +38,18 @@ def sole_writer(folder: str | Path):
         if left := _owner(folder):
             print(f"{folder} was left by {left}, which is gone: taking over")
         _remove_temporaries(folder)
+        _held.add(folder.resolve())
         write_json(folder / OWNER, {"process": os.getpid(), "host": socket.gethostname(),
                                     "since": time.strftime("%Y-%m-%d %H:%M:%S")})
         yield
     finally:
+        _held.discard(folder.resolve())
         (folder / OWNER).unlink(missing_ok=True)
         (folder / LOCK).unlink(missing_ok=True)         # filelock notices when it got hold of a file that is gone
         lock.release()
-        if is_new and not any(folder.iterdir()):        # nothing came of it
-            folder.rmdir()
+        if is_new:
+            with suppress(OSError):         # unless nothing came of it, it is not empty
+                folder.rmdir()
 
 
 def _remove_temporaries(folder: Path) -> None:
@@ -50,13 +57,13 @@ def _remove_temporaries(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
             _remove_temporaries(path)
-        elif TEMPORARY.fullmatch(path.name):
+        elif (match := TEMPORARY.fullmatch(path.name)) and not Path("/proc", match[1]).exists():
             path.unlink(missing_ok=True)
 
 
 def _owner(folder: Path) -> str | None:
     try:
         found = json.loads((folder / OWNER).read_text(encoding="utf-8"))
-        return f"process {found['process']} on {found['host']} (since {found['since']})"
+        return printable(f"process {found['process']} on {found['host']} (since {found['since']})")
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,7 +2,7 @@
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 KAGGLE_HOURS = 12               # after which a session ends without asking
@@ -29,12 +29,16 @@ def stopping_on_signals(request: StopRequest):
 
     To be entered in the main thread, as Python handles signals there alone.
     """
+    interrupts = 0
+
     def handle(number, frame):
-        if number == signal.SIGINT and request.signal_name:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
             raise KeyboardInterrupt
         request.signal_name = signal.Signals(number).name
-        print(f"\n{request.signal_name}: stopping after this step"
-              + (" (once more: at once)" if number == signal.SIGINT else ""), flush=True)
+        with suppress(OSError):     # not by print: whoever reads it may be gone, and it may be printing already
+            os.write(2, f"\n{request.signal_name}: stopping after this step (Ctrl-C: at once)\n".encode())
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request

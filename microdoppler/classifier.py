@@ -50,19 +50,23 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: i
 def _set_gradients(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler,
                    parts: Parts) -> None:
     """Of the batch's mean loss, in parts where memory is short: only batch normalisation then sees fewer images."""
-    device = next(model.parameters()).device
     while True:
         model.zero_grad(set_to_none=True)
         try:
             for part, own_labels in zip(images.split(parts.size), labels.split(parts.size)):
-                with autocast(device):
-                    logits = model(normalise(part, device))
-                loss = F.cross_entropy(logits.float(), own_labels.to(device), label_smoothing=LABEL_SMOOTHING)
-                scaler.scale(loss * (len(part) / len(images))).backward()
+                _backward(model, part, own_labels, scaler, len(part) / len(images))
             return
         except RuntimeError as error:
             parts.halve(error, tried=min(parts.size, len(images)))
-        free_memory()
+        free_memory()       # here the exception, and with it the activations that its traceback held, is gone
+
+
+def _backward(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler, share: float) -> None:
+    device = next(model.parameters()).device
+    with autocast(device):
+        logits = model(normalise(images, device))
+    loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=LABEL_SMOOTHING)
+    scaler.scale(loss * share).backward()
 
 
 @torch.inference_mode()

@@ -33,6 +33,9 @@ class SplitSettings:
             raise InputError(f"split strategy '{self.strategy}' is unknown; expected one of {', '.join(STRATEGIES)}")
         if self.fold not in FOLDS:
             raise InputError(f"split_fold is {self.fold}; expected 0, 1 or 2")
+        for name in ("num_users", "images_per_user_train", "fold", "guard", "seed"):
+            if type(getattr(self, name)) is not int:
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected a whole number")
         for name in ("num_users", "images_per_user_train"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -85,7 +88,7 @@ class Split:
         if len(set(listed)) < len(listed):
             twice = next(name for name in listed if listed.count(name) > 1)
             raise InputError(f"{path} lists {twice} twice; an image is in one place, to train or to test")
-        if sorted(users) != list(range(1, settings.num_users + 1)):
+        if len(users) != settings.num_users or set(users) != set(range(1, len(users) + 1)):
             raise InputError(f"{path} has users {shortened([str(user) for user in users])}; expected 1 … "
                              f"{settings.num_users}; delete it, and it is made again")
         return Split(settings, train, test)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundwork.errors import InputError
-from groundwork.files import atomic_path, check_free_space, digest_file, load_array, read_json, write_json
+from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
 from groundwork.lock import sole_writer
 from groundwork.memory import Parts
 from microdoppler.stitching import Cut, load_cuts
@@ -53,6 +53,19 @@ class LatentStatistics:
     std: list[float]        # (channels,)
     min: float              # of one posterior sample of each image
     max: float
+
+    @staticmethod
+    def of(value: dict, source: str | Path) -> "LatentStatistics":
+        """From plain values. Raises InputError when `source` holds others."""
+        try:
+            found = LatentStatistics(**value)
+            channels = {len(found.mean), len(found.std)}
+            np.array([*found.mean, *found.std, found.min, found.max], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{source} holds no statistics of latents ({error})") from None
+        if len(channels) > 1:
+            raise InputError(f"{source} holds statistics of {channels} channels")
+        return found
 
     def is_close(self, other: "LatentStatistics") -> bool:
         """Whether these are the same latents, encoded again perhaps on another machine or in another precision."""
@@ -144,7 +157,6 @@ def load_or_encode(vae, data_path: str | Path, cuts: Sequence[Cut], labels: Tens
             print(f"warning: {error}; its images are encoded again")
     with sole_writer(folder):
         latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
-        index_file.unlink(missing_ok=True)      # first, so that no moment pairs it with other latents
         _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
         cache = LatentCache(load_array(latents_file), labels, vae.scale_factor)
         write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
@@ -169,12 +181,9 @@ def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache
         raise InputError(f"{index_file} does not exist; give the folder that training encoded its images to with "
                          "--latents_cache_folder")
     index = read_json(index_file)
-    try:
-        is_its_own = LatentStatistics(**index["statistics"]).is_close(statistics)
-    except (KeyError, TypeError):
-        raise InputError(f"{index_file} is no index of latents; delete it, and training encodes its images "
-                         "again") from None
-    if not is_its_own:
+    if not (isinstance(index, dict) and "statistics" in index):
+        raise InputError(f"{index_file} is no index of latents; delete it, and training encodes its images again")
+    if not LatentStatistics.of(index["statistics"], index_file).is_close(statistics):
         raise InputError(f"{folder} holds other latents than the checkpoint was trained on; give its own folder with "
                          "--latents_cache_folder")
     return _open(Path(folder), index)
@@ -187,12 +196,13 @@ def _open(folder: Path, index: dict) -> LatentCache:
     try:
         posteriors, labels = load_array(file), torch.tensor(index["labels"])
         is_whole = len(posteriors) == len(labels) and index.get("sha256") in (None, digest_file(file))
-        statistics = LatentStatistics(**index["statistics"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        statistics = LatentStatistics.of(index["statistics"], folder / INDEX_FILE)
+        scale_factor = float(index["scale_factor"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
     if not is_whole:
         raise InputError(f"{file} is damaged")
-    return LatentCache(posteriors, labels, index["scale_factor"], statistics)
+    return LatentCache(posteriors, labels, scale_factor, statistics)
 
 
 @torch.inference_mode()
@@ -212,9 +222,11 @@ def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, ba
             if stored is None:
                 check_free_space(file.parent, len(cuts) * both[0].nbytes, "lower cuts_per_hop")
                 stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(cuts), *both.shape[1:]))
+                allocate(temporary)
             stored[start:start + len(both)] = both
             bar.update(len(both))
         stored.flush()
+        file.with_name(INDEX_FILE).unlink(missing_ok=True)      # so that no moment pairs it with other latents
 
 
 def _fingerprint(vae, data_path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, load_arrays
-from groundwork.images import load_images, time_order
+from groundwork.images import load_images, open_image, time_order
 from microdoppler.spectrograms import drop_broken, find_users
 
 SIZE = 64               # pixels at which windows are compared: all pairs of 31 x 150 images take seconds
@@ -206,7 +205,7 @@ def find_overlaps(data_path: str | Path, names: dict[int, list[str]]) -> Overlap
 
 def file_width(data_path: str | Path, names: dict[int, list[str]]) -> int:
     """Columns of the image files that load_image keeps, judged by the first."""
-    with Image.open(Path(data_path) / next(iter(names.values()))[0]) as image:
+    with open_image(Path(data_path) / next(iter(names.values()))[0]) as image:
         return min(image.size)
 
 
@@ -231,5 +230,10 @@ def load_or_find_overlaps(data_path: str | Path, num_users: int, folder: str | P
 
 def _fingerprint(data_path: Path, names: dict[int, list[str]]) -> str:
     """Of names and sizes of the files; reading them all would take as long as comparing them."""
-    facts = [(name, (data_path / name).stat().st_size) for own in names.values() for name in own]
+    def size(path: Path) -> int | None:
+        try:
+            return path.stat().st_size
+        except OSError:         # a link to nowhere: drop_broken will name it
+            return None
+    facts = [(name, size(data_path / name)) for own in names.values() for name in own]
     return hashlib.sha256(repr((METHOD, SIZE, NEIGHBOUR_SIZE, LEAST_OVERLAP, facts)).encode()).hexdigest()[:16]

@@ -2,10 +2,9 @@
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from groundwork.errors import InputError, differences, shortened
+from groundwork.errors import InputError, differences, printable, shortened
 from groundwork.files import check_inside, read_json
+from groundwork.images import open_image
 from microdoppler.data_split import Split
 from microdoppler.spectrograms import find_users, user_folders
 
@@ -37,9 +36,9 @@ def smallest_side(folder: Path, images: dict[int, list[str]]) -> int:
     sizes: dict[tuple[int, int], str] = {}
     for name in (name for own in images.values() for name in own):
         try:
-            with Image.open(folder / name) as image:
+            with open_image(folder / name) as image:
                 sizes.setdefault(image.size, name)
-        except OSError as error:
+        except Exception as error:      # a broken file makes PIL raise nearly anything
             raise InputError(f"{folder / name} cannot be decoded: {type(error).__name__}: {error}") from None
     if len(sizes) > 1:
         described = ", ".join(f"{name} {width} x {height}" for (width, height), name in sizes.items())
@@ -114,8 +113,8 @@ def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split], fo
             return fold
     other = differences(trained_on, next(iter(splits.values())).identity())
     if force and len(splits) == 1:
-        print(f"warning: {folder} comes from a model trained on another split: {other}; if it saw images that are "
-              "tested on now, its result is too good. runs.csv says so")
+        print(printable(f"warning: {folder} comes from a model trained on another split: {other}; if it saw images "
+                        "that are tested on now, its result is too good. runs.csv says so"))
         return next(iter(splits))
     raise InputError(f"{folder} comes from a model trained on another split: {other}; it may have seen images "
                      "that are tested on now: go back to those constants, train on this split, or --force it with one "

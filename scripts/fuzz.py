@@ -7,6 +7,7 @@ the code do, without it it is blind.
 import contextlib
 import io
 import json
+import queue
 import random
 import shutil
 import sys
@@ -90,12 +91,20 @@ def _image(format_: str) -> Callable[[Path], None]:
     return lambda path: Image.fromarray(noise).save(path, format_)
 
 
-def _index() -> dict:
-    return {"labels": [0], "scale_factor": 0.2, "statistics": vars(STATISTICS), "sha256": "0", "images": ["a"]}
+INDEX = {"labels": [0], "scale_factor": 0.2, "statistics": vars(STATISTICS), "images": ["a"]}
+
+
+def write_latents(path: Path) -> None:
+    np.save(path, np.zeros((1, 2, 1, 2, 2), np.float16))
 
 
 def read_latents(path: Path) -> None:
-    write_json_of(_index())(path.with_suffix(".json"))
+    write_json_of(INDEX)(path.with_suffix(".json"))
+    load_cached(path.parent, STATISTICS)
+
+
+def read_index(path: Path) -> None:
+    write_latents(path.with_suffix(".npy"))
     load_cached(path.parent, STATISTICS)
 
 
@@ -122,9 +131,8 @@ KINDS = {
                   lambda path: Split.from_json(read_json(path), path)),
     "split for the VAE": Kind("split.json", write_json_of(_split().to_json()), read_split),
     "manifest": Kind("manifest.json", write_json_of(MANIFEST), lambda path: read_manifest(path.parent)),
-    "index of latents": Kind("latents.json", write_json_of(_index()),
-                             lambda path: load_cached(path.parent, STATISTICS)),
-    "latents": Kind("latents.npy", lambda path: np.save(path, np.zeros((1, 2, 1, 2, 2), np.float16)), read_latents),
+    "index of latents": Kind("latents.json", write_json_of(INDEX), read_index),
+    "latents": Kind("latents.npy", write_latents, read_latents),
     "metrics": Kind("metrics.jsonl", lambda path: path.write_text(METRICS), read_metrics),
     "runs": Kind("runs.csv", lambda path: path.write_text("key,arm,synthetic,fold\nk,real only,,0\n"), read_runs),
     "predictions": Kind("key.npz", lambda path: np.savez(path, probabilities=np.ones((2, 2)), seconds=1.0),
@@ -239,7 +247,10 @@ def main(*, minutes: float = 10, seed: int = 0, findings: Path = Path("fuzz_find
         result = context.Queue()
         process = context.Process(target=fuzz, args=(name, 60 * minutes / len(KINDS), seed, findings, result))
         process.start()
-        tried, found = result.get()
+        tried, found = None, 1          # unless it lives to tell
+        while tried is None and (process.is_alive() or not result.empty()):
+            with contextlib.suppress(queue.Empty):
+                tried, found = result.get(timeout=1)
         process.join()
         total += found
         print(f"| {name} | {tried} | {found} |", flush=True)

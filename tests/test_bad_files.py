@@ -149,6 +149,7 @@ def test_a_broken_image_is_named_and_left_out(data, name):
     whole, warnings = drop_broken(data, find_users(data, 1))
     assert len(whole[1]) == 50 and len(warnings) == 1
     assert name in warnings[0] and words in warnings[0] and "\n" not in warnings[0]
+    assert len(load_or_find_overlaps(data, 1, data.parent).names[1]) == 50
     with pytest.raises(InputError, match="cannot be decoded"):     # as when it breaks after the split was made
         load_images(data, [f"ID_1/{name}"], 64)
 

@@ -46,14 +46,25 @@ def test_a_first_signal_lets_it_save_and_exit_with_0(number):
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
-    assert f"{number.name}: stopping after this step" in out and f"saved after {number.name}" in out
+    assert f"{number.name}: stopping after this step" in err and f"saved after {number.name}" in out
+
+
+def test_a_signal_that_nobody_can_be_told_of_lets_it_save_all_the_same(tmp_path):
+    """As Ctrl-C does that also ends the tee at the other end of a pipe."""
+    process = python(STEPS.replace('print("saved after", stop.reason)', f'open({str(tmp_path / "saved")!r}, "w")'), 0.1)
+    assert process.stdout.readline() == "ready\n"
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_second_interrupt_ends_it_at_once_with_130():
     process = python(STEPS, 60)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    assert process.stdout.readline() == "\n" and "once more: at once" in process.stdout.readline()
+    assert process.stderr.readline() == "\n" and "Ctrl-C: at once" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130 and "saved" not in out
@@ -117,9 +128,10 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_its_leavings_are_swept(t
     first.wait()
     (folder / "ID_1").mkdir()
     (folder / "classify").mkdir()
-    left = [folder / ".model-1.0123abcd.tmp.pt", folder / "ID_1" / ".x.0123abcd.tmp.png", folder / ".x.0123abcd.tmp"]
-    kept = [folder / "model-1.pt", folder / ".mine.tmp.pt", folder / "classify" / ".runs.0123abcd.tmp.csv",
-            folder / "classify" / LOCK]         # another program's folder
+    gone = f"{first.pid}.0123abcd.tmp"
+    left = [folder / f".model-1.{gone}.pt", folder / "ID_1" / f".x.{gone}.png", folder / f".x.{gone}"]
+    kept = [folder / "model-1.pt", folder / ".mine.tmp.pt", folder / f".training.{os.getpid()}.0123abcd.tmp.png",
+            folder / "classify" / f".runs.{gone}.csv", folder / "classify" / LOCK]         # another program's folder
     for path in left + kept:
         path.touch()
     with sole_writer(folder):

@@ -194,10 +194,13 @@ def test_many_steps_in_a_row_go_back_to_the_last_milestone_with_a_lower_learning
     assert "up to step 18, were not finite: back to step 5, on with a learning rate of 0.00025" in (
         capsys.readouterr().out)
     assert [record["step"] for record in records] == [*range(1, 19), *range(6, 26)]
-    assert milestones == [1, 2, 3, 2, 3, 4, 5] and trainer.step == 25 and weights(trainer).isfinite().all()
+    assert milestones == [1, 2, 3, 4, 5] and trainer.step == 25 and weights(trainer).isfinite().all()
     run(calm, 10)
     calm.load_state_dict(trainer.state_dict())
     assert calm.optimizer.param_groups[0]["lr"] == 2.5e-4       # and so does a run that is resumed from it
+    chosen = make_trainer(amp=False, train_lr=6e-4)     # unless its user lowered the rate
+    chosen.load_state_dict(trainer.state_dict())
+    assert chosen.optimizer.param_groups[0]["lr"] == 6e-4 and not chosen.has_rolled_back
 
 
 def test_what_a_lower_learning_rate_does_not_mend_ends_in_one_line():
@@ -335,15 +338,27 @@ class Planted:
 
 
 def test_thinning_keeps_the_newest_whole_and_of_the_others_what_draws_images(tmp_path):
-    state = {"format": 2, "step": 1, "model": {"model.init_conv.weight": torch.zeros(9)}, "opt": {}, "scaler": None,
+    state = {"step": 1, "config": {"dim": 8}, "opt": {}, "scaler": None,        # as before there was a format
+             "model": {"model.init_conv.weight": torch.zeros(9)},
              "ema": {"ema_model.model.init_conv.weight": torch.ones(9)}}
     for milestone in range(1, 8):
         save_tensors(tmp_path / f"model-{milestone}.pt", state)
         thin_out(tmp_path, keep_last=2, keep_every=3)
     assert list_milestones(tmp_path) == [3, 6, 7]
     thinned, *whole = (load_checkpoint(tmp_path / f"model-{milestone}.pt") for milestone in (3, 6, 7))
-    assert set(thinned) == {"format", "step", "ema"} and all(set(found) == set(state) for found in whole)
+    assert set(thinned) == {"format", "step", "config", "ema"} and all(set(found) == set(state) for found in whole)
     assert torch.equal(ema_unet_weights(thinned)["init_conv.weight"], torch.ones(9))
+
+
+def test_thinning_leaves_what_it_cannot_read_and_what_its_model_alone_describes(tmp_path, capsys):
+    older = {"step": 1, "config": {}, "model": {"model.init_conv.weight": torch.zeros(9)}, "opt": {},
+             "ema": {"ema_model.model.init_conv.weight": torch.ones(9)}}
+    for milestone in (1, 3, 4):
+        save_tensors(tmp_path / f"model-{milestone}.pt", older)
+    (tmp_path / "model-2.pt").write_bytes(b"damaged")
+    thin_out(tmp_path, keep_last=1, keep_every=1)
+    assert (tmp_path / "model-2.pt").read_bytes() == b"damaged" and "left as it is" in capsys.readouterr().out
+    assert "opt" in load_checkpoint(tmp_path / "model-1.pt") and "opt" in load_checkpoint(tmp_path / "model-4.pt")
 
 
 @pytest.mark.parametrize("found", [3, "2", None])
