@@ -6,6 +6,8 @@ import shutil
 import stat
 import struct
 import zlib
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +19,14 @@ from PIL import Image
 from groundwork.errors import InputError, printable
 from groundwork.files import check_inside, load_tensors, save_tensors
 from groundwork.images import load_image, load_images, time_order
+from microdoppler import latents
 from microdoppler.data_split import SplitSettings, load_or_make_split, split_images
 from microdoppler.latents import LatentCache, load_cached, load_or_encode
 from microdoppler.overlap import load_or_find_overlaps
 from microdoppler.spectrograms import drop_broken, find_users
 from microdoppler.stitching import Cut
 from microdoppler.study import RunLog
+from train_latent_cfg import Config, config_of, config_to_plain
 from vae.kl_vae import KL_VAE
 from vae.train import read_split
 
@@ -364,6 +368,51 @@ def test_the_cache_follows_what_it_was_made_from(cache, data, tmp_path):
     Image.fromarray(255 - RGB).save(data / "ID_1" / "Doppler3.png")
     cache()
     assert (tmp_path / "cache" / "latents.npy").stat().st_mtime_ns > before
+
+
+class OnlyFingerprint:
+    def __init__(self, value):
+        self.value = value
+
+    def fingerprint(self):
+        return self.value
+
+
+@given(st.lists(st.binary(min_size=1, max_size=4), min_size=2, max_size=5), st.data())
+def test_the_fingerprint_of_a_cache_tells_whatever_differs(tmp_path_factory, contents, data):
+    """VAE, image size, labels, cuts, their order, and every byte of every image."""
+    folder = tmp_path_factory.mktemp("images")
+    for i, content_ in enumerate(contents):
+        (folder / f"{i}.png").write_bytes(content_)
+
+    def fingerprint(vae="a", size=16, moved=0.0, label=0, order=1):
+        cuts = [Cut(f"{i}.png", doppler_shift=moved) for i in range(len(contents))][::order]
+        return latents._fingerprint(OnlyFingerprint(vae), folder, cuts, torch.full((len(cuts),), label), size)
+    first = fingerprint()
+    assert fingerprint() == first
+    others = [fingerprint(vae="b"), fingerprint(size=17), fingerprint(moved=0.01), fingerprint(label=1),
+              fingerprint(order=-1)]
+    changed = data.draw(st.integers(0, len(contents) - 1))
+    (folder / f"{changed}.png").write_bytes(contents[changed][:-1] + bytes([contents[changed][-1] ^ 1]))
+    assert len({first, *others, fingerprint()}) == 7
+
+
+NATURAL = {int: st.integers(0, 10 ** 6), float: st.floats(allow_nan=False), bool: st.booleans(), str: st.text(),
+           Path: st.text("abcäß步 /_-.", min_size=1).map(Path)}
+
+
+def any_like(value):
+    if isinstance(value, tuple):
+        return st.lists(NATURAL[type(value[0])], max_size=4).map(tuple)
+    return next(strategy for kind, strategy in NATURAL.items() if type(value) is kind or (
+        kind is Path and isinstance(value, Path)))
+
+
+@given(st.fixed_dictionaries({field.name: any_like(getattr(Config(), field.name)) for field in fields(Config)}))
+def test_every_config_survives_a_checkpoint(tmp_path_factory, constants):
+    config, path = Config(**constants), tmp_path_factory.mktemp("round") / "model-1.pt"
+    save_tensors(path, {"config": config_to_plain(config)})
+    assert config_of(load_tensors(path)) == config
 
 
 # ---------------------------------------------------------------------------------------------------- planted code
