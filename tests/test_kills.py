@@ -7,7 +7,7 @@ from scripts import kills
 
 @pytest.fixture(scope="module")
 def outcomes():
-    return kills.main(kills=2, seed=1)
+    return kills.main(kills=1, seed=1)
 
 
 @pytest.mark.parametrize("kind", kills.KINDS)
@@ -16,7 +16,7 @@ def test_nothing_is_lost(outcomes, kind):
 
 
 def test_kills_come_before_the_end(outcomes):
-    assert sum(outcome.in_time for outcome in outcomes.values()) >= 5       # of ten
+    assert sum(outcome.in_time for outcome in outcomes.values()) >= 2       # of five
 
 
 def test_what_is_not_whole_is_found(tmp_path):
