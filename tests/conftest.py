@@ -37,6 +37,7 @@ def _be_script(arguments, folder):
     os.chdir(ROOT)
     is_module = arguments[0] == "-m"
     sys.argv = arguments[is_module:]
+    sys.modules.pop(sys.argv[0], None)      # else runpy warns that it is there already
     (runpy.run_module if is_module else runpy.run_path)(sys.argv[0], run_name="__main__")
 
 
