@@ -6,7 +6,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from groundwork.memory import Parts, free_memory
+from groundwork.memory import Parts
 
 Batch = dict[str, Tensor]
 
@@ -30,17 +30,15 @@ class Gradients:
     def __call__(self, batch: Batch) -> Tensor:
         """The mean loss of the batch, a scalar on its device."""
         size = len(next(iter(batch.values())))
-        while True:
-            self._zero()
-            try:
-                return self._accumulate(batch, size)
-            except RuntimeError as error:
-                self.parts.halve(error, tried=min(self.parts.size, size))
-            self.graphs.clear()
-            free_memory()       # here the exception, and with it the activations that its traceback held, is gone
+        return self.parts.until_it_fits(lambda: self._attempt(batch, size), size)
 
-    def _zero(self) -> None:
+    def _attempt(self, batch: Batch, size: int) -> Tensor:
         torch._foreach_zero_([parameter.grad for parameter in self.parameters])
+        try:
+            return self._accumulate(batch, size)
+        except RuntimeError:
+            self.graphs.clear()     # they hold memory, and are of a size that does not fit
+            raise
 
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
         total = 0.0

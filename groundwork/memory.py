@@ -1,6 +1,6 @@
 """Work in parts that fit in memory."""
 import gc
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -24,20 +24,24 @@ class Parts:
 
         Raises InputError when not even one item fits.
         """
-        results, start = [], 0
-        while start < len(items[0]):
-            part = tuple(item[start:start + self.size] for item in items)
-            try:
-                results.append(function(*part))
-            except RuntimeError as error:
-                self.halve(error, len(part[0]))
-            else:
-                start += self.size
-                continue
-            free_memory()       # here the exception, and what its traceback held, is gone
+        results, start, count = [], 0, len(items[0])
+        while start < count:
+            results.append(self.until_it_fits(
+                lambda: function(*(item[start:start + self.size] for item in items)), count - start))
+            start += self.size
         return torch.cat(results)
 
-    def halve(self, error: RuntimeError, tried: int) -> None:
+    def until_it_fits(self, attempt: Callable[[], Any], count: int) -> Any:
+        """What attempt() returns, which must heed `size` and have no effect where it fails; it has `count` items."""
+        while True:
+            try:
+                return attempt()
+            except RuntimeError as error:
+                self._halve(error, min(self.size, count))
+            gc.collect()        # here the exception, and with it the activations that its traceback held, is gone
+            torch.cuda.empty_cache()
+
+    def _halve(self, error: RuntimeError, tried: int) -> None:
         """After `error` on so many items. Raises it when it is none of memory, and InputError when it was one item."""
         if not should_reduce_batch_size(error):
             raise error
@@ -45,9 +49,3 @@ class Parts:
             raise InputError(f"not even one {self.what} at a time fits in memory ({error})") from None
         self.size = -(-tried // 2)
         print(f"out of memory: from here on {self.size} {self.what}s at a time", flush=True)
-
-
-def free_memory() -> None:
-    """What is no longer referred to goes back to the device."""
-    gc.collect()
-    torch.cuda.empty_cache()

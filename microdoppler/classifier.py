@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from groundwork.device import autocast, grad_scaler
-from groundwork.memory import Parts, free_memory
+from groundwork.memory import Parts
 
 RECIPE_VERSION = 4      # raise it when classifiers are trained differently, so that those made before are made again
 WARMUP_SHARE = 0.1      # of the steps, the learning rate rises linearly; then it falls along a cosine to zero
@@ -50,15 +50,11 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: i
 def _set_gradients(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler,
                    parts: Parts) -> None:
     """Of the batch's mean loss, in parts where memory is short: only batch normalisation then sees fewer images."""
-    while True:
+    def attempt() -> None:
         model.zero_grad(set_to_none=True)
-        try:
-            for part, own_labels in zip(images.split(parts.size), labels.split(parts.size)):
-                _backward(model, part, own_labels, scaler, len(part) / len(images))
-            return
-        except RuntimeError as error:
-            parts.halve(error, tried=min(parts.size, len(images)))
-        free_memory()       # here the exception, and with it the activations that its traceback held, is gone
+        for part, own_labels in zip(images.split(parts.size), labels.split(parts.size)):
+            _backward(model, part, own_labels, scaler, len(part) / len(images))
+    parts.until_it_fits(attempt, len(images))
 
 
 def _backward(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler, share: float) -> None:
