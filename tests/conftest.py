@@ -7,6 +7,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from toys import RGB
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--num_users", "3", "--images_per_user_train", "10", "--dim", "16", "--train_num_steps", "12",
@@ -61,3 +63,12 @@ def paths(demo, tmp_path):
     return ["--preset", "cpu-minutes", *TINY, "--data_path", str(folder / "data"),
             "--vae_path", str(folder / "kl_vae_best.pt"), "--results_folder", str(tmp_path / "results"),
             "--latents_cache_folder", str(folder / "latents_cache")]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """50 good images of user 1."""
+    for i in range(1, 51):
+        (tmp_path / "data" / "ID_1").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RGB).save(tmp_path / "data" / "ID_1" / f"Doppler{i}.png")
+    return tmp_path / "data"

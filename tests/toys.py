@@ -1,7 +1,13 @@
-"""Small data that several tests learn from."""
+"""Small data that several tests share."""
+import json
+
+import numpy as np
 import torch
 
 from microdoppler.arms import ImageSet
+
+RAMP = np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(64, axis=0)         # dark left, bright right
+RGB = np.stack([RAMP] * 3, axis=-1)
 
 
 def toy_set(per_class: int, seed: int) -> ImageSet:
@@ -12,3 +18,10 @@ def toy_set(per_class: int, seed: int) -> ImageSet:
     images[labels == 0, :, :16] += 100
     images[labels == 1, :, 16:] += 100
     return ImageSet(images, labels)
+
+
+def edited(text, edit):
+    """JSON text after edit(its value)."""
+    value = json.loads(text)
+    edit(value)
+    return json.dumps(value)
