@@ -22,13 +22,13 @@ if TYPE_CHECKING:       # train_latent_cfg imports this module
 
 def split_settings(config: "Config") -> SplitSettings:
     return SplitSettings(config.num_users, config.images_per_user_train, config.split_strategy, config.split_fold,
-                         config.split_guard, config.seed)
+                         config.split_guard, config.seed, config.class_folders)
 
 
 def open_split(config: "Config") -> Split:
     """The split of this configuration, made on first use; prints what it is, and whether it leaks."""
     split, warnings = load_or_make_split(config.latents_cache_folder / "data_split.json", config.data_path,
-                                         split_settings(config))
+                                         split_settings(config), config.class_names)
     audit = audit_split(split, open_overlaps(config))
     print("\n".join([*(f"warning: {warning}" for warning in warnings), describe(split), audit.line]))
     return split
@@ -36,7 +36,7 @@ def open_split(config: "Config") -> Split:
 
 def open_overlaps(config: "Config") -> Overlaps:
     """How the images of the data set overlap, found on first use."""
-    return load_or_find_overlaps(config.data_path, config.num_users, config.latents_cache_folder)
+    return load_or_find_overlaps(config.data_path, config.num_users, config.latents_cache_folder, config.class_folders)
 
 
 def open_judge(config: "Config", split: Split, device: torch.device) -> Judge:

@@ -18,7 +18,7 @@ from microdoppler.overlap import Overlaps
 from microdoppler.recogniser import load_real, open_recogniser
 from microdoppler.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.selection import select_images
-from microdoppler.spectrograms import labels_of
+from microdoppler.spectrograms import find_classes, labels_of
 from microdoppler.study import Fold, run_study
 from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, result_tables
 from microdoppler.summary import summarize
@@ -51,9 +51,9 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
     if select is not None and not synthetic:
         raise InputError("--select needs --synthetic: it says which synthetic images to keep")
     device = choose_device(config.device)
+    classes = find_classes(config.data_path, config.num_users, config.class_folders)
     for path in synthetic:
-        check_sizes(path, find_synthetic(path, config.num_users), config.classifier_image_size,
-                    "classifier_image_size")
+        check_sizes(path, find_synthetic(path, classes), config.classifier_image_size, "classifier_image_size")
     overlaps, splits = open_splits(config, folds)
     sets = match_to_folds(synthetic, splits, force)
     folder = config.results_folder / "classify"
@@ -65,7 +65,7 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
             seeds=range(config.seed, config.seed + seeds),
             recipe={"num_steps": config.classifier_steps, "batch_size": config.classifier_batch_size,
                     "lr": config.classifier_lr, "synthetic_shares": config.classifier_synthetic_shares})
-        summary = summarize(runs)
+        summary = summarize(runs, next(iter(splits.values())).names)
         kept = [table for own in tables for table in own]
         write_report(summary, config, opened, kept, folder)
     shown = [*result_tables(summary), *kept]
@@ -83,7 +83,7 @@ def open_splits(config: Config, folds: tuple[int, ...]) -> tuple[Overlaps, dict[
     settings = {fold: replace(split_settings(config), fold=fold) for fold in folds or (config.split_fold,)}
     own = open_split(config)
     overlaps = open_overlaps(config)
-    splits = {fold: own if fold == config.split_fold else split_images(overlaps.names, wanted)
+    splits = {fold: own if fold == config.split_fold else replace(split_images(overlaps.names, wanted), names=own.names)
               for fold, wanted in settings.items()}
     for fold in splits.keys() - {config.split_fold}:
         print(f"fold {fold}: {audit_split(splits[fold], overlaps).line}")
@@ -96,7 +96,7 @@ def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
     size = config.classifier_image_size
     real = load_real(config.data_path, split.train_images, overlaps.following, size, f"fold {number}: training images")
     test = load_real(config.data_path, split.test_images, {}, size, f"fold {number}: test images")
-    opened = {name: load_synthetic(folder, find_synthetic(folder, config.num_users), size, name)
+    opened = {name: load_synthetic(folder, find_synthetic(folder, split.classes), size, name)
               for name, folder in sets.items()}
     selected, tables = {}, []
     if least is not None and opened:
@@ -109,7 +109,7 @@ def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
                                  f"{int(choice.doubted.sum())} have a lower confidence and "
                                  f"{int(choice.copies.sum())} are near-copies of training images")
             selected[name] = choice.kept_images
-            tables.append(choice.table(f"{name}, fold {number}"))
+            tables.append(choice.table(f"{name}, fold {number}", split.names))
     test_paths, _ = labels_of(split.test_images)
     passes = [f"{path.split('/')[0]} pass {overlaps.pass_of[path]}" for path in test_paths]
     arms = arms_of(real, opened, selected)

@@ -21,9 +21,10 @@ from groundwork.images import load_images
 from microdoppler import fidelity, simulate
 from microdoppler.audit import Audit, audit_split, write_audit
 from microdoppler.fidelity_report import sentences, tables
+from microdoppler.picture_axes import simulated_axes
 from microdoppler.pictures import image_grid
 from microdoppler.report import Picture, Section, Table, render_report, save_figure
-from microdoppler.spectrograms import find_users
+from microdoppler.spectrograms import find_images
 from microdoppler.study_report import conclusion, result_tables
 from train_latent_cfg import PRESETS, Config
 
@@ -101,13 +102,13 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
 def compare(config: Config, synthetic: Path) -> Figure:
     """A row per user: real test images, then synthetic ones; test images, because those could not be copied."""
     split, rows = open_split(config), []
-    drawn = find_users(synthetic, config.num_users)
+    drawn = find_images(synthetic, split.classes)
     for user in split.users:
         test = split.test_images[user]
         spread = [test[len(test) * i // SHOWN] for i in range(SHOWN)]
-        rows.append((f"user {user}", [*load_images(config.data_path, spread, config.image_size),
+        rows.append((split.names[user], [*load_images(config.data_path, spread, config.image_size),
                                       *load_images(synthetic, drawn[user][:SHOWN], config.image_size)]))
-    return image_grid(rows, (["real"] + [""] * (SHOWN - 1)) + ["synthetic"])
+    return image_grid(rows, (["real"] + [""] * (SHOWN - 1)) + ["synthetic"], axes=simulated_axes(config.data_path))
 
 
 def write_report(config: Config, audit: Audit, figures: dict, summary: dict, stage: Stopwatch,

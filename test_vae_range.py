@@ -10,6 +10,7 @@ from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
 from microdoppler.latents import is_unit_range
+from microdoppler.picture_axes import known_axes
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
 from microdoppler.spectrograms import labels_of
@@ -65,7 +66,8 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     shown = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).astype(int))
     grid = image_grid([("original", list(images[shown])), ("reconstruction", list(reconstructions[shown]))],
                       [paths[chosen[i]].split("/")[0] for i in shown],
-                      f"MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB")
+                      f"MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB",
+                      known_axes(config.data_path, config.window_seconds, config.velocity_range_mps))
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
     print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")
     return figures

@@ -22,6 +22,7 @@ from groundwork.lock import sole_writer
 from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.latents import LatentStatistics
 from microdoppler.milestone import MilestoneWatcher
+from microdoppler.picture_axes import known_axes
 from microdoppler.selection import FARTHEST_DOPPLER_SHIFT
 from recording import ResultsRecorder, set_aside_later
 
@@ -37,7 +38,11 @@ class Config:
     latents_cache_folder: Path = Path("./latents_cache")  # the split and the encoded training images
     # --- data
     num_users: int = 31  # users 1 … num_users, labels 0 … num_users - 1
+    class_folders: bool = False  # the users are all folders of data_path, whatever their names; False: ID_<number>
+    class_names: Path | None = None  # JSON {folder: name}: what figures and tables call the users
     images_per_user_train: int = 50  # the rest, less the guard, is for testing
+    window_seconds: float = 0.0  # duration of an image, for the axes of pictures; 0: unknown, or the simulator's
+    velocity_range_mps: tuple[float, float] = (0.0, 0.0)  # of an image's lowest and highest row, likewise
     split_strategy: str = "contiguous"  # contiguous: a run of windows in time; random: leaks, as windows overlap
     split_fold: int = 0  # contiguous: which third of each recording is trained on: 0, 1 or 2
     split_guard: int = 4  # windows on each side of the training run that belong to neither set
@@ -127,7 +132,7 @@ LIMITS = (      # (what a constant must be, the test, the constants); the upper 
     _within(1, 100_000, "num_users", "images_per_user_train", "timesteps", "sampling_timesteps"),
     _within(1, 1_000_000_000, "train_num_steps", "ema_update_every", "save_and_sample_every", "log_every", "keep_last",
             "keep_every", "classifier_steps"),
-    _within(0, 100_000, "split_guard", "max_train_hours"),
+    _within(0, 100_000, "split_guard", "max_train_hours", "window_seconds"),
     _within(0, 2_000_000_000, "seed"),
     _within(0, 1000, "offset_noise_strength", "cond_scale", "min_loss_weight"),
     _within(0, 1, "cond_drop_prob", "ema_decay", "ddim_sampling_eta", "rescaled_phi"),
@@ -169,10 +174,10 @@ def check_constants(config: Config) -> None:
 
 # A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
 FIXED_BY_CHECKPOINT = (
-    "num_users", "images_per_user_train", "split_strategy", "split_fold", "split_guard", "cuts_per_hop",
-    "doppler_shift", "image_size", "latent_size", "latent_channels", "standardize_latents", "seed", "dim", "dim_mults",
-    "attn_dim_head", "attn_heads", "timesteps", "objective", "beta_schedule", "auto_normalize", "min_loss_weight",
-    "save_and_sample_every")
+    "num_users", "class_folders", "images_per_user_train", "split_strategy", "split_fold", "split_guard",
+    "cuts_per_hop", "doppler_shift", "image_size", "latent_size", "latent_channels", "standardize_latents", "seed",
+    "dim", "dim_mults", "attn_dim_head", "attn_heads", "timesteps", "objective", "beta_schedule", "auto_normalize",
+    "min_loss_weight", "save_and_sample_every")
 
 
 def config_to_plain(config: Config) -> dict:
@@ -199,7 +204,9 @@ def config_of(checkpoint: dict) -> Config:
 
 def _like(default, value):
     """A plain value as the type of a constant's default; raises TypeError when it is of another kind."""
-    if isinstance(default, Path):
+    if default is None and value is None:
+        return None
+    if isinstance(default, Path) or default is None:        # the one constant that may be None is a path
         return Path(value)
     if isinstance(default, tuple):
         return tuple(_like(default[0], part) for part in value)
@@ -287,9 +294,12 @@ def train(config: Config, resume: str | None, device: torch.device, processes: P
                                    num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
         real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
                 for user in watcher.users}
-        recorder = ResultsRecorder(config, trainer, watcher, real, {
+        axes = known_axes(config.data_path, config.window_seconds, config.velocity_range_mps)
+        recorder = ResultsRecorder(config, trainer, watcher, real, split.names, axes, {
             "config": config_to_plain(config), "latent_statistics": dataclasses.asdict(statistics),
-            "vae_fingerprint": vae_fingerprint, "split": split.identity()})
+            "vae_fingerprint": vae_fingerprint, "split": split.identity(),
+            "classes": list(split.classes.values()), "class_names": list(split.names.values()),
+            "picture_axes": dataclasses.asdict(axes) if axes else None})
         recorder.finish_interrupted_milestone()
     with stopping_on_signals(stop):
         reason = trainer.train(config.train_num_steps, log_every=config.log_every,

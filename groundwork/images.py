@@ -25,6 +25,11 @@ def time_order(name: str) -> tuple[int, str]:
     return (int(numbers[-1]) if numbers else -1, name)
 
 
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort key: runs of digits as the numbers that they are (rotor2 before rotor10), all else as text."""
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]
+
+
 @contextmanager
 def open_image(path: str | Path):
     """Yield PIL's image of a file, of which nothing but the header is read yet; errors as load_image's."""

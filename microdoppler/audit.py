@@ -10,7 +10,7 @@ from groundwork.errors import InputError, shortened
 from groundwork.files import write_json
 from groundwork.images import load_image
 from microdoppler.overlap import NEAR_COPY, SIZE, Overlaps
-from microdoppler.report import Table, save_figure
+from microdoppler.report import Table, plain_text, save_figure
 from microdoppler.data_split import Split, split_images
 
 TOLERATED = 0.01        # share of near-copies among the test images
@@ -62,7 +62,7 @@ class Audit:
     def table(self) -> Table:
         passes = {user: 1 + max(self.overlaps.pass_of[name] for name in self.overlaps.names[user])
                   for user in self.split.users}
-        rows = [[f"user {user}", str(len(self.matches[user])), f"{self.share([user]):.1%}", str(passes[user])]
+        rows = [[self.split.names[user], str(len(self.matches[user])), f"{self.share([user]):.1%}", str(passes[user])]
                 for user in self.split.users]
         return Table(["", "test images", "near-copies", "passes"], rows)
 
@@ -127,7 +127,7 @@ def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str)
         for axis, path, start in ((above, root / match.image, match.shift),
                                   (below, training_root / match.training, 0.0)):
             axis.imshow(load_image(path, SHOWN_SIZE), extent=(start, start + 1, 0, 1), aspect="auto")
-            axis.set_title(f"{path.parent.name}/{path.name}".replace("$", r"\$"), fontsize=6)
+            axis.set_title(plain_text(f"{path.parent.name}/{path.name}"), fontsize=6)
             axis.set_yticks([])
         above.set_xlim(min(0.0, match.shift), max(1.0, 1 + match.shift))
         below.set_xlabel(f"time in windows; correlation {match.correlation:.2f}", fontsize=8)

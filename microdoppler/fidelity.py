@@ -20,9 +20,10 @@ from microdoppler.audit import Match, pairs_figure
 from microdoppler.data_split import Split
 from microdoppler.distributions import NEIGHBOURS, diversity_ratio, kernel_distance, precision_recall, separation
 from microdoppler.fidelity_report import gait_figure, novelty_figure, sentences, tables
-from microdoppler.gait_physics import PictureAxes, describe_gait
+from microdoppler.gait_physics import describe_gait
 from microdoppler.judge import Judge, halves_by_pass
 from microdoppler.overlap import load_or_find_overlaps
+from microdoppler.picture_axes import PictureAxes, simulated_axes
 from microdoppler.recogniser import open_recogniser
 from microdoppler.report import Picture, Section, render_report, save_figure
 from microdoppler.selection import closest_training
@@ -164,17 +165,14 @@ def closest_pairs(synthetic: Side, nearest, training_paths: list[str]) -> list[M
 
 def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | None,
                  highest_mps: float | None) -> PictureAxes:
-    """The simulator's axes, unless some are given."""
+    """Those that are given; what is not is the simulator's."""
     given = {"window_seconds": window_seconds, "lowest_mps": lowest_mps, "highest_mps": highest_mps}
-    axes = replace(PictureAxes.of_simulator(), **{name: value for name, value in given.items() if value is not None})
-    if not axes.window_seconds > 0 or not axes.lowest_mps < axes.highest_mps:
-        raise InputError(f"window_seconds {axes.window_seconds:g}, speeds {axes.lowest_mps:g} … {axes.highest_mps:g} "
-                         "m/s; expected a time above 0, and the lowest speed below the highest")
-    if not given.keys() - {name for name, value in given.items() if value is None} and not (
-            real / "simulation.json").exists():
+    given = {name: value for name, value in given.items() if value is not None}
+    simulated = simulated_axes(real)
+    if not given and simulated is None:
         print("note: speeds and cadences are in the simulator's units; give --window_seconds, --lowest_mps and "
               "--highest_mps of your radar for right ones (the comparison needs none)")
-    return axes
+    return replace(simulated or PictureAxes.of_simulator(), **given)
 
 
 def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
@@ -197,11 +195,11 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
         raise InputError(f"--image_size {image_size}; expected at least {LEAST_IMAGE_SIZE}")
     torch_device, axes = choose_device(device), picture_axes(real, window_seconds, lowest_mps, highest_mps)
     division = Split.from_json(read_json(split), split)
-    drawn = find_synthetic(synthetic, len(division.users))
+    drawn = find_synthetic(synthetic, division.classes)
     image_size = min(IMAGE_SIZE, smallest_side(synthetic, drawn)) if image_size is None else image_size
     check_sizes(synthetic, drawn, image_size, "--image_size")
     match_to_folds((synthetic,), {division.settings.fold: division})
-    overlaps = load_or_find_overlaps(real, len(division.users), split.parent)
+    overlaps = load_or_find_overlaps(real, len(division.users), split.parent, division.settings.class_folders)
     recogniser, training = open_recogniser(real, division, overlaps.following, image_size=image_size,
                                            folder=split.parent, device=torch_device)
     judge = Judge(recogniser, training)
@@ -209,18 +207,20 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
     held_out = look_at(real, division.test_images, image_size, judge, passes, "held-out real images")
     found = look_at(synthetic, drawn, image_size, judge, {}, "synthetic images")
     report = measure(held_out, found, training, axes)
-    return write_results(report, held_out, found, labels_of(division.train_images)[0], real, synthetic, output)
+    return write_results(report, division.names, held_out, found, labels_of(division.train_images)[0], real, synthetic, output)
 
 
-def write_results(report: dict, real: Side, synthetic: Side, training_paths: list[str], real_root: Path,
+def write_results(report: dict, names: dict[int, str], real: Side, synthetic: Side, training_paths: list[str], real_root: Path,
                   synthetic_root: Path, output: Path) -> dict:
     """fidelity.json, three pictures, report.html; prints the tables. Returns the plain part of the report."""
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
-    plain = {"users": report["users"], "all": report["all"], "closest": [vars(pair) for pair in pairs]}
+    plain = {"users": report["users"], "names": names, "all": report["all"],
+             "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
     save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic"), output / "closest_pairs.png")
     save_figure(novelty_figure(report["nearest"]), output / "novelty.png")
-    save_figure(gait_figure(report["gait"], {"synthetic": synthetic.images.labels, "real": real.images.labels}),
+    save_figure(gait_figure(report["gait"], {"synthetic": synthetic.images.labels, "real": real.images.labels},
+                            names),
                 output / "gait.png")
     shown = tables(plain)
     render_report(output / "report.html", f"Fidelity, diversity and novelty of {synthetic_root}", [

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from microdoppler.overlap import NEAR_COPY
-from microdoppler.report import Table
+from microdoppler.report import Table, plain_text
 
 GAIT = {"cadence_hz": "cadence in Hz", "doppler_spread_mps": "Doppler spread in m/s", "torso_mps": "torso in m/s",
         "torso_variation_mps": "torso's variation in m/s"}
@@ -13,7 +13,7 @@ COLOURS = {"real": "tab:gray", "synthetic": "tab:orange"}
 
 def tables(report: dict) -> list[Table]:
     """Features, novelty, gait: a row per user and one over all; every cell "synthetic | real"."""
-    rows = {**{f"user {user}": figures for user, figures in report["users"].items()}, "all": report["all"]}
+    rows = {**{report["names"][user]: figures for user, figures in report["users"].items()}, "all": report["all"]}
 
     def cells(name: str, form: str) -> list[str]:
         return [f"{figures['synthetic'][name]:{form}} | {figures['real'][name]:{form}}".replace("nan", "?")
@@ -76,8 +76,8 @@ def novelty_figure(nearest: dict) -> Figure:
     return figure
 
 
-def gait_figure(gait: dict[str, dict[str, np.ndarray]], labels: dict[str, Tensor]) -> Figure:
-    """Per user and figure a dot per picture and a bar at the median, real beside synthetic."""
+def gait_figure(gait: dict[str, dict[str, np.ndarray]], labels: dict[str, Tensor], names: dict[int, str]) -> Figure:
+    """Per user {number: name} and figure a dot per picture and a bar at the median, real beside synthetic."""
     users = labels["real"].unique().tolist()
     figure = Figure(figsize=(max(8, 0.55 * len(users) + 2), 9), layout="constrained")
     rng = np.random.default_rng(0)      # scatters the dots sideways
@@ -93,6 +93,6 @@ def gait_figure(gait: dict[str, dict[str, np.ndarray]], labels: dict[str, Tensor
         axis.set_ylabel(title, fontsize=8)
         axis.grid(axis="y", alpha=0.25)
     figure.axes[0].legend(fontsize=8, markerscale=3)
-    figure.axes[-1].set_xticks(range(len(users)), [f"user {label + 1}" for label in users], fontsize=7,
+    figure.axes[-1].set_xticks(range(len(users)), [plain_text(names[label + 1]) for label in users], fontsize=7,
                                rotation=90 if len(users) > 12 else 0)
     return figure

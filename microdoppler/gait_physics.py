@@ -6,8 +6,7 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
-from microdoppler.radar import Radar
-from microdoppler.simulate import WINDOW_COLUMNS
+from microdoppler.picture_axes import PictureAxes
 
 BITS = 6                    # per colour channel, of the table that inverts the colour map: finer than JPEG keeps it
 FLOOR = 0.1                 # of the colour scale: weaker is noise
@@ -18,22 +17,6 @@ RIDGE_POWER = 8             # weighs the torso, the strongest line, above the li
 CADENCE_HZ = (1.2, 2.6)     # steps per second of walking: 1.4 … 2.3 (Boulic et al. 1990), and a margin
 CADENCE_STEP_HZ = 0.01
 LEAST_EXPLAINED = 0.1       # share of the tracks' variance: noise alone comes to about 0.05
-
-
-@dataclass(frozen=True)
-class PictureAxes:
-    """What a picture's edges stand for: its duration, and the speeds of its lowest and highest row."""
-    window_seconds: float
-    lowest_mps: float
-    highest_mps: float
-
-    @staticmethod
-    def of_simulator() -> "PictureAxes":
-        radar = Radar()
-        speeds = radar.speeds_mps()
-        half_bin = (speeds[0] - speeds[1]) / 2          # speeds are those of the rows' middles
-        return PictureAxes(WINDOW_COLUMNS * radar.hop_seconds, float(speeds[-1] - half_bin),
-                           float(speeds[0] + half_bin))
 
 
 @lru_cache(maxsize=1)

@@ -209,9 +209,10 @@ def file_width(data_path: str | Path, names: dict[int, list[str]]) -> int:
         return min(image.size)
 
 
-def load_or_find_overlaps(data_path: str | Path, num_users: int, folder: str | Path) -> Overlaps:
+def load_or_find_overlaps(data_path: str | Path, num_users: int, folder: str | Path,
+                          class_folders: bool = False) -> Overlaps:
     """The overlaps of users 1 … num_users, from folder/overlaps.npz when it was made from the same files, else made."""
-    path, found = Path(folder) / OVERLAPS_FILE, find_users(data_path, num_users)
+    path, found = Path(folder) / OVERLAPS_FILE, find_users(data_path, num_users, class_folders)
     fingerprint = _fingerprint(Path(data_path), found)
     try:
         stored = load_arrays(path)

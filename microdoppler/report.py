@@ -50,6 +50,11 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
+def plain_text(text: str) -> str:
+    """For a figure: matplotlib would read text between dollar signs as a formula."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """A matplotlib figure made without pyplot (`matplotlib.figure.Figure()`) → an image file, whole or not at all."""
     with atomic_path(path) as temporary:

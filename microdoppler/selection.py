@@ -74,10 +74,10 @@ class Selection:
     def kept_images(self) -> ImageSet:
         return ImageSet(self.images.images[self.kept], self.images.labels[self.kept])
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str, users: dict[int, str]) -> Table:
         """How many images are kept of each user, and why the others are not."""
         labels = self.images.labels
-        rows = {f"user {label + 1}": labels == label for label in labels.unique().tolist()}
+        rows = {users[label + 1]: labels == label for label in labels.unique().tolist()}
         rows["all"] = torch.ones_like(self.kept)
         return Table([name, "images", "kept", f"confidence below {self.least:g}", "near-copies"],
                      [[user, *(str(int((own & part).sum())) for part in (own, self.kept, self.doubted, self.copies))]

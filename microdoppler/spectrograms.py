@@ -6,47 +6,75 @@ import torch
 from tqdm import tqdm
 
 from groundwork.errors import InputError, printable, shortened
-from groundwork.images import load_image, time_order
+from groundwork.images import load_image, natural_order, time_order
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 MAX_BROKEN_SHARE = 0.03       # beyond a few per cent it is no accident, and the user should look at the data
 
 
-def user_folders(root: Path) -> dict[int, Path]:
-    """The folders root/ID_<number>, in any letter case: {number: folder}. Raises InputError when two share a number."""
-    folders: dict[int, Path] = {}
-    for folder in sorted(root.iterdir()):
-        if folder.is_dir() and (match := re.fullmatch(r"ID_([0-9]+)", folder.name, re.IGNORECASE)):
-            twin = folders.setdefault(int(match[1]), folder)
-            if twin is not folder:
-                raise InputError(f"{twin.name} and {folder.name} in {root} have the same number; rename one of them")
+def folders_by_class(root: Path) -> dict[str, Path]:
+    """The folders in root but hidden ones, in natural order: {class: folder}.
+
+    A class is called as its folder is, and ID_<number> in any letter case, however the number is written, ID_<number>.
+    Raises InputError when two folders are of one class.
+    """
+    folders: dict[str, Path] = {}
+    for folder in sorted((entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
+                         key=lambda entry: natural_order(entry.name)):
+        match = re.fullmatch(r"ID_([0-9]+)", folder.name, re.IGNORECASE)
+        twin = folders.setdefault(f"ID_{int(match[1])}" if match else folder.name, folder)
+        if twin is not folder:
+            raise InputError(f"{twin.name} and {folder.name} in {root} have the same number; rename one of them")
     return folders
 
 
-def find_users(data_path: str | Path, num_users: int) -> dict[int, list[str]]:
-    """The images of users 1 … num_users: {user number: paths relative to data_path, in time order}.
+def find_classes(data_path: str | Path, num_users: int, class_folders: bool = False) -> dict[int, str]:
+    """{number: class} of the users 1 … num_users: the folders ID_1 … ID_<num_users> of data_path, or with
+    class_folders all folders, whatever their names, numbered in natural order.
 
-    Looks for data_path/ID_<number>/*.jpg|jpeg|png in any letter case. Raises InputError when the folder, a user, or
-    all images of a user are missing.
+    Raises InputError when data_path is no folder, or holds other folders than that.
     """
     data_path = Path(data_path)
+    wanted = "a folder per class" if class_folders else f"ID_1 … ID_{num_users}"
     if not data_path.is_dir():
-        raise InputError(f"data_path {data_path} is no folder; expected one that holds ID_1 … ID_{num_users}")
-    folders = user_folders(data_path)
-    if not folders:
-        raise InputError(f"no ID_<number> folder in {data_path}; expected ID_1 … ID_{num_users}, "
-                         f"found {shortened(sorted(p.name for p in data_path.iterdir())) or 'nothing'}")
-    missing = [user for user in range(1, num_users + 1) if user not in folders]
-    if missing:
-        raise InputError(f"{data_path} lacks {shortened([f'ID_{user}' for user in missing])} of num_users = "
-                         f"{num_users}; found {len(folders)} ID folders: set num_users to their number")
-    images = {user: [f"{folders[user].name}/{file.name}" for file in folders[user].iterdir()
+        raise InputError(f"data_path {data_path} is no folder; expected one that holds {wanted}")
+    found = list(folders_by_class(data_path))
+    if class_folders:
+        if len(found) != num_users:
+            raise InputError(f"{data_path} holds {len(found)} folders ({shortened(found) or 'none'}), but num_users is "
+                             f"{num_users}: set num_users to the number of classes")
+        return dict(enumerate(found, start=1))
+    numbered = [name for name in found if re.fullmatch(r"ID_[0-9]+", name)]
+    if not numbered:
+        raise InputError(f"no ID_<number> folder in {data_path}; expected {wanted}, "
+                         f"found {shortened(sorted(p.name for p in data_path.iterdir())) or 'nothing'}"
+                         + ("; for folders with other names set class_folders" if found else ""))
+    classes = {user: f"ID_{user}" for user in range(1, num_users + 1)}
+    if missing := [name for name in classes.values() if name not in numbered]:
+        raise InputError(f"{data_path} lacks {shortened(missing)} of num_users = {num_users}; found {len(numbered)} ID "
+                         "folders: set num_users to their number")
+    return classes
+
+
+def find_images(root: str | Path, classes: dict[int, str]) -> dict[int, list[str]]:
+    """The images of these classes: {number: root's *.jpg|jpeg|png in any letter case, relative to it, in time order}.
+
+    Raises InputError when a class has none.
+    """
+    folders = folders_by_class(Path(root))
+    images = {user: [f"{folders[name].name}/{file.name}" for file in folders[name].iterdir()
                      if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
-              for user in range(1, num_users + 1)}
-    empty = [f"ID_{user}" for user, names in images.items() if not names]
+              for user, name in classes.items()}
+    empty = [classes[user] for user, names in images.items() if not names]
     if empty:
-        raise InputError(f"no .jpg, .jpeg or .png in {shortened(empty)} of {data_path}")
+        raise InputError(f"no .jpg, .jpeg or .png in {shortened(empty)} of {root}")
     return {user: sorted(names, key=time_order) for user, names in images.items()}
+
+
+def find_users(data_path: str | Path, num_users: int, class_folders: bool = False) -> dict[int, list[str]]:
+    """The images of users 1 … num_users: {user number: paths relative to data_path, in time order}; see find_classes
+    and find_images."""
+    return find_images(data_path, find_classes(data_path, num_users, class_folders))
 
 
 def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[dict[int, list[str]], list[str]]:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from microdoppler.comparison import MOST_SEEDS
 from microdoppler.data_split import FOLDS
-from microdoppler.report import Table
+from microdoppler.report import Table, plain_text
 
 ANNOTATED_USERS = 12      # with more users than this, numbers in the cells of a confusion matrix cannot be read
 VERDICT_COLOURS = {"helps": "tab:green", "hurts": "tab:red", "not distinguishable": "tab:gray"}
@@ -23,7 +23,8 @@ def _arms_table(summary: dict[str, Any]) -> Table:
     rows = [[arm["name"], _mean_and_std(arm), f"{100 * arm['macro_f1']:.1f}", f"{100 * arm['ece']:.1f}",
              _difference(arm) if arm["baseline"] else "", arm["baseline"] or "",
              arm["verdict"] if arm["baseline"] else "",
-             f"{arm['worst_user']} ({100 * arm['recalls'][arm['worst_user']]:.0f} %)"] for arm in summary["arms"]]
+             f"{summary['names'][arm['worst_user']]} ({100 * arm['recalls'][arm['worst_user']]:.0f} %)"]
+            for arm in summary["arms"]]
     header = ["trained on", "accuracy", "macro-F1", "ECE", "difference", "from", "verdict", "worst user (recall)"]
     return Table(header, rows, caption=f"Accuracy on test images, mean ± standard deviation over {_repeats(summary)}; "
                  "differences in points are paired by fold and seed, with their 95 % interval over folds, seeds and "
@@ -85,7 +86,7 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure:
                 right.plot([100 * end for end in arm["interval_95"]], [row, row], color=colour, linewidth=2)
     lowest = min(run["accuracy"] for arm in arms for run in arm["runs"])
     left.set(xlim=(max(0.0, 100 * lowest - 10), 100), xlabel="test accuracy in % (dots: runs)",
-             yticks=range(len(arms)), yticklabels=[_plain(arm["name"]) for arm in arms])
+             yticks=range(len(arms)), yticklabels=[plain_text(arm["name"]) for arm in arms])
     left.invert_yaxis()
     right.axvline(0, color="black", linewidth=0.8)
     right.set(xlabel="difference from the baseline in points, 95 % interval")
@@ -99,15 +100,16 @@ def confusion_figure(summary: dict[str, Any]) -> Figure:
     baseline, *others = summary["arms"]
     shown = [baseline] + ([max(others, key=lambda arm: arm["accuracy"])] if others else [])
     users = [user - 1 for user in baseline["recalls"]]
+    names = [plain_text(summary["names"][user + 1].removeprefix("user ")) for user in users]
     side = max(4.0, 0.24 * len(users))
     figure = Figure(figsize=((side + 1) * len(shown), side + 1), layout="constrained")
     for axes, arm in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         counts = np.array(arm["confusion"])[np.ix_(users, users)]
         percent = 100 * counts / counts.sum(axis=1, keepdims=True)
         picture = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))    # rare errors show too
-        axes.set_title(f"{_plain(arm['name'])}: {100 * arm['accuracy']:.1f} %", fontsize=10)
-        axes.set_xticks(range(len(users)), [str(user + 1) for user in users], fontsize=7)
-        axes.set_yticks(range(len(users)), [str(user + 1) for user in users], fontsize=7)
+        axes.set_title(f"{plain_text(arm['name'])}: {100 * arm['accuracy']:.1f} %", fontsize=10)
+        axes.set_xticks(range(len(users)), names, fontsize=7, rotation=90 if max(map(len, names)) > 2 else 0)
+        axes.set_yticks(range(len(users)), names, fontsize=7)
         axes.set_xlabel("predicted user")
         axes.set_ylabel("true user")
         if len(users) <= ANNOTATED_USERS:
@@ -132,8 +134,3 @@ def _difference(found: dict[str, Any]) -> str:
 def _repeats(summary: dict[str, Any]) -> str:
     counts = [(summary["num_folds"], "fold"), (summary["num_seeds"], "seed")]
     return " x ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts)
-
-
-def _plain(name: str) -> str:
-    """matplotlib would read text between dollar signs as a formula."""
-    return name.replace("$", r"\$")

@@ -10,8 +10,8 @@ from microdoppler.scores import score, user_recalls
 from microdoppler.study import Run
 
 
-def summarize(runs: Sequence[Run]) -> dict[str, Any]:
-    """The arms in their order, and the choice among the sets of each kind of arm.
+def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
+    """The arms in their order, and the choice among the sets of each kind of arm; names: of the users {number: name}.
 
     Accuracies, F1, calibration errors, recalls and differences are fractions. A difference is paired: the arm's
     accuracy less that of its baseline on the same fold with the same seed.
@@ -24,7 +24,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
             kinds.setdefault(arm.kind, []).append(arm.name)
     num_folds, num_seeds, num_passes = table.shape
     return {"num_folds": num_folds, "num_seeds": num_seeds, "num_passes": num_passes,
-            "num_test": int(table.total.sum()),
+            "num_test": int(table.total.sum()), "names": names,
             "arms": [_summarize_arm(arm, [run for run in runs if run.arm.name == arm.name], table) for arm in arms],
             "choices": [best_of(table, kind, names) for kind, names in kinds.items()]}
 

@@ -6,29 +6,31 @@ from groundwork.errors import InputError, differences, printable, shortened
 from groundwork.files import check_inside, read_json
 from groundwork.images import open_image
 from microdoppler.data_split import Split
-from microdoppler.spectrograms import find_users, user_folders
+from microdoppler.spectrograms import find_images, folders_by_class
 
 MODEL_FACTS = ("checkpoint", "step", "weights", "vae")      # of a manifest: what drew the images, and how
 SAMPLING_FACTS = ("noise_level", "cond_scale", "guidance_interval", "rescaled_phi", "remove_parallel_component",
                   "use_cfg_plus_plus", "sampler", "sampling_timesteps", "ddim_sampling_eta", "seed")
 
 
-def find_synthetic(folder: Path, num_users: int) -> dict[int, list[str]]:
-    """The images of a folder that generate.py made: {user: relative paths}, for exactly the users 1 … num_users."""
+def find_synthetic(folder: Path, classes: dict[int, str]) -> dict[int, list[str]]:
+    """The images of a folder that generate.py made: {user: relative paths}, for exactly these classes {user: name}."""
+    expected = shortened(list(classes.values()))
     if not folder.is_dir():
-        raise InputError(f"--synthetic {folder} is no folder; expected one made by generate.py, with ID_<n>/*.png")
-    users, expected = set(user_folders(folder)), set(range(1, num_users + 1))
-    missing, strange = ([f"ID_{user}" for user in sorted(some)] for some in (expected - users, users - expected))
-    if not users:
-        raise InputError(f"--synthetic {folder} holds no ID_<n> folder; expected ID_1 … ID_{num_users}, as generate.py "
-                         "--all_users writes them")
+        raise InputError(f"--synthetic {folder} is no folder; expected one made by generate.py, with {expected}")
+    found = set(folders_by_class(folder))
+    missing = [name for name in classes.values() if name not in found]
+    strange = [name for name in found if name not in classes.values()]
+    if len(missing) == len(classes):
+        raise InputError(f"--synthetic {folder} holds none of {expected}; expected all of them, as "
+                         "generate.py --all_users writes them")
     if missing:
-        raise InputError(f"--synthetic {folder} lacks {shortened(missing)}; every arm needs all users "
-                         f"1 … {num_users}: generate them with --all_users")
+        raise InputError(f"--synthetic {folder} lacks {shortened(missing)}; every arm needs all {len(classes)} users: "
+                         "generate them with --all_users")
     if strange:
-        raise InputError(f"--synthetic {folder} holds {shortened(strange)}, but num_users is {num_users}; "
+        raise InputError(f"--synthetic {folder} holds {shortened(sorted(strange))}, but the users are {expected}; "
                          "remove them, or give the folder that was made for these users")
-    return find_users(folder, num_users)
+    return find_images(folder, classes)
 
 
 def smallest_side(folder: Path, images: dict[int, list[str]]) -> int:

@@ -222,7 +222,7 @@ def with_a_broken_image(folder):
 
 
 @pytest.mark.parametrize("make, named", [
-    (missing, "is no folder"), (without_users, "no ID_<n> folder"), (lacking_a_user, "lacks ID_2"),
+    (missing, "is no folder"), (without_users, "holds none of ID_1, ID_2"), (lacking_a_user, "lacks ID_2"),
     (with_an_empty_user, "ID_2"), (with_a_strange_user, "ID_17"),
     (with_an_image_of_another_size, "different sizes"), (smaller_than_classifiers_look_at, "of 16 px"),
     (with_a_broken_image, "Doppler1.png")])
