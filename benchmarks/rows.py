@@ -11,7 +11,8 @@ from torchvision import models
 from assembly import build_diffusion, build_trainer
 from benchmarks import reference
 from benchmarks.measure import alternate
-from generate import ImageGenerator, draw_missing
+from generate import draw_missing
+from generation import ImageGenerator
 from groundwork.images import load_image, load_images, save_image
 from microdoppler.arms import Arm, ImageSet
 from microdoppler.classifier import train_classifier

@@ -13,7 +13,7 @@ from conftest import DEMO_SIZE, ROOT, TINY
 from PIL import Image
 
 from demo import VAE_RECIPE
-from generate import ImageGenerator, Sampling
+from generation import ImageGenerator, Sampling
 from groundwork.files import load_tensors
 from microdoppler.latents import LatentStatistics, load_cached
 from train_latent_cfg import Config
