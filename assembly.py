@@ -8,7 +8,9 @@ from denoising_diffusion_pytorch.trainer import Trainer
 from groundwork.errors import InputError
 from microdoppler.judge import Judge
 from microdoppler.latents import LatentCache, LatentScaling, LatentStatistics, check_range, load_or_encode
+from microdoppler.legend import Legend
 from microdoppler.overlap import Overlaps, load_or_find_overlaps
+from microdoppler.picture_axes import known_axes
 from microdoppler.recogniser import open_recogniser
 from microdoppler.spectrograms import labels_of
 from microdoppler.audit import audit_split
@@ -34,9 +36,16 @@ def open_split(config: "Config") -> Split:
     return split
 
 
+def legend_of(config: "Config", split: Split) -> Legend:
+    """What pictures of this configuration's users are labelled with."""
+    return Legend(split.classes, split.names,
+                  known_axes(config.data_path, config.window_seconds, config.velocity_range_mps))
+
+
 def open_overlaps(config: "Config") -> Overlaps:
     """How the images of the data set overlap, found on first use."""
-    return load_or_find_overlaps(config.data_path, config.num_users, config.latents_cache_folder, config.class_folders)
+    return load_or_find_overlaps(config.data_path, config.num_users, config.latents_cache_folder,
+                                 config.class_folders)
 
 
 def open_judge(config: "Config", split: Split, device: torch.device) -> Judge:

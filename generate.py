@@ -1,10 +1,12 @@
 """Step 4: draw new spectrograms of each user from a checkpoint."""
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
@@ -12,14 +14,16 @@ from denoising_diffusion_pytorch.trainer import join_processes
 from generation import ImageGenerator, Sampling
 from groundwork.command_line import run
 from groundwork.device import choose_device
-from groundwork.errors import InputError, differences
+from groundwork.errors import InputError, differences, shortened
 from groundwork.files import TEMPORARY, check_inside, read_json, write_json
-from groundwork.images import load_image, save_image
+from groundwork.images import load_images, save_image
 from groundwork.lock import LOCK, OWNER, sole_writer
 from groundwork.memory import Parts
 from groundwork.seeding import derive_seed
+from microdoppler.legend import Legend
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
+from microdoppler.spectrograms import find_images
 from train_latent_cfg import Config
 
 MANIFEST = "manifest.json"
@@ -27,14 +31,15 @@ BEFORE_THERE_WAS_A_CHOICE = {"noise_level": 1.0, "guidance_interval": [0.0, 1.0]
 GRID_COLUMNS = 8
 
 
-def choose_users(all_users: bool, user_id: tuple[int, ...], num_users: int) -> list[int]:
+def choose_users(all_users: bool, user_id: tuple[int, ...], legend: Legend) -> list[int]:
     if all_users == bool(user_id):
         raise InputError("give either --all_users or --user_id with users' numbers")
-    unknown = [user for user in user_id if not 1 <= user <= num_users]
+    unknown = [user for user in user_id if user not in legend.users]
     if unknown:
+        described = [f"{user} {folder}" for user, folder in legend.classes.items()]
         raise InputError(f"--user_id {' '.join(map(str, unknown))} is unknown to this checkpoint; "
-                         f"its users are 1 … {num_users}")
-    return list(range(1, num_users + 1)) if all_users else sorted(set(user_id))
+                         f"its users are 1 … {len(legend.users)}: {shortened(described)}")
+    return legend.users if all_users else sorted(set(user_id))
 
 
 def open_manifest(output_dir: Path, settings: dict) -> dict:
@@ -77,7 +82,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         samples_per_user: images of each user, with --all_users
         user_id: draw num_samples images of these users, numbered as their folders are (1, 2, …)
         num_samples: images of each user, with --user_id
-        output_dir: gets ID_<n>/*.png and manifest.json
+        output_dir: gets a folder of *.png per user, called as in the data set, and manifest.json
         batch_size: images drawn at once; changes an image by rounding at most
         device: auto, cpu, cuda or cuda:<n>
         vae_path: weights of the VAE, where they are not at the checkpoint's vae_path
@@ -92,11 +97,11 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
     generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path, latents_cache_folder, force)
-    users = choose_users(all_users, user_id, generator.config.num_users)
+    users = choose_users(all_users, user_id, generator.legend)
     with sole_writer(output_dir) if processes.is_main_process else nullcontext():
         names = draw_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
         if save_grid and processes.is_main_process:
-            save_figure(draw_grid(output_dir, names, users, generator.config.image_size), output_dir / "grid.png")
+            save_figure(draw_grid(output_dir, names, users, generator), output_dir / "grid.png")
     print(f"next: python classify.py --synthetic {output_dir}")
 
 
@@ -107,7 +112,7 @@ def draw_all(generator: ImageGenerator, users: list[int], count: int, output_dir
     processes.wait_for_everyone()       # until the main one has locked the folder
     manifest = open_manifest(output_dir, generator.identity | settings) | {"checkpoint": str(checkpoint)}
     print(f"{checkpoint}, step {manifest['step']}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
-    wanted = {f"ID_{user}/ID{user}_synthetic_Doppler{index}.png": (user, derive_seed(settings["seed"], user, index))
+    wanted = {image_name(generator.legend.classes[user], index): (user, derive_seed(settings["seed"], user, index))
               for user in users for index in range(1, count + 1)}
     missing = [name for name in wanted if not (output_dir / name).exists()]
     manifest["images"] |= {name: {"user": user, "seed": seed} for name, (user, seed) in wanted.items()}
@@ -121,6 +126,11 @@ def draw_all(generator: ImageGenerator, users: list[int], count: int, output_dir
     processes.wait_for_everyone()
     print(f"{len(missing)} images drawn, {len(wanted) - len(missing)} were there already: {output_dir}")
     return list(wanted)
+
+
+def image_name(class_: str, index: int) -> str:
+    """As real ones are called: ID_3/ID3_synthetic_Doppler1.png; of other folders <folder>/<folder>_synthetic_…"""
+    return f"{class_}/{re.sub('^ID_', 'ID', class_)}_synthetic_Doppler{index}.png"
 
 
 def draw_missing(generator: ImageGenerator, wanted: dict[str, tuple[int, int]], output_dir: Path, batch_size: int,
@@ -145,13 +155,23 @@ def wait(writing: list[Future]) -> None:
         future.result()
 
 
-def draw_grid(output_dir: Path, names: list[str], users: list[int], image_size: int):
-    rows = []
+def draw_grid(output_dir: Path, names: list[str], users: list[int], generator: ImageGenerator) -> Figure:
+    """A row per user; where the checkpoint's data_path is within reach, a real training image stands first."""
+    config, legend, rows = generator.config, generator.legend, []
+    real = real_images(config.data_path, {user: legend.classes[user] for user in users}, config.image_size)
     for user in users:
-        own = [name for name in names if name.startswith(f"ID_{user}/")][:GRID_COLUMNS]
-        images = [torch.from_numpy(load_image(output_dir / name, image_size).copy()).permute(2, 0, 1) for name in own]
-        rows.append((f"user {user}", images))
-    return image_grid(rows, [], str(output_dir))
+        own = [name for name in names if name.startswith(f"{legend.classes[user]}/")][:GRID_COLUMNS]
+        rows.append((legend.names[user], [*real.get(user, ()), *load_images(output_dir, own, config.image_size)]))
+    return image_grid(rows, ["real", "synthetic"] if real else [], str(output_dir), legend.axes)
+
+
+def real_images(data_path: Path, classes: dict[int, str], image_size: int) -> dict[int, torch.Tensor]:
+    """The first image of each class, (1, 3, s, s) uint8; {} where the data set is not at hand."""
+    try:
+        return {user: load_images(data_path, names[:1], image_size)
+                for user, names in find_images(data_path, classes).items()}
+    except (InputError, OSError, KeyError):
+        return {}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from denoising_diffusion_pytorch.checkpoint import ema_unet_weights, load_checkp
 from groundwork.device import autocast
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors
+from microdoppler.legend import Legend
 from microdoppler.latents import LatentCache, LatentScaling, LatentStatistics, load_cached
 from train_latent_cfg import Config, check_constants, config_of, config_to_plain
 from vae.kl_vae import KL_VAE
@@ -48,6 +49,7 @@ class ImageGenerator:
     scaling: LatentScaling
     identity: dict      # what tells this model from others, for the manifest
     training: LatentCache | None    # what noise_level below 1 starts from
+    legend: Legend      # who its users are
 
     @staticmethod
     def load(path: Path, device: torch.device, sampling: Sampling, vae_path: Path | None = None,
@@ -78,7 +80,8 @@ class ImageGenerator:
             training = None
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
                     "split": checkpoint.get("split", {}), **({"forced": "another VAE"} if is_other_vae else {})}
-        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity, training)
+        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity, training,
+                              Legend.of(checkpoint.get("legend"), config.num_users, path))
 
     @torch.inference_mode()
     def draw(self, users: list[int], seeds: list[int]) -> torch.Tensor:

@@ -7,8 +7,8 @@ from denoising_diffusion_pytorch.checkpoint import FORMAT, list_milestones, mile
 from denoising_diffusion_pytorch.trainer import Recorder, Trainer
 from groundwork.files import append_json, check_free_space, save_tensors, write_json
 from microdoppler.diagnosis import read_metrics
+from microdoppler.legend import Legend
 from microdoppler.milestone import MilestoneWatcher
-from microdoppler.picture_axes import PictureAxes
 from microdoppler.pictures import sample_grid
 from microdoppler.report import save_figure
 
@@ -33,14 +33,12 @@ def set_aside_later(folder: Path, step: int, milestone_every: int) -> None:
 class ResultsRecorder(Recorder):
     """Writes what a run leaves in results_folder: config.json, metrics.jsonl, and two files per milestone."""
 
-    def __init__(self, config: "Config", trainer: Trainer, watcher: MilestoneWatcher, real: dict, names: dict,
-                 axes: PictureAxes | None, travels: dict):
-        """real: an image of each shown user; names: of the users; axes: of the images; travels: what else a checkpoint
-        carries, its config among it."""
-        self.config, self.trainer, self.watcher, self.real = config, trainer, watcher, real
-        self.names, self.axes = names, axes
+    def __init__(self, config: "Config", trainer: Trainer, watcher: MilestoneWatcher, real: dict, legend: Legend,
+                 travels: dict):
+        """real: an image of each shown user; travels: what else a checkpoint carries, its config among it."""
+        self.config, self.trainer, self.watcher, self.real, self.legend = config, trainer, watcher, real, legend
         self.folder = config.results_folder
-        self.travels = {"format": FORMAT, "package_version": package_version(), **travels}
+        self.travels = {"format": FORMAT, "package_version": package_version(), "legend": legend.to_plain(), **travels}
         self.latest = ""
         check_free_space(self.folder, self.bytes_to_write(), "lower keep_last, or raise save_and_sample_every or "
                          "keep_every")
@@ -76,7 +74,7 @@ class ResultsRecorder(Recorder):
         step = self.trainer.step
         samples, health = self.watcher.look()
         caption = f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in health.items())
-        save_figure(sample_grid(self.real, samples, self.names, caption, self.axes),
+        save_figure(sample_grid(self.real, samples, self.legend, caption),
                     self.folder / f"sample-{milestone}.png")
         self.log({"step": step, "milestone": milestone, **health})
         print(f"step {step}: {self.latest}wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)

@@ -9,8 +9,8 @@ from typing import Callable
 import torch
 from accelerate import PartialState
 
-from assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of, open_cache, open_judge,
-                      open_split, open_vae)
+from assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of, legend_of, open_cache,
+                      open_judge, open_split, open_vae)
 from denoising_diffusion_pytorch.checkpoint import (ONLY_TO_RESUME, list_milestones, load_checkpoint, milestone_path,
                                                     read_off_tensors)
 from denoising_diffusion_pytorch.trainer import join_processes
@@ -22,7 +22,6 @@ from groundwork.lock import sole_writer
 from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.latents import LatentStatistics
 from microdoppler.milestone import MilestoneWatcher
-from microdoppler.picture_axes import known_axes
 from microdoppler.selection import FARTHEST_DOPPLER_SHIFT
 from recording import ResultsRecorder, set_aside_later
 
@@ -144,6 +143,8 @@ LIMITS = (      # (what a constant must be, the test, the constants); the upper 
      ("classifier_synthetic_shares",)),
     ("two rising shares in 0 … 1", lambda value: len(value) == 2 and 0 <= value[0] <= value[1] <= 1,
      ("guidance_interval",)),
+    ("two rising speeds in -10 000 … 10 000, or two zeros",
+     lambda value: value == (0, 0) or len(value) == 2 and -1e4 <= value[0] < value[1] <= 1e4, ("velocity_range_mps",)),
     ("two numbers from 0 to below 1", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value),
      ("adam_betas",)),
     ("even, for sines and cosines of the time, and in 4 … 4 096",
@@ -294,12 +295,9 @@ def train(config: Config, resume: str | None, device: torch.device, processes: P
                                    num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
         real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
                 for user in watcher.users}
-        axes = known_axes(config.data_path, config.window_seconds, config.velocity_range_mps)
-        recorder = ResultsRecorder(config, trainer, watcher, real, split.names, axes, {
+        recorder = ResultsRecorder(config, trainer, watcher, real, legend_of(config, split), {
             "config": config_to_plain(config), "latent_statistics": dataclasses.asdict(statistics),
-            "vae_fingerprint": vae_fingerprint, "split": split.identity(),
-            "classes": list(split.classes.values()), "class_names": list(split.names.values()),
-            "picture_axes": dataclasses.asdict(axes) if axes else None})
+            "vae_fingerprint": vae_fingerprint, "split": split.identity()})
         recorder.finish_interrupted_milestone()
     with stopping_on_signals(stop):
         reason = trainer.train(config.train_num_steps, log_every=config.log_every,

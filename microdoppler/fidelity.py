@@ -207,11 +207,12 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
     held_out = look_at(real, division.test_images, image_size, judge, passes, "held-out real images")
     found = look_at(synthetic, drawn, image_size, judge, {}, "synthetic images")
     report = measure(held_out, found, training, axes)
-    return write_results(report, division.names, held_out, found, labels_of(division.train_images)[0], real, synthetic, output)
+    return write_results(report, division.names, held_out, found, labels_of(division.train_images)[0], real,
+                         synthetic, output)
 
 
-def write_results(report: dict, names: dict[int, str], real: Side, synthetic: Side, training_paths: list[str], real_root: Path,
-                  synthetic_root: Path, output: Path) -> dict:
+def write_results(report: dict, names: dict[int, str], real: Side, synthetic: Side, training_paths: list[str],
+                  real_root: Path, synthetic_root: Path, output: Path) -> dict:
     """fidelity.json, three pictures, report.html; prints the tables. Returns the plain part of the report."""
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
     plain = {"users": report["users"], "names": names, "all": report["all"],

@@ -6,21 +6,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from microdoppler.legend import Legend
 from microdoppler.picture_axes import PictureAxes
 from microdoppler.report import FIGURE_DPI, plain_text
 
 CELL_INCHES = 1.4
 LABEL_INCHES = 0.5      # left of a block of columns
-ROWS_PER_COLUMN = 2     # more rows than this, and a grid goes on in a second block beside the first: 31 users fit a page
+ROWS_PER_COLUMN = 2     # with more rows, a grid goes on in a block beside the first: 31 users fit a page
 
 Row = tuple[str, Sequence[Tensor]]
 
 
-def sample_grid(real: Mapping[int, Tensor], samples: Mapping[int, Tensor], names: Mapping[int, str], caption: str,
-                axes: PictureAxes | None = None) -> Figure:
+def sample_grid(real: Mapping[int, Tensor], samples: Mapping[int, Tensor], legend: Legend, caption: str) -> Figure:
     """A row per user: one real image (3, s, s) uint8, then the samples (columns, 3, s, s) uint8 of that user."""
-    rows = [(names[user], [real[user], *samples[user]]) for user in samples]
-    return image_grid(rows, ["real", "synthetic"], caption, axes)
+    rows = [(legend.names[user], [real[user], *samples[user]]) for user in samples]
+    return image_grid(rows, ["real", "synthetic"], caption, legend.axes)
 
 
 def image_grid(rows: Sequence[Row], column_titles: Sequence[str], caption: str = "",

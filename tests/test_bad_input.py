@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 from dataclasses import fields, replace
 
 import pytest
@@ -115,7 +116,7 @@ def test_constants_outside_their_limits(refused, paths, tmp_path, option, value)
 FINE_WITH = {     # extremes that make sense: (constant, value)
     ("max_train_hours", 0), ("split_guard", 0), ("seed", 0), ("min_loss_weight", 0), ("offset_noise_strength", 0),
     ("cond_drop_prob", 0), ("ddim_sampling_eta", 0), ("rescaled_phi", 0), ("ema_decay", 0), ("cond_scale", 0),
-    ("doppler_shift", 0)}
+    ("doppler_shift", 0), ("window_seconds", 0)}
 NUMBERS = [field.name for field in fields(Config) if type(getattr(Config(), field.name)) in (int, float)]
 TUPLES = [field.name for field in fields(Config) if isinstance(getattr(Config(), field.name), tuple)]
 
@@ -261,7 +262,7 @@ def test_a_config_that_lacks_newer_constants_takes_their_defaults(demo):
 def test_every_constant_survives_the_checkpoint():
     def other(value):
         return {bool: lambda: not value, int: lambda: value + 7, float: lambda: value + 0.25, str: lambda: value + "x",
-                tuple: lambda: (*value, 3)}.get(type(value), lambda: value / "x")()
+                tuple: lambda: (*value, 3), type(None): lambda: Path("x")}.get(type(value), lambda: value / "x")()
     changed = Config(**{field.name: other(getattr(Config(), field.name)) for field in fields(Config)})
     plain = json.loads(json.dumps(train_latent_cfg.config_to_plain(changed)))
     assert train_latent_cfg.config_of({"config": plain}) == changed

@@ -98,7 +98,7 @@ def test_arms_of_the_same_images_share_a_training_and_are_runs_of_their_own(tmp_
         runs = study(tmp_path, arms, seeds=[0])
         assert [run.arm.name for run in runs] == [arm.name for arm in arms]
         assert len(trained) == 5 and len(rows_of(tmp_path)) == 7
-    accuracy = {arm["name"]: arm["accuracy"] for arm in summarize(runs)["arms"]}
+    accuracy = {arm["name"]: arm["accuracy"] for arm in summarize(runs, NAMES)["arms"]}
     assert accuracy["real + selected: x"] == accuracy["real + synthetic: x"] > 0
 
 
@@ -110,6 +110,9 @@ def test_damaged_predictions_are_made_again(tmp_path, monkeypatch, content):
     trained = count_trainings(monkeypatch)
     study(tmp_path, arms, seeds=[0])
     assert trained == [0] and len(rows_of(tmp_path)) == 1
+
+
+NAMES = {user: f"user {user}" for user in range(1, 32)}
 
 
 def fake_run(kind: str, fold: int, seed: int, predicted: list[int], labels: list[int], name: str = "",
@@ -129,7 +132,7 @@ def small_summary(name: str = "x", num_classes: int = 3, sets: int = 2, seeds: i
         for i in range(sets):
             runs += [fake_run(kind, 0, seed, labels if i == 0 else wrong, labels, f"{name}{i}", num_classes)
                      for kind in kinds]
-    return summarize(runs)
+    return summarize(runs, NAMES)
 
 
 def test_summary_pairs_each_run_with_the_baseline_of_its_kind():
@@ -140,7 +143,7 @@ def test_summary_pairs_each_run_with_the_baseline_of_its_kind():
         fake_run("real + classical + synthetic", 0, 0, [0, 0, 1, 1, 2], labels, "x"),       # 5 of 5
         fake_run("real only", 0, 1, [0, 1, 0, 1, 0], labels),                               # 2 of 5
         fake_run("real + classical", 0, 1, [0, 0, 1, 1, 0], labels),                        # 4 of 5
-        fake_run("real + classical + synthetic", 0, 1, [1, 1, 0, 1, 2], labels, "x")])      # 2 of 5
+        fake_run("real + classical + synthetic", 0, 1, [1, 1, 0, 1, 2], labels, "x")], NAMES)      # 2 of 5
     real, classical, synthetic = summary["arms"]
     assert real["accuracy"] == pytest.approx(0.5) and real["baseline"] is None
     assert real["accuracy_std"] == pytest.approx(0.1 * 2**0.5)
