@@ -52,19 +52,20 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, alpha_bars: Sequence[float], draw_noi
     two estimates come from different guidance (CFG++) steps as it does in DDIM. D extrapolates x_start to the middle
     of the step; the first step has nothing to extrapolate from, and the last, to clean data, is x_start itself.
     """
-    x_start_before, h_before = None, None
+    before: tuple[Tensor, float] | None = None
     for step, (alpha_bar, alpha_bar_next) in enumerate(pairwise(alpha_bars)):
         x_start, noise = denoise(x, step)
         if alpha_bar_next == 1:
             return x_start
         h = _half_log_snr(alpha_bar_next) - _half_log_snr(alpha_bar)
         middle = x_start
-        if x_start_before is not None:
+        if before is not None:
+            x_start_before, h_before = before
             middle = x_start + (x_start - x_start_before) * (h / (2 * h_before))
         decay = math.exp(-h)
         x = (math.sqrt(alpha_bar_next) * (decay * x_start + (1 - decay) * middle)
              + math.sqrt(1 - alpha_bar_next) * noise)
-        x_start_before, h_before = x_start, h
+        before = x_start, h
     return x
 
 

@@ -28,7 +28,7 @@ class SplitSettings:
     guard: int          # contiguous: windows on each side of the training run that belong to neither set
     seed: int           # random only
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise InputError(f"split strategy '{self.strategy}' is unknown; expected one of {', '.join(STRATEGIES)}")
         if self.fold not in FOLDS:
