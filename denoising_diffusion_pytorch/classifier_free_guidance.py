@@ -1,6 +1,6 @@
 """Gaussian diffusion with classifier-free guidance: schedule, loss, guided denoiser, sampling."""
 import math
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ def cosine_beta_schedule(timesteps: int, s: float = 0.008) -> Tensor:
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(0, 0.999)
 
 
-BETA_SCHEDULES = {"linear": linear_beta_schedule, "cosine": cosine_beta_schedule}
+BETA_SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear_beta_schedule, "cosine": cosine_beta_schedule}
 
 
 def min_snr_weight(alphas_cumprod: Tensor, objective: str, gamma: float | None) -> Tensor:

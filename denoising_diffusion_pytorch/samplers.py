@@ -17,6 +17,7 @@ from typing import Callable, Sequence
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Sampler = Callable[[Denoiser, Tensor, Sequence[float], Callable[[], Tensor]], Tensor]
 
 
 def ddpm(denoise: Denoiser, x: Tensor, alpha_bars: Sequence[float], draw_noise: Callable[[], Tensor]) -> Tensor:
@@ -73,8 +74,8 @@ def _half_log_snr(alpha_bar: float) -> float:
     return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
 
 
-def get_sampler(name: str, ddim_sampling_eta: float) -> Callable:
+def get_sampler(name: str, ddim_sampling_eta: float) -> Sampler:
     return partial(ddim, eta=ddim_sampling_eta) if name == "ddim" else SAMPLERS[name]
