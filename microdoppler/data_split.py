@@ -15,7 +15,6 @@ from microdoppler.spectrograms import drop_broken, find_users
 
 STRATEGIES = ("contiguous", "random")
 FOLDS = (0, 1, 2)
-SPLIT_FILE = "data_split.json"
 
 
 @dataclass(frozen=True)
