@@ -1,6 +1,7 @@
 """Step 5: does the synthetic data help? ResNet18 on real images, with and without augmentation and synthetic sets."""
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ from train_latent_cfg import PRESETS, Config, check_constants
 
 
 def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, ...] = (), seeds: int | None = None,
-         select: float | None = None, force: bool = False):
+         select: float | None = None, force: bool = False) -> dict[str, Any]:
     """Train classifiers on real and synthetic images and compare them, step 5 of 5.
 
     Arms: real only, real + classical augmentation, and for each synthetic set real + synthetic, real + classical +
@@ -136,8 +137,8 @@ def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], kept: l
               f"kinds of images, the share of synthetic ones goes from {first:.0%} in the first batch to {last:.0%} in "
               "the last. Classical augmentation: windows cut at any time from stitched neighbours of one pass, "
               "small Doppler shifts, one stretch of time and one of Doppler masked.")
-    counts = [f"Fold {fold.number}: {len(fold.arms[0].real.images)} real training and {len(fold.test.images)} test "
-              f"images of {len(set(fold.passes))} passes." for fold in folds]
+    counts = [f"Fold {fold.number}: {len(real.images)} real training and {len(fold.test.images)} test "
+              f"images of {len(set(fold.passes))} passes." for fold in folds if (real := fold.arms[0].real)]
     sets = dict.fromkeys(f"Fold {fold.number}, {arm.synthetic_name}: {fold.facts[arm.name]['synthetic_folder']}"
                          for fold in folds for arm in fold.arms if arm.synthetic_name)
     render_report(folder / "report.html", "Does the synthetic data help?", [

@@ -4,6 +4,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Iterator
 
 from matplotlib.figure import Figure
 
@@ -29,7 +30,8 @@ from microdoppler.study_report import conclusion, result_tables
 from train_latent_cfg import PRESETS, Config
 
 SHOWN = 4       # images of each kind per person
-VAE_RECIPE = {"num_res_blocks": 1, "batch_size": 8, "lr": 4e-3, "kl_weight": 0.002}   # of a narrow VAE, in minutes
+VAE_RECIPE: dict[str, Any] = {      # of a narrow VAE, in minutes
+    "num_res_blocks": 1, "batch_size": 8, "lr": 4e-3, "kl_weight": 0.002}
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Stopwatch:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def __call__(self, stage: str):
+    def __call__(self, stage: str) -> Iterator[None]:
         print(f"\n=== {stage}", flush=True)
         started = time.perf_counter()
         yield
@@ -49,7 +51,7 @@ class Stopwatch:
 
 
 def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: int = 150, samples_per_user: int = 50,
-         vae_num_steps: int = 800, vae_ch: int = 16):
+         vae_num_steps: int = 800, vae_ch: int = 16) -> None:
     """Simulated radar data through VAE, diffusion, generation and classification to output_dir/report.html.
 
     Stopped and started again, it goes on where it was.

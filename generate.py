@@ -70,7 +70,7 @@ def newest_checkpoint(folder: Path) -> Path:
 def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per_user: int = 50,
          user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
          sampling: Sampling = Sampling(), batch_size: int = 64, device: str = "auto", vae_path: Path | None = None,
-         latents_cache_folder: Path | None = None, save_grid: bool = False, force: bool = False):
+         latents_cache_folder: Path | None = None, save_grid: bool = False, force: bool = False) -> None:
     """Draw spectrograms from a checkpoint, step 4 of 5. Run again, it makes only what is missing.
 
     Launched as several processes (accelerate launch), they share the images out among them. Options that default to
@@ -136,7 +136,8 @@ def image_name(class_: str, index: int) -> str:
 def draw_missing(generator: ImageGenerator, wanted: dict[str, tuple[int, int]], output_dir: Path, batch_size: int,
                  is_heard: bool) -> None:
     """Draw and write {name: (user, seed)}; files of one batch are written while the next one is drawn."""
-    names, writing, parts = list(wanted), [], Parts(batch_size, "image")
+    names, parts = list(wanted), Parts(batch_size, "image")
+    writing: list[Future] = []
     with (ThreadPoolExecutor() as writers,
           tqdm(total=len(names), desc="drawing", unit="image", disable=None if is_heard else True) as bar):
         for start in range(0, len(names), batch_size):

@@ -28,10 +28,10 @@ def zero_output_loss(config: dict) -> float:
     variance = 1.0 if config["standardize_latents"] else 1 / 3 if config["auto_normalize"] else RAW_STD ** 2
     alphas_cumprod = torch.cumprod(1 - BETA_SCHEDULES[config["beta_schedule"]](config["timesteps"]), dim=0)
     gamma = config["min_snr_gamma"] if config["min_snr_loss_weight"] else None
-    target_power = {"pred_v": alphas_cumprod + (1 - alphas_cumprod) * variance, "pred_x0": variance,
-                    "pred_noise": 1.0}[config["objective"]]
+    target_power: dict[str, torch.Tensor | float] = {
+        "pred_v": alphas_cumprod + (1 - alphas_cumprod) * variance, "pred_x0": variance, "pred_noise": 1.0}
     weight = min_snr_weight(alphas_cumprod, config["objective"], gamma).clamp(min=config["min_loss_weight"])
-    return (weight * target_power).mean().item()
+    return (weight * target_power[config["objective"]]).mean().item()
 
 
 def read_settings(path: Path) -> Settings:
@@ -120,7 +120,7 @@ def look(folder: Path) -> tuple[Metrics, Settings, str]:
     return metrics, settings, "\n".join([*lines, "", verdict(diagnose(metrics, settings), metrics, settings)])
 
 
-def main(config: Config, *, watch: float | None = None):
+def main(config: Config, *, watch: float | None = None) -> None:
     """Say how training stands, what is wrong, and what to do; draws results/training.png.
 
     Args:

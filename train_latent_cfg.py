@@ -4,7 +4,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from accelerate import PartialState
@@ -203,7 +203,7 @@ def config_of(checkpoint: dict) -> Config:
         raise InputError(f"the checkpoint's config is none of ours ({error}); expected constants of Config") from None
 
 
-def _like(default, value):
+def _like(default: object, value: Any) -> Any:
     """A plain value as the type of a constant's default; raises TypeError when it is of another kind."""
     if default is None and value is None:
         return None

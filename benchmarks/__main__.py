@@ -21,7 +21,7 @@ from vae.kl_vae import KL_VAE
 NUM_USERS, IMAGES_PER_USER = 4, 80      # simulated, for the rows that read image files
 
 
-def main(*, device: str = "auto", quick: bool = False, json: Path | None = None, only: tuple[str, ...] = ()):
+def main(*, device: str = "auto", quick: bool = False, json: Path | None = None, only: tuple[str, ...] = ()) -> None:
     """Time the default Config against denoising-diffusion-pytorch 2.2.5, in turn, and print medians and ratios.
 
     Args:
@@ -36,12 +36,12 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
         raise InputError(f"--only {unknown[0]} is unknown; expected some of {', '.join(ROWS)}")
     rates = machine_rates(torch_device)
     config = Config()
-    found = {"machine": machine(torch_device), "gflop_per_second": rates,
-             "difference_from_reference": difference_from_reference(config), "rows": {}}
-    print("\n".join([*(f"{name}: {value}" for name, value in found["machine"].items()),
+    described, difference = machine(torch_device), difference_from_reference(config)
+    rows: dict[str, dict[str, str | float]] = {}
+    print("\n".join([*(f"{name}: {value}" for name, value in described.items()),
                      *(f"{name}: {value:.0f} GFLOP/s" for name, value in rates.items()),
                      "outputs of both networks with the same weights differ by "
-                     f"{found['difference_from_reference']:.1g} of their norm", ""]))
+                     f"{difference:.1g} of their norm", ""]))
     print("| what | ours | limit | reference | ratio | at least | aim |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -56,17 +56,18 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
             gflop = row.gflop(bench)
             limit = gflop / max(rates.values())
             least, aim = (target[torch_device.type == "cuda"] for target in (row.at_least, row.aim))
-            found["rows"][name] = {"unit": row.unit, "ours_seconds": ours, "gflop": gflop, "limit_seconds": limit,
-                                   "reference_seconds": theirs, "ratio": theirs / ours, "at_least": least, "aim": aim}
+            rows[name] = {"unit": row.unit, "ours_seconds": ours, "gflop": gflop, "limit_seconds": limit,
+                          "reference_seconds": theirs, "ratio": theirs / ours, "at_least": least, "aim": aim}
             print(f"| {name} | {_seconds(ours)} per {row.unit} | {_seconds(limit)} | {_seconds(theirs)} | "
                   f"{theirs / ours:.2f} | {least:g} | {aim:g} |", flush=True)
     print("\nLimit: ours' matrix products and convolutions, none of their multiplications saved, at the higher of the "
           "rates above.")
     print(f"Drawing: ours {config.sampler} with {config.sampling_timesteps} network evaluations in "
-          f"{found['machine']['precision']}, the reference DDIM with {DDIM_STEPS} in float32. Classifier: the "
+          f"{described['precision']}, the reference DDIM with {DDIM_STEPS} in float32. Classifier: the "
           "reference decodes its images in every epoch, ours once for all runs, which is not counted here.")
     if json:
-        write_json(json, found)
+        write_json(json, {"machine": described, "gflop_per_second": rates, "difference_from_reference": difference,
+                          "rows": rows})
         print(f"written: {json}")
 
 

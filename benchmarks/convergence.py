@@ -6,6 +6,7 @@ both at every milestone, and compares them with held-out real images.
 """
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -22,10 +23,11 @@ from groundwork.files import write_json
 from groundwork.images import save_image
 from microdoppler import fidelity
 from train_latent_cfg import PRESETS, Config, check_constants
+from vae.kl_vae import KL_VAE
 
 
 def main(config: Config, *, output: Path = Path("results/convergence"), samples_per_user: int = 30,
-         json: Path | None = None):
+         json: Path | None = None) -> list[dict[str, Any]]:
     """Compare KID through training with denoising-diffusion-pytorch 2.2.5, each drawn with its own sampler.
 
     The reference learns raw latents with min-SNR weights, hides half of the users, and draws with 250 steps of DDIM;
@@ -70,7 +72,8 @@ def main(config: Config, *, output: Path = Path("results/convergence"), samples_
 
 
 @torch.no_grad()
-def draw_reference(training: reference.Training, vae, user: int, count: int, cond_scale: float, folder: Path) -> None:
+def draw_reference(training: reference.Training, vae: KL_VAE, user: int, count: int, cond_scale: float,
+                   folder: Path) -> None:
     """`count` images of a user, from the average of the reference's weights."""
     diffusion = training.ema.ema_model.eval()
     classes = torch.full((count,), user - 1, device=training.device)

@@ -14,7 +14,7 @@ from groundwork.device import half_precision
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int, device: torch.device,
               warm_up: int = 1) -> tuple[float, float]:
     """The median seconds of each, called in turn, so that both meet the same disturbances."""
-    seconds = ([], [])
+    seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(warm_up + repeats):
         for function, found in zip((ours, theirs), seconds):
             elapsed = time_once(function, device)
@@ -33,7 +33,7 @@ def time_once(function: Callable[[], object], device: torch.device) -> float:
 
 def rate(function: Callable[[], Tensor], flop: float, device: torch.device, calls: int = 10, repeats: int = 7) -> float:
     """FLOP per second, the best of some repeats: a limit is what the machine can do when nothing disturbs it."""
-    def many():
+    def many() -> None:
         for _ in range(calls):
             function()
     many()

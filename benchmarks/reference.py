@@ -9,12 +9,17 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from ema_pytorch import EMA
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
+
+from groundwork.device import in_memory_format
+from train_latent_cfg import Config
+from vae.kl_vae import KL_VAE
 
 VERSION = "2.2.5"
 FOLDER = Path(__file__).parent / "reference"        # git ignores it
@@ -28,14 +33,15 @@ def load() -> ModuleType:
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(FOLDER),
                         f"denoising-diffusion-pytorch=={VERSION}"], check=True)
     spec = importlib.util.spec_from_file_location("reference_diffusion", MODULE)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module     # its namedtuples and dataclasses look themselves up there
     spec.loader.exec_module(module)
-    module.tqdm = lambda steps, **_: steps
+    setattr(module, "tqdm", lambda steps, **_: steps)
     return module
 
 
-def build_diffusion(config, device: torch.device) -> torch.nn.Module:
+def build_diffusion(config: Config, device: torch.device) -> Any:
     """Its GaussianDiffusion around its Unet, of the shape that our Config describes."""
     library = load()
     unet = library.Unet(config.dim, config.num_users, dim_mults=config.dim_mults, channels=config.latent_channels,
@@ -50,7 +56,7 @@ def build_diffusion(config, device: torch.device) -> torch.nn.Module:
 class Training:
     """Its training loop: float32, a loss read off after every batch; batches and their number are the constants'."""
 
-    def __init__(self, config, latents: Tensor, labels: Tensor, device: torch.device):
+    def __init__(self, config: Config, latents: Tensor, labels: Tensor, device: torch.device):
         """latents: (n, c, h, w) in [0, 1], which it maps to [-1, 1]; labels: (n,) int64."""
         self.latents, self.labels, self.device = latents, labels, device
         self.diffusion = build_diffusion(config, device).train()
@@ -77,8 +83,8 @@ class Training:
 class PlainVAE:
     """The VAE as it is usually written: nn.Conv2d, channels first, one image at a time."""
 
-    def __init__(self, vae: torch.nn.Module):
-        self.vae = copy.deepcopy(vae).to(memory_format=torch.contiguous_format)
+    def __init__(self, vae: KL_VAE):
+        self.vae = in_memory_format(copy.deepcopy(vae), torch.contiguous_format)
         for module in self.vae.modules():
             if isinstance(module, torch.nn.Conv2d):
                 module.__class__ = torch.nn.Conv2d      # not one of its faster descendants

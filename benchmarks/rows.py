@@ -1,7 +1,7 @@
 """What is timed, a function each: (seconds of ours, seconds of the reference), medians; and its arithmetic."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from generation import ImageGenerator
 from groundwork.images import load_image, load_images, save_image
 from microdoppler.arms import Arm, ImageSet
 from microdoppler.classifier import train_classifier
+from microdoppler.legend import Legend
 from microdoppler.latents import LatentCache, LatentScaling, load_or_encode
 from microdoppler.spectrograms import find_users, labels_of
 from microdoppler.stitching import Cut
@@ -35,8 +36,10 @@ class Bench:
     scratch: Path
     vae: KL_VAE
 
-    def alternate(self, ours: Callable, theirs: Callable) -> tuple[float, float]:
-        return alternate(ours, theirs, repeats=self.repeats, device=self.device)
+    def alternate(self, ours: Callable[[], object], theirs: Callable[[], object], count: int) -> tuple[float, float]:
+        """Seconds of each, by the number of units that a call takes care of."""
+        seconds, reference_seconds = alternate(ours, theirs, repeats=self.repeats, device=self.device)
+        return seconds / count, reference_seconds / count
 
 
 def made_up_cache(config: Config, num_latents: int = 1550) -> LatentCache:
@@ -56,10 +59,10 @@ def training_step(bench: Bench) -> tuple[float, float]:
     if bench.quick:
         steps = 2
 
-    def run(step):
+    def run(step: Callable[[], object]) -> None:
         for _ in range(steps):
             step()
-    return tuple(seconds / steps for seconds in bench.alternate(lambda: run(ours.train_step), lambda: run(theirs.step)))
+    return bench.alternate(lambda: run(ours.train_step), lambda: run(theirs.step), steps)
 
 
 def gflop(function: Callable[[], object]) -> float:
@@ -117,10 +120,11 @@ def difference_from_reference(config: Config) -> float:
         return ((ours(x, t, classes) - expected).norm() / expected.norm()).item()
 
 
-def _generators(bench: Bench) -> tuple[ImageGenerator, torch.nn.Module]:
+def _generators(bench: Bench) -> tuple[ImageGenerator, Any]:
     config = bench.config
     ours = ImageGenerator(config, build_diffusion(config).to(bench.device).eval(), bench.vae,
-                          LatentScaling.identity(config.latent_channels), {}, None)
+                          LatentScaling.identity(config.latent_channels), {}, None,
+                          Legend.of(None, config.num_users, bench.scratch))
     return ours, reference.build_diffusion(config, bench.device).eval()
 
 
@@ -132,9 +136,8 @@ def drawing_latents(bench: Bench) -> tuple[float, float]:
     ours, theirs = _generators(bench)
     count = _drawn_at_once(bench)
     classes = torch.arange(count, device=bench.device) % bench.config.num_users
-    pair = bench.alternate(lambda: ours.draw_latents((classes + 1).tolist(), list(range(count))),
-                           lambda: theirs.sample(classes, cond_scale=6.0))
-    return tuple(seconds / count for seconds in pair)
+    return bench.alternate(lambda: ours.draw_latents((classes + 1).tolist(), list(range(count))),
+                           lambda: theirs.sample(classes, cond_scale=6.0), count)
 
 
 def generating_images(bench: Bench) -> tuple[float, float]:
@@ -144,12 +147,12 @@ def generating_images(bench: Bench) -> tuple[float, float]:
     classes = torch.arange(count, device=bench.device) % bench.config.num_users
     wanted, plain_vae = {f"{i}.png": (1 + int(classes[i]), i) for i in range(count)}, reference.PlainVAE(bench.vae)
 
-    def reference_way():
+    def reference_way() -> None:
         for i, latent in enumerate(theirs.sample(classes, cond_scale=6.0)):
             image = plain_vae.decode(latent)
             save_image(bench.scratch / f"reference-{i}.png", (image * 255).byte().permute(1, 2, 0).cpu().numpy())
-    pair = bench.alternate(lambda: draw_missing(ours, wanted, bench.scratch, count, is_heard=False), reference_way)
-    return tuple(seconds / count for seconds in pair)
+    return bench.alternate(lambda: draw_missing(ours, wanted, bench.scratch, count, is_heard=False), reference_way,
+                           count)
 
 
 def encoding(bench: Bench) -> tuple[float, float]:
@@ -158,16 +161,16 @@ def encoding(bench: Bench) -> tuple[float, float]:
     paths = labels_of(find_users(bench.data, bench.config.num_users))[0][:count]
     labels, plain_vae = torch.zeros(count, dtype=torch.int64), reference.PlainVAE(bench.vae)
 
-    def reference_way():
+    def reference_way() -> None:
         for path in paths:
             image = torch.from_numpy(load_image(bench.data / path, bench.config.image_size).copy()).permute(2, 0, 1)
             torch.save(plain_vae.encode(image.to(bench.device).float() / 255).cpu(), bench.scratch / "latent.pt")
 
-    def ours():
+    def ours() -> None:
         (bench.scratch / "latents.json").unlink(missing_ok=True)
         load_or_encode(bench.vae, bench.data, [Cut(path) for path in paths], labels, device=bench.device,
                        image_size=bench.config.image_size, folder=bench.scratch, batch_size=bench.config.vae_batch_size)
-    return tuple(seconds / count for seconds in bench.alternate(ours, reference_way))
+    return bench.alternate(ours, reference_way, count)
 
 
 def classifier(bench: Bench) -> tuple[float, float]:
@@ -178,11 +181,11 @@ def classifier(bench: Bench) -> tuple[float, float]:
     theirs = reference.Classification(bench.data, config.classifier_image_size, config.classifier_batch_size,
                                       config.classifier_lr, bench.device)
 
-    def ours():
+    def ours() -> None:
         train_classifier(Arm("real only", real).batches(steps, config.classifier_batch_size, (0, 0), seed=0),
                          num_classes=config.num_users, num_steps=steps, lr=config.classifier_lr, seed=0,
                          device=bench.device)
-    return tuple(seconds / steps for seconds in bench.alternate(ours, lambda: theirs.run(steps)))
+    return bench.alternate(ours, lambda: theirs.run(steps), steps)
 
 
 @dataclass(frozen=True)

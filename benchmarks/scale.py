@@ -75,7 +75,7 @@ def _own_megabytes() -> float:
 
 
 def main(*, device: str = "auto", sizes: tuple[int, ...] = SIZES, users: tuple[int, ...] = USERS, num_steps: int = 10,
-         folder: Path | None = None, json: Path | None = None):
+         folder: Path | None = None, json: Path | None = None) -> None:
     """Measure start-up, memory and speed of training on made-up latents of the default Config.
 
     Args:

@@ -1,6 +1,6 @@
 """Gaussian diffusion with classifier-free guidance: schedule, loss, guided denoiser, sampling."""
 import math
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ def cosine_beta_schedule(timesteps: int, s: float = 0.008) -> Tensor:
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(0, 0.999)
 
 
-BETA_SCHEDULES = {"linear": linear_beta_schedule, "cosine": cosine_beta_schedule}
+BETA_SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear_beta_schedule, "cosine": cosine_beta_schedule}
 
 
 def min_snr_weight(alphas_cumprod: Tensor, objective: str, gamma: float | None) -> Tensor:
@@ -61,6 +61,10 @@ class GaussianDiffusion(nn.Module):
     timestep's weight is raised to, as min-SNR leaves next to none to the noisiest; sampling_timesteps: network
     evaluations of ddim and dpmpp_2m (ddpm always visits all timesteps).
     """
+    alphas_cumprod: Tensor
+    loss_weight: Tensor
+    sqrt_alphas_cumprod: Tensor
+    sqrt_one_minus_alphas_cumprod: Tensor
 
     def __init__(self, model: Unet, *, image_size: int, timesteps: int = 1000, objective: str = "pred_v",
                  beta_schedule: str = "cosine", min_snr_loss_weight: bool = True, min_snr_gamma: float = 5,
@@ -134,6 +138,7 @@ class GaussianDiffusion(nn.Module):
         if t is None:
             draws = {key: value.to(img.device) for key, value in self.draw(img.shape).items()}
             return self(img, classes=classes, **draws)
+        assert noise is not None and drop_mask is not None
         return self.p_losses(self._normalize(img), t, classes=classes, noise=noise, drop_mask=drop_mask).mean()
 
     # ------------------------------------------------------------------------------------------------ sampling
@@ -146,19 +151,19 @@ class GaussianDiffusion(nn.Module):
         With CFG++ (Chung et al. 2024, eq. 8; cond_scale is then its lambda, sensibly in (0, 1]) the noise is that of
         the null output, which keeps the trajectory on the data manifold.
         """
-        guidance = dict(cond_scale=cond_scale if is_guided else 1.0, rescaled_phi=rescaled_phi,
-                        remove_parallel_component=remove_parallel_component)
         if self.use_cfg_plus_plus and is_guided:
             cond, null = self.model.forward_both(x, t, classes)
-            output = combine(cond, null, **guidance)
+            output = combine(cond, null, cond_scale, rescaled_phi, remove_parallel_component)
         else:
-            output = null = self.model.forward_with_cond_scale(x, t, classes, **guidance)
+            output = null = self.model.forward_with_cond_scale(
+                x, t, classes, cond_scale=cond_scale if is_guided else 1.0, rescaled_phi=rescaled_phi,
+                remove_parallel_component=remove_parallel_component)
         x_start = self._to_x_start(x, t, output)
         return x_start, self._to_noise(x, t, x_start if null is output else self._to_x_start(x, t, null))
 
     @torch.inference_mode()
     def sample(self, classes: Tensor, *, noise: Tensor | None = None,
-               generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance) -> Tensor:
+               generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance: Any) -> Tensor:
         """Samples of classes (b,) int64: (b, channels, image_size, image_size), in the range of the data.
 
         noise: the starting noise; generators: where it, and the noise that ddpm and ddim with eta > 0 add, are drawn
@@ -173,7 +178,7 @@ class GaussianDiffusion(nn.Module):
 
     @torch.inference_mode()
     def interpolate(self, x1: Tensor, x2: Tensor, classes: Tensor, *, t: int | None = None, lam: float = 0.5,
-                    generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance) -> Tensor:
+                    generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance: Any) -> Tensor:
         """Between data x1 and x2, both (b, c, h, w): a variation of (1 - lam) x1 + lam x2, by default from the middle
         timestep. One noise serves both, so that the mixture has the variance that belongs to t.
         """
@@ -182,7 +187,7 @@ class GaussianDiffusion(nn.Module):
 
     @torch.inference_mode()
     def vary(self, x_start: Tensor, classes: Tensor, *, t: int,
-             generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance) -> Tensor:
+             generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance: Any) -> Tensor:
         """Variations of data (b, c, h, w): noised to timestep t, and denoised as `classes` (SDEdit, Meng et al. 2022).
         """
         times = self.sampling_times(t)
@@ -204,7 +209,8 @@ class GaussianDiffusion(nn.Module):
         times = torch.linspace(-1, first, steps + 1, dtype=torch.float64)
         return times[1:].int().tolist()[::-1]
 
-    def _sample_from(self, x: Tensor, times: list[int], classes: Tensor, generators, guidance: dict) -> Tensor:
+    def _sample_from(self, x: Tensor, times: list[int], classes: Tensor,
+                     generators: torch.Generator | Sequence[torch.Generator] | None, guidance: dict) -> Tensor:
         low, high = guidance.get("guidance_interval", (0, 1))
         inside = {name: value for name, value in guidance.items() if name != "guidance_interval"}
 

@@ -20,9 +20,10 @@ class Gradients:
     """
 
     def __init__(self, backward: Callable[[Batch, float], Tensor], parameters: Sequence[Tensor]):
-        self.backward, self.parameters = backward, parameters
-        for parameter in parameters:        # made once: a graph writes to the addresses it was captured with
-            parameter.grad = torch.zeros_like(parameter)
+        self.backward = backward
+        self.grads = [torch.zeros_like(parameter) for parameter in parameters]
+        for parameter, grad in zip(parameters, self.grads):     # for good: graphs write to the addresses captured
+            parameter.grad = grad
         self.parts = Parts(sys.maxsize, "image")
         self.use_graphs = parameters[0].is_cuda
         self.graphs: dict[tuple[int, float], Graph] = {}        # by size and share of a micro-batch
@@ -33,7 +34,7 @@ class Gradients:
         return self.parts.until_it_fits(lambda: self._attempt(batch, size), size)
 
     def _attempt(self, batch: Batch, size: int) -> Tensor:
-        torch._foreach_zero_([parameter.grad for parameter in self.parameters])
+        torch._foreach_zero_(self.grads)
         try:
             return self._accumulate(batch, size)
         except RuntimeError:
@@ -41,7 +42,7 @@ class Gradients:
             raise
 
     def _accumulate(self, batch: Batch, size: int) -> Tensor:
-        total = 0.0
+        total = torch.zeros(())
         for start in range(0, size, self.parts.size):
             count = min(self.parts.size, size - start)
             micro = {name: value[start:start + count] for name, value in batch.items()}
@@ -53,11 +54,12 @@ class Gradients:
             return self.backward(batch, share)
 
         if self.use_graphs and (count, share) not in self.graphs:
-            kept = [parameter.grad.clone() for parameter in self.parameters]
+            kept = [grad.clone() for grad in self.grads]
             graph = capture(function, micro)
-            torch._foreach_copy_([parameter.grad for parameter in self.parameters], kept)    # as before the warm-up
+            torch._foreach_copy_(self.grads, kept)    # as before the warm-up
             self.use_graphs = graph is not None
-            self.graphs[count, share] = graph
+            if graph is not None:
+                self.graphs[count, share] = graph
         return self.graphs[count, share] if self.use_graphs else function
 
 

@@ -17,6 +17,7 @@ from typing import Callable, Sequence
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Sampler = Callable[[Denoiser, Tensor, Sequence[float], Callable[[], Tensor]], Tensor]
 
 
 def ddpm(denoise: Denoiser, x: Tensor, alpha_bars: Sequence[float], draw_noise: Callable[[], Tensor]) -> Tensor:
@@ -52,19 +53,20 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, alpha_bars: Sequence[float], draw_noi
     two estimates come from different guidance (CFG++) steps as it does in DDIM. D extrapolates x_start to the middle
     of the step; the first step has nothing to extrapolate from, and the last, to clean data, is x_start itself.
     """
-    x_start_before, h_before = None, None
+    before: tuple[Tensor, float] | None = None
     for step, (alpha_bar, alpha_bar_next) in enumerate(pairwise(alpha_bars)):
         x_start, noise = denoise(x, step)
         if alpha_bar_next == 1:
             return x_start
         h = _half_log_snr(alpha_bar_next) - _half_log_snr(alpha_bar)
         middle = x_start
-        if x_start_before is not None:
+        if before is not None:
+            x_start_before, h_before = before
             middle = x_start + (x_start - x_start_before) * (h / (2 * h_before))
         decay = math.exp(-h)
         x = (math.sqrt(alpha_bar_next) * (decay * x_start + (1 - decay) * middle)
              + math.sqrt(1 - alpha_bar_next) * noise)
-        x_start_before, h_before = x_start, h
+        before = x_start, h
     return x
 
 
@@ -72,8 +74,8 @@ def _half_log_snr(alpha_bar: float) -> float:
     return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
 
 
-def get_sampler(name: str, ddim_sampling_eta: float) -> Callable:
+def get_sampler(name: str, ddim_sampling_eta: float) -> Sampler:
     return partial(ddim, eta=ddim_sampling_eta) if name == "ddim" else SAMPLERS[name]

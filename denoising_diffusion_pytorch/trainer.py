@@ -149,7 +149,7 @@ class Trainer:
     def _average_gradients(self) -> None:
         """Over the processes, by one message: the network is small, and a graph leaves no hooks to send it in parts."""
         if self.accelerator.num_processes > 1:
-            grads = [p.grad for p in self.parameters]
+            grads = self.gradients.grads
             mean = self.accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), reduction="mean")
             for grad, part in zip(grads, mean.split([grad.numel() for grad in grads])):
                 grad.copy_(part.view(grad.shape))
@@ -263,5 +263,5 @@ class Trainer:
 
 def mean_of_finite(losses: list[Tensor]) -> Tensor:
     """NaN when none is; a step that was skipped should not hide what the others found."""
-    losses = torch.stack(losses)
-    return losses[losses.isfinite()].mean()
+    all_losses = torch.stack(losses)
+    return all_losses[all_losses.isfinite()].mean()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from denoising_diffusion_pytorch.guidance import combine
 from denoising_diffusion_pytorch.rms_norm import rms_norm
+from groundwork.device import in_memory_format
 
 LINEAR_ATTENTION_HEADS, LINEAR_ATTENTION_DIM_HEAD = 4, 32      # fixed in existing checkpoints, whatever attn_heads says
 
@@ -67,11 +68,10 @@ class Block(nn.Module):
         self.norm = RMSNorm(dim_out)
 
     def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        x, gain, shift = self.proj(x), self.norm.g, None
-        if scale_shift is not None:
-            scale, shift = scale_shift
-            gain = gain * (scale + 1)
-        return rms_norm(x, gain, shift, silu=True)
+        if scale_shift is None:
+            return rms_norm(self.proj(x), self.norm.g, silu=True)
+        scale, shift = scale_shift
+        return rms_norm(self.proj(x), self.norm.g * (scale + 1), shift, silu=True)
 
 
 class ResnetBlock(nn.Module):
@@ -103,14 +103,15 @@ class LinearAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         heads, d = LINEAR_ATTENTION_HEADS, LINEAR_ATTENTION_DIM_HEAD
         to_out, norm = self.to_out
+        out_weight, out_bias = to_out.parameters()
         to_q, to_k, to_v = self.to_qkv.weight.chunk(3)
         q = rearrange(F.conv2d(x, to_q), "b (heads d) h w -> b (h w) heads d", heads=heads).softmax(dim=-1)
         k = rearrange(F.conv2d(x, to_k), "b features h w -> b (h w) features").softmax(dim=1)
         features = rearrange(x, "b c h w -> b c (h w)") @ k
         values = rearrange(features, "b c (heads d) -> b heads d c", heads=heads) @ rearrange(
             to_v, "(heads e) c 1 1 -> heads c e", heads=heads)
-        outputs = values @ rearrange(to_out.weight * d ** -0.5, "c (heads e) 1 1 -> heads e c", heads=heads)
-        out = torch.baddbmm(to_out.bias, q.flatten(2), outputs.flatten(1, 2))
+        outputs = values @ rearrange(out_weight * d ** -0.5, "c (heads e) 1 1 -> heads e c", heads=heads)
+        out = torch.baddbmm(out_bias, q.flatten(2), outputs.flatten(1, 2))
         return norm(rearrange(out, "b (h w) c -> b c h w", h=x.shape[-2]))
 
 
@@ -139,12 +140,12 @@ class UpsampledConv(nn.Sequential):
         super().__init__(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(dim, dim_out, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self[1]
-        kernel = rearrange(conv.weight, "out c i j -> c out i j").flip(2, 3)
+        weight, bias = self[1].parameters()
+        kernel = rearrange(weight, "out c i j -> c out i j").flip(2, 3)
         kernel = F.pad(kernel, (0, 1, 0, 0)) + F.pad(kernel, (1, 0, 0, 0))
         kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
         kernel = kernel.contiguous(memory_format=torch.channels_last)
-        return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
 
 
 def attend(dim: int, attention: nn.Module) -> nn.Module:
@@ -177,6 +178,7 @@ class Unet(nn.Module):
         levels = list(zip(widths[:-1], widths[1:]))
         self.downsample_factor = 2 ** (len(levels) - 1)
 
+        resize: nn.Module
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         for i, (dim_in, dim_out) in enumerate(levels):
             last = i == len(levels) - 1
@@ -197,7 +199,7 @@ class Unet(nn.Module):
 
         self.final_res_block = resnet(dim * 2, dim)
         self.final_conv = nn.Conv2d(dim, channels, 1)
-        self.to(memory_format=torch.channels_last)      # convolves faster, and what rms_norm and attention want
+        in_memory_format(self, torch.channels_last)     # convolves faster, and what rms_norm and attention want
 
     def forward(self, x: Tensor, time: Tensor, classes: Tensor, *, drop_mask: Tensor | None = None) -> Tensor:
         """x (b, channels, h, w) float, time (b,) int, classes (b,) int in [0, num_classes) → (b, channels, h, w).
@@ -212,14 +214,14 @@ class Unet(nn.Module):
 
         x = first = self.init_conv(x.contiguous(memory_format=torch.channels_last))
         skips = []
-        for block1, block2, attention, resize in self.downs:
+        for block1, block2, attention, resize in map(nn.Module.children, self.downs):
             x = block1(x, cond)
             skips.append(x)
             x = attention(block2(x, cond))
             skips.append(x)
             x = resize(x)
         x = self.mid_block2(self.mid_attn(self.mid_block1(x, cond)), cond)
-        for block1, block2, attention, resize in self.ups:
+        for block1, block2, attention, resize in map(nn.Module.children, self.ups):
             x = block1(torch.cat((x, skips.pop()), dim=1), cond)
             x = block2(torch.cat((x, skips.pop()), dim=1), cond)
             x = resize(attention(x))

@@ -1,10 +1,13 @@
 """Which device to compute on, and in which precision."""
 import os
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 
 from groundwork.errors import InputError
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,7 +44,7 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     torch.cuda.is_bf16_supported() is no guide: it counts emulation.
     """
     if device.type != "cuda":
-        found = getattr(torch.cpu, "get_capabilities", dict)()      # older PyTorch cannot tell
+        found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()      # older PyTorch cannot tell
         return torch.bfloat16 if found.get("avx512_bf16") or found.get("amx_bf16") else None
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
@@ -50,6 +53,11 @@ def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManag
     """Mixed precision in half_precision(device); does nothing where there is none, or when not `enabled`."""
     dtype = half_precision(device) if enabled else None
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def in_memory_format(module: Module, memory_format: torch.memory_format) -> Module:
+    """The module, with its weights laid out so."""
+    return module.to(memory_format=memory_format)  # type: ignore[call-overload]  # PyTorch 2.7's stubs do not know it
 
 
 def grad_scaler(device: torch.device) -> torch.amp.GradScaler:

@@ -5,7 +5,7 @@ import stat
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 
 
 @contextmanager
-def open_image(path: str | Path):
+def open_image(path: str | Path) -> Iterator[Image.Image]:
     """Yield PIL's image of a file, of which nothing but the header is read yet; errors as load_image's."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("is no regular file")

@@ -5,6 +5,7 @@ import socket
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Iterator
 
 from filelock import FileLock, Timeout
 
@@ -16,7 +17,7 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def sole_writer(folder: str | Path):
+def sole_writer(folder: str | Path) -> Iterator[None]:
     """Keep others out of `folder` (made if need be) while this runs. Raises InputError that names who is in it.
 
     The operating system frees the lock when its process ends in whatever way; a killed one leaves its name behind,

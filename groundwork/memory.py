@@ -19,7 +19,7 @@ class Parts:
     def __init__(self, size: int, what: str):
         self.size, self.what = size, what
 
-    def map(self, function: Callable[..., Tensor], *items) -> Tensor:
+    def map(self, function: Callable[..., Tensor], *items: Any) -> Tensor:
         """torch.cat of function(*parts) over consecutive parts of `items`, sequences or tensors of one length.
 
         Raises InputError when not even one item fits.

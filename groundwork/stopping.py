@@ -4,6 +4,8 @@ import signal
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import Iterator
 
 KAGGLE_HOURS = 12               # after which a session ends without asking
 LEFT_TO_SAVE_HOURS = 1 / 6      # ten minutes
@@ -14,7 +16,8 @@ class StopRequest:
 
     def __init__(self, deadline: float | None = None):
         """deadline: seconds of `time.time()`."""
-        self.deadline, self.signal_name = deadline, None
+        self.deadline = deadline
+        self.signal_name: str | None = None
 
     @property
     def reason(self) -> str | None:
@@ -24,14 +27,14 @@ class StopRequest:
 
 
 @contextmanager
-def stopping_on_signals(request: StopRequest):
+def stopping_on_signals(request: StopRequest) -> Iterator[StopRequest]:
     """SIGTERM and a first SIGINT only tell the request; a second SIGINT raises KeyboardInterrupt at once.
 
     To be entered in the main thread, as Python handles signals there alone.
     """
     interrupts = 0
 
-    def handle(number, frame):
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal interrupts
         interrupts += number == signal.SIGINT
         if interrupts > 1:

@@ -76,7 +76,7 @@ class Audit:
 
 
 def audit_split(split: Split, overlaps: Overlaps) -> Audit:
-    matches = {}
+    matches: dict[int, list[Match]] = {}
     for user in split.users:
         place = {name: i for i, name in enumerate(overlaps.names[user])}
         gone = [name for name in (*split.train_images[user], *split.test_images[user]) if name not in place]

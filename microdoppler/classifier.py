@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from groundwork.device import autocast, grad_scaler
+from groundwork.device import autocast, grad_scaler, in_memory_format
 from groundwork.memory import Parts
 
 RECIPE_VERSION = 4      # raise it when classifiers are trained differently, so that those made before are made again
@@ -33,7 +33,7 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: i
     Weights follow from `seed` alone, and on the CPU so does the result, bit by bit. Returns the model in evaluation
     mode on `device`.
     """
-    model = build_classifier(num_classes, seed).to(device, memory_format=torch.channels_last).train()
+    model = in_memory_format(build_classifier(num_classes, seed).to(device), torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
     scaler, parts = grad_scaler(device), Parts(sys.maxsize, "image")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
@@ -85,7 +85,8 @@ def features(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     def pooled(images: Tensor) -> Tensor:
         _logits(model, images)
         return found.pop()
-    hook = model.avgpool.register_forward_hook(lambda _, __, pooled: found.append(pooled.flatten(1).float().cpu()))
+    hook = model.get_submodule("avgpool").register_forward_hook(
+        lambda _, __, pooled: found.append(pooled.flatten(1).float().cpu()))
     try:
         return Parts(batch_size, "image").map(pooled, images)
     finally:

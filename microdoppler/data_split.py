@@ -16,7 +16,6 @@ from microdoppler.spectrograms import drop_broken, find_users
 
 STRATEGIES = ("contiguous", "random")
 FOLDS = (0, 1, 2)
-SPLIT_FILE = "data_split.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class SplitSettings:
     seed: int           # random only
     class_folders: bool = False     # the users are all folders, whatever their names, not those called ID_<number>
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise InputError(f"split strategy '{self.strategy}' is unknown; expected one of {', '.join(STRATEGIES)}")
         if self.fold not in FOLDS:

@@ -98,7 +98,8 @@ class Settings:
         """The loss that a healthy run has fallen below by this step."""
         progress = step / self.train_num_steps
         if not self.is_raw:
-            return self.start_loss * np.interp(progress, *zip(*STILL_HIGH_STANDARDIZED))
+            places, shares = zip(*STILL_HIGH_STANDARDIZED)
+            return self.start_loss * np.interp(progress, places, shares)
         places, losses = zip(*EXPECTED_RAW)
         expected = math.exp(np.interp(progress, places, np.log(losses)))
         return RAW_TOLERANCE * expected * self.start_loss / EXPECTED_RAW_START
@@ -135,7 +136,9 @@ def read_metrics(path: str | Path) -> Metrics:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); python train_latent_cfg.py writes it: start that "
                          "first, or give its --results_folder") from None
-    training, milestones, broken = [], [], 0
+    training: list[dict[str, float]] = []
+    milestones: list[dict[str, float]] = []
+    broken = 0
     for place, line in enumerate(lines):
         record = _parse(line)
         if record is None:

@@ -23,10 +23,11 @@ def kernel_distance(real: np.ndarray, synthetic: np.ndarray, groups: np.ndarray 
     between = np.stack([_by_group(values, groups, synthetic_groups)
                         for values in (_kernel(real, synthetic), np.ones((len(real), len(synthetic))))])
 
-    def distance(within, among, across) -> np.ndarray:
-        """From (2, replicates) sums of kernel values and of pairs each; NaN where there are no pairs."""
+    def distance(*sums: np.ndarray) -> np.ndarray:
+        """From (2, replicates) sums of kernel values and of pairs each, of real images, synthetic ones, and one of
+        each; NaN where there are no pairs."""
         return sum(sign * values / np.where(pairs > 0, pairs, np.nan)
-                   for sign, (values, pairs) in ((1, within), (1, among), (-2, across)))
+                   for sign, (values, pairs) in zip((1, 1, -2), sums))
     whole = [part.sum(axis=(1, 2))[:, None] for part in (*squares, between)]
     variance = 0.0
     for which, square in enumerate(squares):

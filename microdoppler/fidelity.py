@@ -26,7 +26,7 @@ from microdoppler.overlap import load_or_find_overlaps
 from microdoppler.picture_axes import PictureAxes, simulated_axes
 from microdoppler.recogniser import open_recogniser
 from microdoppler.report import Picture, Section, render_report, save_figure
-from microdoppler.selection import closest_training
+from microdoppler.selection import Closest, closest_training
 from microdoppler.spectrograms import labels_of
 from microdoppler.synthetic_sets import check_sizes, find_synthetic, match_to_folds, smallest_side
 
@@ -135,7 +135,7 @@ def means_over_users(users: dict[int, dict]) -> dict[str, dict[str, float]]:
         for name in ("kid", "kid_error", "diversity"))
 
     def known(*parts: dict[str, np.ndarray]) -> np.ndarray:
-        return np.isfinite([values for part in parts for values in part.values()]).all(axis=0)
+        return np.isfinite(np.stack([values for part in parts for values in part.values()])).all(axis=0)
     of_kid, of_diversity = known(kids, errors), known(diversities)
     count = int(of_kid.sum())
     return {kind: {"kid": float(kids[kind][of_kid].mean()) if count else float("nan"),
@@ -157,7 +157,7 @@ def _figures(real: Side, synthetic: Side, report: dict, chosen: dict[str, torch.
     return figures
 
 
-def closest_pairs(synthetic: Side, nearest, training_paths: list[str]) -> list[Match]:
+def closest_pairs(synthetic: Side, nearest: Closest, training_paths: list[str]) -> list[Match]:
     order = nearest.correlation.argsort(descending=True)[:SHOWN_PAIRS].tolist()
     return [Match(synthetic.paths[i], training_paths[int(nearest.index[i])], float(nearest.correlation[i]),
                   float(nearest.shift[i])) for i in order]
@@ -167,12 +167,12 @@ def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | N
                  highest_mps: float | None) -> PictureAxes:
     """Those that are given; what is not is the simulator's."""
     given = {"window_seconds": window_seconds, "lowest_mps": lowest_mps, "highest_mps": highest_mps}
-    given = {name: value for name, value in given.items() if value is not None}
+    known = {name: value for name, value in given.items() if value is not None}
     simulated = simulated_axes(real)
-    if not given and simulated is None:
+    if not known and simulated is None:
         print("note: speeds and cadences are in the simulator's units; give --window_seconds, --lowest_mps and "
               "--highest_mps of your radar for right ones (the comparison needs none)")
-    return replace(simulated or PictureAxes.of_simulator(), **given)
+    return replace(simulated or PictureAxes.of_simulator(), **known)
 
 
 def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),

@@ -68,7 +68,7 @@ def novelty_figure(nearest: dict) -> Figure:
     axis = figure.subplots()
     for kind in ("real", "synthetic"):
         values = nearest[kind].correlation.numpy()
-        axis.hist(values, bins=np.linspace(0, 1, 51), weights=np.full(len(values), 100 / len(values)), alpha=0.6,
+        axis.hist(values, bins=50, range=(0, 1), weights=np.full(len(values), 100 / len(values)), alpha=0.6,
                   color=COLOURS[kind], label=f"{kind}{' (held-out)' if kind == 'real' else ''}")
     axis.axvline(NEAR_COPY, color="black", linestyle="--", linewidth=1, label="near-copies from here")
     axis.set(xlabel="correlation with the most similar training image of the user", ylabel="% of images", xlim=(0, 1))

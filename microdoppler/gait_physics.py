@@ -124,12 +124,12 @@ def _cadence(tracks: np.ndarray, axes: PictureAxes) -> np.ndarray:
     trend = np.vander(np.linspace(-1, 1, width), 3)
     power = np.square(tracks).sum(axis=2)
     frequencies = np.arange(CADENCE_HZ[0], CADENCE_HZ[1] + CADENCE_STEP_HZ / 2, CADENCE_STEP_HZ)
-    explained = []
+    shares = []
     for frequency in frequencies:
         angle = 2 * np.pi * frequency * seconds
         basis = np.linalg.qr(np.column_stack([trend, np.cos(angle), np.sin(angle)]))[0][:, 3:]
-        explained.append((np.square(tracks @ basis).sum(axis=2) / np.maximum(power, 1e-9)).mean(axis=1))
-    explained = np.stack(explained, axis=1)
+        shares.append((np.square(tracks @ basis).sum(axis=2) / np.maximum(power, 1e-9)).mean(axis=1))
+    explained = np.stack(shares, axis=1)
     at_the_edge = np.isin(explained.argmax(axis=1), (0, len(frequencies) - 1))
     found = frequencies[explained.argmax(axis=1)]
     return np.where((explained.max(axis=1) < LEAST_EXPLAINED) | at_the_edge, np.nan, found)

@@ -5,7 +5,7 @@ float16 rounds a latent by 0.05 % at most; its posterior is wider than that.
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Protocol, Sequence
 
 import numpy as np
 import torch
@@ -79,6 +79,23 @@ class LatentStatistics:
         return LatentScaling(self.mean, self.std) if standardize else LatentScaling.identity(len(self.mean))
 
 
+class Posterior(Protocol):
+    """N(mean, exp(logvar)) of a batch, (b, c, h, w) each."""
+    mean: Tensor
+    logvar: Tensor
+
+
+class Encoder(Protocol):
+    """A VAE, whose scaled latents are scale_factor times a sample of the posterior."""
+    scale_factor: float
+
+    def encode(self, images: Tensor, /) -> Posterior:
+        """(b, 3, s, s) in [0, 1] → posterior."""
+
+    def fingerprint(self) -> str:
+        """Equal when the latents are."""
+
+
 class LatentCache:
     """posteriors: (n, 2, c, h, w) float16 (in older caches float32), memory-mapped, [:, 0] the mean and [:, 1] the
     log-variance, unscaled; labels: (n,) int64; scale_factor: what the VAE multiplies samples by; statistics: of the
@@ -126,7 +143,7 @@ class LatentCache:
 def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> LatentStatistics:
     """Variance = variance of the means + mean of the variances, accumulated in float64 chunk by chunk."""
     noise = np.random.default_rng(0)
-    total = total_square = 0.0
+    total = total_square = np.zeros(posteriors.shape[2])
     low, high, count = np.inf, -np.inf, 0
     for start in range(0, len(posteriors), chunk):
         mean, logvar = (posteriors[start:start + chunk, i].astype(np.float64) for i in (0, 1))
@@ -141,12 +158,11 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> 
                             float(scale_factor * low), float(scale_factor * high))
 
 
-def load_or_encode(vae, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, *, image_size: int,
+def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, *, image_size: int,
                    folder: str | Path, batch_size: int, device: torch.device) -> LatentCache:
     """The cache in `folder`, encoded anew unless it was made by these VAE weights from these images at this size.
 
-    vae: encode(images) with a posterior of .mean and .logvar, scale_factor, fingerprint(); cuts: of images in
-    data_path; labels: (n,) int64.
+    cuts: of images in data_path; labels: (n,) int64.
     """
     folder = Path(folder)
     fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size)
@@ -206,7 +222,8 @@ def _open(folder: Path, index: dict) -> LatentCache:
 
 
 @torch.inference_mode()
-def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, batch_size: int, device) -> None:
+def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size: int, file: Path, batch_size: int,
+            device: torch.device) -> None:
     def posteriors(images: Tensor) -> Tensor:
         posterior = vae.encode(images.to(device).float() / 255)
         return torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu()
@@ -225,11 +242,12 @@ def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, ba
                 allocate(temporary)
             stored[start:start + len(both)] = both
             bar.update(len(both))
+        assert stored is not None
         stored.flush()
         file.with_name(INDEX_FILE).unlink(missing_ok=True)      # so that no moment pairs it with other latents
 
 
-def _fingerprint(vae, data_path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:
+def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:
     made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} {list(cuts)}"
     digest = hashlib.blake2b(made_from.encode(), digest_size=16)
     for path in dict.fromkeys(cut.path for cut in cuts):

@@ -29,8 +29,8 @@ class Legend:
     def of(plain: dict[str, Any] | None, num_users: int, source: Path) -> "Legend":
         """That of a checkpoint; of one from before there were legends, ID_1 … ID_<num_users>, without axes."""
         if plain is None:
-            classes = [f"ID_{user}" for user in range(1, num_users + 1)]
-            plain = {"classes": classes, "names": list(map(default_name, classes)), "axes": None}
+            folders = [f"ID_{user}" for user in range(1, num_users + 1)]
+            plain = {"classes": folders, "names": list(map(default_name, folders)), "axes": None}
         try:
             classes, names = (dict(enumerate(map(str, plain[part]), start=1)) for part in ("classes", "names"))
             axes = PictureAxes(**plain["axes"]) if plain["axes"] else None

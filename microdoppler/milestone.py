@@ -1,5 +1,5 @@
 """What to look at when training reaches a milestone: samples of some users, and cheap figures of their health."""
-from typing import Callable
+from typing import Any, Callable, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -10,16 +10,36 @@ from microdoppler.judge import Judge
 from microdoppler.latents import LatentCache, LatentScaling
 
 
+class Decoder(Protocol):
+    def decode_latents(self, latents: Tensor, /) -> Tensor:
+        """Scaled latents (b, c, h, w) → images (b, 3, s, s) in [0, 1]."""
+
+
+class Diffusion(Protocol):
+    """Of standardized latents (b, c, h, w)."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def sample(self, classes: Tensor, /, *, generators: torch.Generator, **guidance: Any) -> Tensor:
+        """Latents of classes (b,)."""
+
+    def draw(self, shape: Sequence[int], generator: torch.Generator, /) -> dict[str, Tensor]:
+        """All that is random in the loss of a batch of this shape."""
+
+    def __call__(self, x: Tensor, /, *, classes: Tensor, **draws: Tensor) -> Tensor:
+        """The loss."""
+
+
 class MilestoneWatcher:
     """Draws the same users from the same noise at every milestone, so that pictures can be compared through time.
 
-    diffusion: the averaged model, with sample(), draw() and its loss, on standardized latents; vae: decode_latents();
-    cache: the training latents; scaling: between the two; judge: of decoded samples; num_samples: images in all, spread
-    over `users` (rows); guidance: for sample().
+    diffusion: the averaged model; cache: the training latents; scaling: from these to the diffusion's; judge: of
+    decoded samples; num_samples: images in all, spread over `users` (rows); guidance: for sample().
     """
 
-    def __init__(self, diffusion, vae, cache: LatentCache, scaling: LatentScaling, judge: Judge, *, num_samples: int,
-                 guidance: dict, seed: int):
+    def __init__(self, diffusion: Diffusion, vae: Decoder, cache: LatentCache, scaling: LatentScaling, judge: Judge, *,
+                 num_samples: int, guidance: dict, seed: int):
         self.diffusion, self.vae, self.cache, self.scaling, self.judge = diffusion, vae, cache, scaling, judge
         self.guidance, self.seed = guidance, seed
         labels = cache.labels.unique()
@@ -60,7 +80,8 @@ class MilestoneWatcher:
 
 
 @torch.inference_mode()
-def class_gain(diffusion, latents: Callable[[Tensor], Tensor], labels: Tensor, *, seed: int, most: int = 64) -> float:
+def class_gain(diffusion: Diffusion, latents: Callable[[Tensor], Tensor], labels: Tensor, *, seed: int,
+               most: int = 64) -> float:
     """The relative rise of the denoising loss when the network is told a wrong user; about 0 = it ignores the user.
 
     On at most `most` of the latents with labels (n,), which latents(indices (b,)) fetches as (b, c, h, w), at the same

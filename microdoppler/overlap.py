@@ -87,16 +87,16 @@ def best_match(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     first (n, c, h, w), second (m, c, h, w) float32 → correlation (n, m) float32, shift (n, m) int64: by how many
     columns the first begins after the second.
     """
-    first, second = Windows.of(first), Windows.of(second)
-    width, most = first.width, first.largest_shift
+    ours, others = Windows.of(first), Windows.of(second)
+    width, most = ours.width, ours.largest_shift
     shifts = torch.arange(-most, most + 1)
     later, earlier = shifts.clamp_min(0), (-shifts).clamp_min(0)
-    count = (width - shifts.abs()) * first.spectrum.shape[1]
-    means, norms = second.stretches(later, width - earlier)
+    count = (width - shifts.abs()) * ours.spectrum.shape[1]
+    means, norms = others.stretches(later, width - earlier)
     found = []
-    theirs = second.spectrum.permute(2, 1, 0)
+    theirs = others.spectrum.permute(2, 1, 0)
     real, imaginary = torch.cat([theirs.real, theirs.imag], 1), torch.cat([theirs.imag, -theirs.real], 1)
-    for part in (first[i:i + AT_ONCE] for i in range(0, len(first.sums), AT_ONCE)):
+    for part in (ours[i:i + AT_ONCE] for i in range(0, len(ours.sums), AT_ONCE)):
         own = part.spectrum.permute(2, 0, 1)
         own = torch.cat([own.real, own.imag], 2)        # products of real matrices: several times as fast
         spectrum = torch.complex(own @ real, own @ imaginary).permute(1, 2, 0)
@@ -217,8 +217,10 @@ def load_or_find_overlaps(data_path: str | Path, num_users: int, folder: str | P
     try:
         stored = load_arrays(path)
         if str(stored["fingerprint"]) == fingerprint:
-            names, *rest = ({user: stored[f"{part}_{user}"] for user in found} for part in PARTS)
-            return Overlaps({user: own.tolist() for user, own in names.items()}, *rest, int(stored["width"]))
+            paths, correlation, shift, neighbours = (
+                {user: stored[f"{part}_{user}"] for user in found} for part in PARTS)
+            return Overlaps({user: own.tolist() for user, own in paths.items()}, correlation, shift, neighbours,
+                            int(stored["width"]))
     except (InputError, ValueError, KeyError, TypeError):
         pass        # absent or damaged: it can be made again
     names, _ = drop_broken(data_path, found)

@@ -17,7 +17,7 @@ class PictureAxes:
     lowest_mps: float
     highest_mps: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.window_seconds > 0 or not self.lowest_mps < self.highest_mps:
             raise InputError(f"window_seconds {self.window_seconds:g}, speeds {self.lowest_mps:g} … "
                              f"{self.highest_mps:g} m/s; expected a time above 0, and the lowest speed below the "

@@ -54,11 +54,11 @@ def image_grid(rows: Sequence[Row], column_titles: Sequence[str], caption: str =
 
 
 def _draw_row(row: Sequence[Axes], label: str, images: Sequence[Tensor], axes: PictureAxes | None) -> None:
-    place = {} if axes is None else {"extent": axes.extent, "aspect": "auto"}
     for cell in row:
         cell.set(xticks=[], yticks=[], frame_on=False)
     for cell, image in zip(row, images):
-        cell.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest", **place)
+        cell.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest", extent=axes.extent if axes else None,
+                    aspect="auto" if axes else "equal")
         if axes is not None:
             cell.set_box_aspect(1)
     row[0].set_ylabel(plain_text(label), fontsize=8)

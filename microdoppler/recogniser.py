@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from groundwork.device import half_precision
+from groundwork.device import half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.images import load_images
@@ -42,7 +42,7 @@ def load_or_train_recogniser(real: ImageSet, *, num_classes: int, folder: str | 
         try:
             model = build_classifier(num_classes, SEED)
             model.load_state_dict(load_tensors(path))
-            return model.to(device, memory_format=torch.channels_last).eval()
+            return in_memory_format(model.to(device), torch.channels_last).eval()
         except (InputError, RuntimeError):      # damaged: it can be made again
             pass
     num_steps = max(1, EPOCHS * len(real.images) // BATCH_SIZE)

@@ -123,8 +123,8 @@ def scatterers(person: Person, walk: Pass, radar: Radar, rng: np.random.Generato
     """Ranges in metres and echo amplitudes, sqrt(cross-section) / range², of all scattering centres (points, poses)."""
     joints = walk_along(person, walk, radar)
     antenna = np.array([walk.closest_m, walk.offset_m, radar.height_m])
-    limbs = [(f"{side}_{start}", f"{side}_{end}", *shape) for side in ("left", "right")
-             for start, end, *shape in LEG + ARM]
+    limbs = [(f"{side}_{start}", f"{side}_{end}", depth, width, points) for side in ("left", "right")
+             for start, end, depth, width, points in LEG + ARM]
     ranges, amplitudes = [], []
     for start, end, depth, width, points in TRUNK + limbs:
         axis, middle = joints[end] - joints[start], (joints[end] + joints[start]) / 2
@@ -160,8 +160,8 @@ def disturbances(walk: Pass, radar: Radar, signal: np.ndarray, rng: np.random.Ge
     clutter = rng.standard_normal((columns, 2)).view(np.complex128)[:, 0] * strength * 10 ** (walk.clutter_db / 20)
     out = noise + np.interp(np.arange(len(signal)) / radar.hop_chirps, np.arange(columns), clutter)
     for _ in range(walk.bursts):
-        first = rng.integers(columns)
-        for column in range(first, min(first + rng.integers(1, 16), columns)):
+        first = int(rng.integers(columns))
+        for column in range(first, min(first + int(rng.integers(1, 16)), columns)):
             hit = column * radar.hop_chirps + int(rng.uniform(0.2, 0.8) * radar.window_chirps)
             amplitude = strength[column] * 10 ** ((walk.burst_db + rng.normal(0, 4)) / 20)
             out[hit:hit + 2] += amplitude * np.exp(2j * np.pi * rng.uniform(size=2))     # short, and so in all bins

@@ -82,7 +82,8 @@ def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[di
 
     Raises InputError when more than MAX_BROKEN_SHARE of all are broken.
     """
-    whole, warnings = {user: [] for user in images}, []
+    whole: dict[int, list[str]] = {user: [] for user in images}
+    warnings = []
     total = sum(map(len, images.values()))
     with tqdm(total=total, desc="checking images", unit="image", disable=None) as bar:
         for user, names in images.items():

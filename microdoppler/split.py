@@ -9,7 +9,7 @@ from microdoppler.overlap import load_or_find_overlaps
 
 def main(data_path: Path, *, output: Path = Path("latents_cache/data_split.json"), num_users: int = 31,
          images_per_user_train: int = 50, strategy: str = "contiguous", fold: int = 0, guard: int = 4, seed: int = 42,
-         class_folders: bool = False, class_names: Path | None = None):
+         class_folders: bool = False, class_names: Path | None = None) -> None:
     """Make the split on its own, before training a VAE, and say whether its test images are near-copies.
 
     Writes split_audit.json and split_audit.png (the closest pairs) beside it. Made before, it is only audited.

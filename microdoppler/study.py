@@ -91,14 +91,14 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
     plan = [Planned(fold, arm, seed, _run_key(arm, fold.test, num_classes, common, seed))
             for seed in seeds for fold in folds for arm in fold.arms]
     log = RunLog(folder)
-    outcomes = {planned.key: log.read(planned.key) for planned in plan}
+    outcomes = {planned.key: found for planned in plan if (found := log.read(planned.key))}
     missing: dict[str, Planned] = {}
     for planned in plan:
-        if outcomes[planned.key] is None:
+        if planned.key not in outcomes:
             missing.setdefault(planned.key, planned)
 
-    def write_rows():
-        log.write_rows([planned.row(outcome, common) for planned in plan if (outcome := outcomes[planned.key])])
+    def write_rows() -> None:
+        log.write_rows([planned.row(outcomes[planned.key], common) for planned in plan if planned.key in outcomes])
 
     write_rows()
     with tqdm(total=len(missing) * recipe["num_steps"], unit="step", disable=None if missing else True) as bar:

@@ -3,7 +3,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from microdoppler.arms import BASELINE_OF
+from microdoppler.arms import BASELINE_OF, Arm
 from microdoppler.comparison import Table, compare
 from microdoppler.cross_fitting import best_of
 from microdoppler.scores import score, user_recalls
@@ -29,9 +29,9 @@ def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
             "choices": [best_of(table, kind, names) for kind, names in kinds.items()]}
 
 
-def _summarize_arm(arm, runs: list[Run], table: Table) -> dict[str, Any]:
+def _summarize_arm(arm: Arm, runs: list[Run], table: Table) -> dict[str, Any]:
     scores = [score(run.probabilities, run.labels) for run in runs]
-    confusion = sum(np.array(found["confusion"]) for found in scores)
+    confusion = np.sum([found["confusion"] for found in scores], axis=0)
     recalls = user_recalls(confusion)
     means = {name: float(np.mean([found[name] for found in scores])) for name in ("accuracy", "macro_f1", "ece")}
     baseline = BASELINE_OF.get(arm.kind)
@@ -40,5 +40,5 @@ def _summarize_arm(arm, runs: list[Run], table: Table) -> dict[str, Any]:
             "runs": [{"fold": run.fold, "seed": run.seed, "accuracy": found["accuracy"]}
                      for run, found in zip(runs, scores)],
             "baseline": baseline, **(compare(table, arm.name, baseline) if baseline else {}),
-            "recalls": recalls, "worst_user": min(recalls, key=recalls.get),
-            "best_user": max(recalls, key=recalls.get), "confusion": confusion.tolist()}
+            "recalls": recalls, "worst_user": min(recalls, key=recalls.__getitem__),
+            "best_user": max(recalls, key=recalls.__getitem__), "confusion": confusion.tolist()}

@@ -1,5 +1,6 @@
 """The picture of a training run: loss, gradient norm, speed, and the figures of its milestones."""
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -41,7 +42,7 @@ def plot(metrics: Metrics, settings: Settings) -> Figure:
     return figure
 
 
-def _curve(axis, step: np.ndarray, values: np.ndarray) -> None:
+def _curve(axis: Axes, step: np.ndarray, values: np.ndarray) -> None:
     """Raw and smoothed; where a value is NaN or infinite, a red mark at the top."""
     bad = ~np.isfinite(values)
     axis.plot(step, np.where(bad, np.nan, values), color="C0", alpha=0.3, linewidth=0.8)

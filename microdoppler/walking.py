@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Person:
         return self.cadence_factor * np.sqrt(relative_speed) / 1.346
 
 
-def periodic_spline(phases: list[float], values: list[float]) -> Callable[[np.ndarray], np.ndarray]:
+def periodic_spline(phases: ArrayLike, values: ArrayLike) -> Callable[[np.ndarray], np.ndarray]:
     """The cubic spline of period 1 and continuous curvature through `values` at ascending `phases` of one period."""
     x, y = np.asarray(phases, float), np.asarray(values, float)
     step, slope = np.diff(x, append=x[0] + 1), np.diff(y, append=y[0])

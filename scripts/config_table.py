@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from train_latent_cfg import PRESETS, Config, config_to_plain  # noqa: E402
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     return f"({', '.join(map(str, value))})" if isinstance(value, list) else str(value)
 
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
 from types import FunctionType
 from typing import Callable
@@ -59,13 +60,13 @@ def read_predictions(path: Path) -> None:
     RunLog(path.parent).read("key")
 
 
-def write_torch(value) -> Callable[[Path], None]:
+def write_torch(value: object) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         torch.save(value, path)
     return write
 
 
-def write_json_of(value) -> Callable[[Path], None]:
+def write_json_of(value: object) -> Callable[[Path], object]:
     return lambda path: path.write_text(json.dumps(value))
 
 
@@ -189,7 +190,7 @@ def attempt(name: str, data: bytes, folder: Path) -> Exception | None:
     return None
 
 
-def fuzz(name: str, seconds: float, seed: int, findings: Path, result) -> None:
+def fuzz(name: str, seconds: float, seed: int, findings: Path, result: Queue) -> None:
     """Damage files for a while; (how many, how many findings) go to `result`. To be run in a process of its own, which
     atheris does not return from."""
     tried, found = 0, {}

@@ -15,6 +15,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Callable
 
@@ -73,12 +74,12 @@ def train_and_die_saving(shared: Path, own: Path) -> None:
     """SIGKILL comes within LONGEST_SAVE after one of the checkpoints is begun."""
     saves_left = random.randint(1, 4)
 
-    def save(*arguments: Any) -> None:
+    def save(path: str | Path, value: dict) -> None:
         nonlocal saves_left
         saves_left -= 1
         if saves_left == 0:
             threading.Timer(random.uniform(0, LONGEST_SAVE), os.kill, (os.getpid(), signal.SIGKILL)).start()
-        save_tensors(*arguments)
+        save_tensors(path, value)
     recording.save_tensors = save
     train(shared, own)
 
@@ -168,7 +169,7 @@ def _child(function: Callable, shared: Path, own: Path, seed: int) -> None:
     function(shared, own)
 
 
-def start(function: Callable, shared: Path, own: Path, seed: int = 0):
+def start(function: Callable, shared: Path, own: Path, seed: int = 0) -> BaseProcess:
     own.mkdir(parents=True, exist_ok=True)
     process = PROCESSES.Process(target=_child, args=(function, shared, own, seed))
     process.start()

@@ -4,4 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh "[test]"
 ruff check
+mypy
 exec python -m pytest "$@"

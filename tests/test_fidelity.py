@@ -157,7 +157,7 @@ def shrink(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil, named", [
     (lambda folder: shutil.rmtree(folder), "no folder"),
-    (lambda folder: [shutil.rmtree(path) for path in folder.glob("ID_*")], "no ID_<n> folder"),
+    (lambda folder: [shutil.rmtree(path) for path in folder.glob("ID_*")], "holds none of ID_1"),
     (lambda folder: shutil.rmtree(folder / "ID_2"), "lacks ID_2"),
     (lambda folder: [path.unlink() for path in (folder / "ID_2").iterdir()], "in ID_2"),
     (lambda folder: shrink(folder / "ID_1" / "ID1_synthetic_Doppler2.png"), "different sizes"),

@@ -7,17 +7,19 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundwork.device import in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors, load_tensors
 from vae.winograd import Conv3x3
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
-DDCONFIG = {
+DDCONFIG: dict[str, Any] = {
     "in_channels": 3,
     "out_ch": 3,
     "ch": 128,                  # channels at full size
@@ -93,6 +95,8 @@ class Attention(nn.Module):
 
 class Level(nn.Module):
     """The ResNet blocks at one size, then the way to the next size, if any."""
+    downsample: nn.Module
+    upsample: nn.Module
 
     def __init__(self, channels: int, out_channels: int, num_blocks: int):
         super().__init__()
@@ -253,7 +257,7 @@ class KL_VAE(nn.Module):
         # Channels last convolve faster on a CPU; on CUDA, group norm would turn them round and back again.
         is_cpu = torch.device(device).type == "cpu"
         memory_format = torch.channels_last if is_cpu else torch.contiguous_format
-        return vae.to(device, memory_format=memory_format).eval().requires_grad_(False)
+        return in_memory_format(vae.to(device), memory_format).eval().requires_grad_(False)
 
 
 def _describe(content: object) -> str:

@@ -16,15 +16,15 @@ def measure_quality(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) 
     """
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    latents, reconstructions, square_error = [], [], 0.0
+    drawn, reconstructions, square_error = [], [], 0.0
     for batch in images.split(batch_size):
         batch = batch.to(device).float() / 255
         posterior = vae.encode(batch)
-        latents.append((vae.scale_factor * posterior.sample(generator)).cpu())
+        drawn.append((vae.scale_factor * posterior.sample(generator)).cpu())
         decoded = vae.decode_latents(vae.scale_factor * posterior.mean)
         square_error += (decoded - batch).square().sum().item()
         reconstructions.append((decoded * 255).round().byte().cpu())
-    latents, mse = torch.cat(latents), square_error / images.numel()
+    latents, mse = torch.cat(drawn), square_error / images.numel()
     figures = {"shape": list(latents.shape), "min": latents.min().item(), "max": latents.max().item(),
                "mean": latents.mean().item(), "std": latents.std().item(),
                "channel_min": latents.amin(dim=(0, 2, 3)).tolist(), "channel_max": latents.amax(dim=(0, 2, 3)).tolist(),

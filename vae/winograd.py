@@ -20,6 +20,7 @@ LEAST_CHANNELS, LEAST_POSITIONS = 64, 64 * 64       # below, tiling costs more t
 
 class Conv3x3(nn.Conv2d):
     """nn.Conv2d with a 3x3 kernel and padding 1; by tiles where no gradient is wanted and they pay."""
+    bias: nn.Parameter      # never None here
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels, 3, padding=1)
