@@ -116,8 +116,9 @@ def read_off_tensors(checkpoint: dict) -> dict:
 
     The split of the middle attention into heads leaves no trace: heads of 32 are assumed, as ever there.
     """
-    weights, buffers = ema_unet_weights(checkpoint), checkpoint["model"]
+    weights = ema_unet_weights(checkpoint)
     try:
+        buffers = checkpoint["model"]
         dim, channels = weights["init_conv.weight"].shape[:2]
         dim_mults, level = [], 0
         while f"downs.{level}.3.weight" in weights:

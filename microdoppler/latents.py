@@ -262,6 +262,8 @@ def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path = P
         latents_cache_folder: the folder that training encoded its images to
         output: the file to write
     """
+    if output.suffix != ".npz":
+        raise InputError(f"--output {output}; expected a name that ends in .npz")
     cache = load_cached(latents_cache_folder)
     names = read_json(latents_cache_folder / INDEX_FILE).get("images")
     if not isinstance(names, list) or len(names) != len(cache):
