@@ -128,7 +128,9 @@ def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, 
 
 def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], kept: list[Table], folder: Path) -> None:
     """summary.json, accuracy.png, confusion.png and report.html."""
-    write_json(folder / "summary.json", {**summary, "selection": [vars(table) for table in kept]})
+    drawn_by = [{"name": arm.synthetic_name, "fold": fold.number, **fold.facts[arm.name]}
+                for fold in folds for arm in fold.arms if arm.kind == "synthetic only"]
+    write_json(folder / "summary.json", {**summary, "selection": [vars(table) for table in kept], "sets": drawn_by})
     save_figure(accuracy_figure(summary), folder / "accuracy.png")
     save_figure(confusion_figure(summary), folder / "confusion.png")
     first, last = config.classifier_synthetic_shares

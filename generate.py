@@ -9,9 +9,8 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from denoising_diffusion_pytorch.trainer import join_processes
-from generation import ImageGenerator, Sampling
+from generation import ImageGenerator, Sampling, find_checkpoint, image_seed
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError, differences, shortened
@@ -19,7 +18,6 @@ from groundwork.files import TEMPORARY, check_inside, read_json, write_json
 from groundwork.images import load_images, save_image
 from groundwork.lock import LOCK, OWNER, sole_writer
 from groundwork.memory import Parts
-from groundwork.seeding import derive_seed
 from microdoppler.legend import Legend
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
@@ -60,14 +58,7 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
     return manifest
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    milestones = list_milestones(folder)
-    if not milestones:
-        raise InputError(f"no checkpoint in {folder}; train first, or give --checkpoint")
-    return milestone_path(folder, milestones[-1])
-
-
-def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per_user: int = 50,
+def main(*, checkpoint: Path = Config.results_folder, all_users: bool = False, samples_per_user: int = 50,
          user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
          sampling: Sampling = Sampling(), batch_size: int = 64, device: str = "auto", vae_path: Path | None = None,
          latents_cache_folder: Path | None = None, save_grid: bool = False, force: bool = False) -> None:
@@ -77,22 +68,23 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
     None keep what the checkpoint was trained with.
 
     Args:
-        checkpoint: model-<m>.pt; default: the newest in the results folder
+        checkpoint: model-<m>.pt, model.safetensors, or a folder: what export.py wrote there, else its newest milestone
         all_users: draw samples_per_user images of every user
         samples_per_user: images of each user, with --all_users
         user_id: draw num_samples images of these users, numbered as their folders are (1, 2, …)
         num_samples: images of each user, with --user_id
-        output_dir: gets a folder of *.png per user, called as in the data set, and manifest.json
+        output_dir: gets a folder of *.png per user, called as in the data set, and manifest.json; opens as
+            torchvision's ImageFolder
         batch_size: images drawn at once; changes an image by rounding at most
         device: auto, cpu, cuda or cuda:<n>
         vae_path: weights of the VAE, where they are not at the checkpoint's vae_path
         latents_cache_folder: the encoded training images, for noise_level below 1, likewise
-        save_grid: also write grid.png, a row per user
+        save_grid: also write <output_dir>_grid.png, a row per user
         force: draw even through another VAE than the model was trained with; the manifest will say so
     """
     torch_device = choose_device(device)
     processes = join_processes(torch_device)
-    checkpoint = checkpoint or newest_checkpoint(Config.results_folder)
+    checkpoint = find_checkpoint(checkpoint)
     count = samples_per_user if all_users else num_samples
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
@@ -101,7 +93,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
     with sole_writer(output_dir) if processes.is_main_process else nullcontext():
         names = draw_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
         if save_grid and processes.is_main_process:
-            save_figure(draw_grid(output_dir, names, users, generator), output_dir / "grid.png")
+            save_figure(draw_grid(output_dir, names, users, generator), grid_path(output_dir))
     print(f"next: python classify.py --synthetic {output_dir}")
 
 
@@ -112,7 +104,7 @@ def draw_all(generator: ImageGenerator, users: list[int], count: int, output_dir
     processes.wait_for_everyone()       # until the main one has locked the folder
     manifest = open_manifest(output_dir, generator.identity | settings) | {"checkpoint": str(checkpoint)}
     print(f"{checkpoint}, step {manifest['step']}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
-    wanted = {image_name(generator.legend.classes[user], index): (user, derive_seed(settings["seed"], user, index))
+    wanted = {image_name(generator.legend.classes[user], index): (user, image_seed(settings["seed"], user, index))
               for user in users for index in range(1, count + 1)}
     missing = [name for name in wanted if not (output_dir / name).exists()]
     manifest["images"] |= {name: {"user": user, "seed": seed} for name, (user, seed) in wanted.items()}
@@ -154,6 +146,12 @@ def wait(writing: list[Future]) -> None:
     """For all of them; raises what they raised."""
     for future in writing:
         future.result()
+
+
+def grid_path(output_dir: Path) -> Path:
+    """Beside the folder: an image in it, but in no user's folder, would cost Hugging Face's imagefolder the labels."""
+    output_dir = output_dir.resolve()
+    return output_dir.with_name(f"{output_dir.name}_grid.png")
 
 
 def draw_grid(output_dir: Path, names: list[str], users: list[int], generator: ImageGenerator) -> Figure:

@@ -6,14 +6,20 @@ import torch
 
 from assembly import build_diffusion, clipping_is_justified, guidance_of, open_vae
 from denoising_diffusion_pytorch import GaussianDiffusion
-from denoising_diffusion_pytorch.checkpoint import ema_unet_weights, load_checkpoint, load_unet_weights
-from groundwork.device import autocast
+from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
+                                                    load_unet_weights, milestone_path)
+from groundwork.device import autocast, choose_device
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors
+from groundwork.memory import Parts
+from groundwork.seeding import derive_seed
 from microdoppler.legend import Legend
 from microdoppler.latents import LatentCache, LatentScaling, LatentStatistics, load_cached
 from train_latent_cfg import Config, check_constants, config_of, config_to_plain
 from vae.kl_vae import KL_VAE
+
+MODEL_FILE, VAE_FILE = "model.safetensors", "vae.safetensors"       # of a folder that export.py wrote
+DRAWN_AT_ONCE = 64      # images
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,29 @@ class Sampling:
         return {field.name: plain[field.name] for field in fields(Sampling)}
 
 
+def find_checkpoint(path: str | Path) -> Path:
+    """`path` itself; of a folder its model.safetensors, else its newest milestone. Raises InputError when it holds
+    neither."""
+    path = Path(path)
+    if path.is_file() or path.suffix in (".pt", ".safetensors"):
+        return path
+    if (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
+    if not (milestones := list_milestones(path)):
+        raise InputError(f"no checkpoint in {path}; train first, or give --checkpoint")
+    return milestone_path(path, milestones[-1])
+
+
+def _vae_beside(path: Path) -> Path | None:
+    beside = path.with_name(VAE_FILE)
+    return beside if path.suffix == beside.suffix and beside.is_file() else None
+
+
+def image_seed(seed: int, user: int, index: int) -> int:
+    """What a user's image of this index (1, 2, …) is drawn from."""
+    return derive_seed(seed, user, index)
+
+
 @dataclass(frozen=True)
 class ImageGenerator:
     """The averaged network of a checkpoint with its VAE and latent scaling, ready to draw."""
@@ -52,11 +81,21 @@ class ImageGenerator:
     legend: Legend      # who its users are
 
     @staticmethod
-    def load(path: Path, device: torch.device, sampling: Sampling, vae_path: Path | None = None,
-             latents_cache_folder: Path | None = None, force: bool = False) -> "ImageGenerator":
+    def load(path: str | Path, device: str | torch.device = "auto", sampling: Sampling = Sampling(),
+             vae_path: Path | None = None, latents_cache_folder: Path | None = None,
+             force: bool = False) -> "ImageGenerator":
+        """From a checkpoint, a safetensors file, or a folder of either (see find_checkpoint).
+
+        device: auto, cpu, cuda or cuda:<n>; sampling: what is to differ from the checkpoint's constants; vae_path: of
+        the VAE, where it is neither beside a safetensors file nor at the checkpoint's vae_path; latents_cache_folder:
+        likewise, for a noise_level below 1; force: take another VAE than the model was trained with. Raises InputError
+        when a file is absent, damaged, or does not belong to the others.
+        """
+        path = find_checkpoint(path)
+        device = choose_device(device) if isinstance(device, str) else device
         checkpoint = load_checkpoint(path)
         config = sampling.applied_to(config_of(checkpoint))
-        config = replace(config, vae_path=vae_path or config.vae_path,
+        config = replace(config, vae_path=vae_path or _vae_beside(path) or config.vae_path,
                          latents_cache_folder=latents_cache_folder or config.latents_cache_folder)
         check_constants(config)
         weights = ema_unet_weights(checkpoint)
@@ -82,6 +121,20 @@ class ImageGenerator:
                     "split": checkpoint.get("split", {}), **({"forced": "another VAE"} if is_other_vae else {})}
         return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity, training,
                               Legend.of(checkpoint.get("legend"), config.num_users, path))
+
+    def sample(self, user: int, count: int = 16, seed: int | None = None) -> torch.Tensor:
+        """Images of one user (1, 2, …): (count, 3, height, width) float32 in [0, 1], on the CPU.
+
+        They are those that generate.py writes as ID_<user>/*1.png … *<count>.png with this seed; None: the
+        checkpoint's. Raises InputError when the checkpoint does not know the user, or count is below 1.
+        """
+        if not 1 <= user <= self.config.num_users or count < 1:
+            raise InputError(f"user {user}, count {count}; expected a user in 1 … {self.config.num_users}, and at "
+                             "least 1 image")
+        seed = self.config.seed if seed is None else seed
+        seeds = [image_seed(seed, user, index) for index in range(1, count + 1)]
+        images = Parts(DRAWN_AT_ONCE, "image").map(self.draw, [user] * count, seeds)
+        return images.permute(0, 3, 1, 2).float() / 255
 
     @torch.inference_mode()
     def draw(self, users: list[int], seeds: list[int]) -> torch.Tensor:

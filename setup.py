@@ -8,6 +8,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["denoising_diffusion_pytorch", "vae", "microdoppler", "groundwork"],
+    py_modules=["assembly", "classify", "generate", "generation", "recording", "train_latent_cfg"],     # the API's
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
@@ -16,6 +17,7 @@ setup(
         "einops>=0.7",
         "ema-pytorch>=0.7",
         "accelerate>=0.25",
+        "safetensors>=0.4.3",   # weights to share; accelerate brings it along
         "pillow>=10.1",
         "tqdm>=4.65",
         "filelock>=3.24",       # one writer per folder; before, it took no notice of a lock file that is gone
@@ -29,5 +31,6 @@ setup(
         "hypothesis>=6.80",
         "ruff>=0.4",
         "mypy>=1.18",           # 1.15 misreads torch.autograd.Function
+        "datasets>=3.0",        # reads synthetic folders as other people's programs do
     ]},
 )

@@ -4,6 +4,9 @@ Today's: {"format", "package_version", "step", "seconds", "model", "opt", "ema",
 configuration as plain values, ...}; once it is no longer needed to resume, without "model", "opt" and "scaler".
 The older one has "step", "model", "opt", "ema" and possibly an empty config, and the diffusion's buffers among its
 tensors; what it does not say is read off these.
+
+To share, the averaged network alone is a safetensors file: its tensors under the Unet's names, and the rest of the
+checkpoint, without what only resuming needs, as JSON in the header.
 """
 import re
 from pathlib import Path
@@ -13,10 +16,11 @@ from torch import Tensor
 
 from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, OBJECTIVES, min_snr_weight
 from groundwork.errors import InputError
-from groundwork.files import load_tensors, save_tensors
+from groundwork.files import load_safetensors, load_tensors, save_safetensors, save_tensors
 
 FORMAT = 2              # raise it when older code could misread what is written
 ONLY_TO_RESUME = ("model", "opt", "scaler")
+EMA_PREFIX = "ema_model.model."
 
 
 def milestone_path(folder: str | Path, milestone: int) -> Path:
@@ -31,14 +35,14 @@ def list_milestones(folder: str | Path) -> list[int]:
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """The checkpoint at `path`, on the CPU. Raises InputError, naming the milestones there are, when it is absent, and
-    when it is no diffusion checkpoint.
+    """The checkpoint at `path`, .pt or .safetensors, on the CPU. Raises InputError, naming the milestones there are,
+    when it is absent, and when it is no diffusion checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         milestones = ", ".join(map(str, list_milestones(path.parent))) or "none"
         raise InputError(f"checkpoint {path} does not exist; milestones in {path.parent}: {milestones}")
-    checkpoint = load_tensors(path)
+    checkpoint = _load_ema(path) if path.suffix == ".safetensors" else load_tensors(path)
     if not (isinstance(checkpoint, dict) and {"step", "ema"} <= checkpoint.keys()
             and checkpoint.keys() & {"model", "format"}):
         found = ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
@@ -46,7 +50,7 @@ def load_checkpoint(path: str | Path) -> dict:
     if not (type(checkpoint.get("format", FORMAT)) is int and checkpoint.get("format", FORMAT) <= FORMAT):
         raise InputError(f"{path} is of format {checkpoint['format']}, and this version reads up to {FORMAT}: update "
                          "it (git pull)")
-    for name, prefix in (("model", "model."), ("ema", "ema_model.model.")):
+    for name, prefix in (("model", "model."), ("ema", EMA_PREFIX)):
         state = checkpoint.get(name)
         if state is None and name == "model":       # thinned
             continue
@@ -78,8 +82,21 @@ def thin_out(folder: str | Path, keep_last: int, keep_every: int) -> None:
 
 def ema_unet_weights(checkpoint: dict) -> dict[str, Tensor]:
     """The state dict of the EMA's Unet."""
-    prefix = "ema_model.model."
-    return {key[len(prefix):]: value for key, value in checkpoint["ema"].items() if key.startswith(prefix)}
+    return {key.removeprefix(EMA_PREFIX): value for key, value in checkpoint["ema"].items()
+            if key.startswith(EMA_PREFIX)}
+
+
+def save_ema(path: str | Path, checkpoint: dict, config: dict) -> None:
+    """The averaged network of a checkpoint as safetensors, which load_checkpoint reads; config: its configuration."""
+    about = {name: value for name, value in checkpoint.items() if name not in ("ema", *ONLY_TO_RESUME)}
+    weights = {name: value.float() for name, value in ema_unet_weights(checkpoint).items()}
+    save_safetensors(path, weights, {**about, "format": FORMAT, "config": config})
+
+
+def _load_ema(path: Path) -> dict:
+    """As a checkpoint; the bare tensors when they are no network of ours."""
+    weights, about = load_safetensors(path)
+    return {**about, "ema": {EMA_PREFIX + name: value for name, value in weights.items()}} if about else weights
 
 
 def load_unet_weights(unet: torch.nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
@@ -99,8 +116,9 @@ def read_off_tensors(checkpoint: dict) -> dict:
 
     The split of the middle attention into heads leaves no trace: heads of 32 are assumed, as ever there.
     """
-    weights, buffers = ema_unet_weights(checkpoint), checkpoint["model"]
+    weights = ema_unet_weights(checkpoint)
     try:
+        buffers = checkpoint["model"]
         dim, channels = weights["init_conv.weight"].shape[:2]
         dim_mults, level = [], 0
         while f"downs.{level}.3.weight" in weights:

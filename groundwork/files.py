@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 
 from groundwork.errors import InputError
 
 
+ABOUT = "about"     # the entry of a safetensors file's header that holds plain values, as JSON
 TEMPORARY = re.compile(r"\..*\.(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")       # atomic_path's, with its process's number
 
 
@@ -128,6 +131,32 @@ def load_tensors(path: str | Path) -> Any:
     except Exception as error:      # on a damaged file torch.load raises nearly anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is no complete PyTorch file ({reason})") from None
+
+
+def save_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Tensors, and plain values about them in the file's header, whole or not at all."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:        # not by save_file: it keeps the file from all other users
+        temporary.write_bytes(safetensors.torch.save(whole, {ABOUT: json.dumps(_strict(about), default=str)}))
+
+
+def load_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(its tensors, on the CPU; the plain values about them, empty when it was not save_safetensors that wrote it).
+
+    Raises InputError when `path` is absent or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist (expected a file of weights)")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+            if not isinstance(about, dict):
+                raise ValueError(f"its header's {ABOUT} is a {type(about).__name__}")
+            return {name: file.get_tensor(name) for name in file.keys()}, about
+    except Exception as error:      # as above: a damaged header may hold anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{path} is no complete safetensors file ({reason})") from None
 
 
 def load_array(path: str | Path) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
-from groundwork.files import read_json, write_json
+from groundwork.files import atomic_path, read_json, write_json
 from groundwork.images import load_images
 from microdoppler.arms import ImageSet
 from microdoppler.audit import Match, pairs_figure
@@ -28,7 +28,7 @@ from microdoppler.recogniser import open_recogniser
 from microdoppler.report import Picture, Section, render_report, save_figure
 from microdoppler.selection import Closest, closest_training
 from microdoppler.spectrograms import labels_of
-from microdoppler.synthetic_sets import check_sizes, find_synthetic, match_to_folds, smallest_side
+from microdoppler.synthetic_sets import check_sizes, facts_of, find_synthetic, match_to_folds, smallest_side
 
 SHOWN_PAIRS = 4
 IMAGE_SIZE = 128
@@ -178,7 +178,9 @@ def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | N
 def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
          output: Path = Path("results/fidelity"), image_size: int | None = None, window_seconds: float | None = None,
          lowest_mps: float | None = None, highest_mps: float | None = None, device: str = "auto") -> dict:
-    """Compare synthetic images with real ones that no model has seen; writes fidelity.json, pictures, report.html.
+    """Compare synthetic images with real ones that no model has seen.
+
+    Writes fidelity.json, features.npz, pictures and report.html.
 
     Args:
         real: the data set, with ID_1 … ID_<n>
@@ -206,22 +208,34 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
     passes = {path: f"{path.split('/')[0]} pass {number}" for path, number in overlaps.pass_of.items()}
     held_out = look_at(real, division.test_images, image_size, judge, passes, "held-out real images")
     found = look_at(synthetic, drawn, image_size, judge, {}, "synthetic images")
-    report = measure(held_out, found, training, axes)
-    return write_results(report, division.names, held_out, found, labels_of(division.train_images)[0], real,
-                         synthetic, output)
+    report = measure(held_out, found, training, axes) | {"made_by": facts_of(synthetic, division),
+                                                         "names": division.names}
+    return write_results(report, held_out, found, labels_of(division.train_images)[0], real, synthetic, output)
 
 
-def write_results(report: dict, names: dict[int, str], real: Side, synthetic: Side, training_paths: list[str],
-                  real_root: Path, synthetic_root: Path, output: Path) -> dict:
-    """fidelity.json, three pictures, report.html; prints the tables. Returns the plain part of the report."""
+def save_features(path: Path, real: Side, synthetic: Side) -> None:
+    """features (n, 512) float32, labels (n,) int64 = user number - 1, paths (n,) below their data set's folder, and
+    is_synthetic (n,) bool."""
+    with atomic_path(path) as temporary:
+        np.savez(temporary, features=np.concatenate([real.features, synthetic.features]),
+                 labels=torch.cat([real.images.labels, synthetic.images.labels]).numpy(),
+                 paths=np.array(real.paths + synthetic.paths),
+                 is_synthetic=np.repeat([False, True], [len(real.paths), len(synthetic.paths)]))
+
+
+def write_results(report: dict, real: Side, synthetic: Side, training_paths: list[str], real_root: Path,
+                  synthetic_root: Path, output: Path) -> dict:
+    """fidelity.json, features.npz, three pictures, report.html; prints the tables. Returns the plain part of the
+    report."""
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
-    plain = {"users": report["users"], "names": names, "all": report["all"],
-             "closest": [vars(pair) for pair in pairs]}
+    plain = {name: report[name] for name in ("made_by", "users", "names", "all")} | {
+        "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
+    save_features(output / "features.npz", real, synthetic)
     save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic"), output / "closest_pairs.png")
     save_figure(novelty_figure(report["nearest"]), output / "novelty.png")
     save_figure(gait_figure(report["gait"], {"synthetic": synthetic.images.labels, "real": real.images.labels},
-                            names),
+                            report["names"]),
                 output / "gait.png")
     shown = tables(plain)
     render_report(output / "report.html", f"Fidelity, diversity and novelty of {synthetic_root}", [

@@ -1,5 +1,7 @@
 """The latent cache: posterior of every training image, encoded once, in one memory-mapped file; standardisation.
 
+    python -m microdoppler.latents --latents_cache_folder latents_cache --output latents.npz
+
 float16 rounds a latent by 0.05 % at most; its posterior is wider than that.
 """
 import hashlib
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
 from groundwork.lock import sole_writer
@@ -190,8 +193,8 @@ def _read_index(folder: Path) -> dict:
     return index if isinstance(index, dict) else {}
 
 
-def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache:
-    """The cache in `folder` as it is. Raises InputError when there is none, or one of other statistics."""
+def load_cached(folder: str | Path, statistics: LatentStatistics | None = None) -> LatentCache:
+    """The cache in `folder` as it is. Raises InputError when there is none, or one of other statistics than given."""
     index_file = Path(folder) / INDEX_FILE
     if not index_file.exists():
         raise InputError(f"{index_file} does not exist; give the folder that training encoded its images to with "
@@ -199,7 +202,7 @@ def load_cached(folder: str | Path, statistics: LatentStatistics) -> LatentCache
     index = read_json(index_file)
     if not (isinstance(index, dict) and "statistics" in index):
         raise InputError(f"{index_file} is no index of latents; delete it, and training encodes its images again")
-    if not LatentStatistics.of(index["statistics"], index_file).is_close(statistics):
+    if statistics is not None and not LatentStatistics.of(index["statistics"], index_file).is_close(statistics):
         raise InputError(f"{folder} holds other latents than the checkpoint was trained on; give its own folder with "
                          "--latents_cache_folder")
     return _open(Path(folder), index)
@@ -265,3 +268,32 @@ def check_range(statistics: LatentStatistics, *, auto_normalize: bool) -> None:
 
 def is_unit_range(low: float, high: float) -> bool:
     return 0 <= low and high <= 1
+
+
+def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path = Path("latents_cache/latents.npz")
+         ) -> None:
+    """Write the encoded training images as .npz, for NumPy, scikit-learn and the like.
+
+    Arrays: means (n, channels, h, w) float32, the posteriors' means times scale_factor, as the VAE decodes them; labels
+    (n,) int64, the user's number - 1; names (n,), of the images or of what was cut from them; scale_factor.
+
+    Args:
+        latents_cache_folder: the folder that training encoded its images to
+        output: the file to write
+    """
+    if output.suffix != ".npz":
+        raise InputError(f"--output {output}; expected a name that ends in .npz")
+    cache = load_cached(latents_cache_folder)
+    names = read_json(latents_cache_folder / INDEX_FILE).get("images")
+    if not isinstance(names, list) or len(names) != len(cache):
+        raise InputError(f"{latents_cache_folder / INDEX_FILE} does not name its {len(cache)} images; delete it, and "
+                         "training encodes them again")
+    means = cache.scaled_means(torch.arange(len(cache))).numpy()
+    with atomic_path(output) as temporary:
+        np.savez(temporary, means=means, labels=cache.labels.numpy(), names=np.array(names, dtype=str),
+                 scale_factor=cache.scale_factor)
+    print(f"{output}: means {means.shape}, labels, names, scale_factor")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,5 +1,6 @@
 """Building blocks of a report: tables, pictures, and one HTML file that holds all of them."""
 import base64
+import html
 import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,14 @@ class Table:
                   for line in lines]
         padded.insert(1, ["-" * width for width in widths])
         return "\n".join("  ".join(line).rstrip() for line in padded)
+
+    def as_markdown(self) -> str:
+        """With its caption below; cells cannot break the table or bring HTML."""
+        lines = [self.header, *self.rows]
+        cells = ["| " + " | ".join(html.escape(cell, quote=False).replace("|", "\\|") for cell in line) + " |"
+                 for line in lines]
+        cells.insert(1, "|" + "---|" + "---:|" * (len(self.header) - 1))
+        return "\n".join(cells) + (f"\n\n{self.caption}" if self.caption else "")
 
 
 @dataclass(frozen=True)

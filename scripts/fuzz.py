@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from denoising_diffusion_pytorch.checkpoint import ema_unet_weights, load_checkpoint, read_off_tensors
+from denoising_diffusion_pytorch.checkpoint import ema_unet_weights, load_checkpoint, read_off_tensors, save_ema
 from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.files import read_json
@@ -82,9 +82,13 @@ def _checkpoint() -> dict:
             "ema": {f"ema_model.model.{name}": value for name, value in weights.items()}}
 
 
-def _vae() -> dict:
+def write_ema(path: Path) -> None:
+    save_ema(path, _checkpoint(), config_to_plain(Config()))
+
+
+def _vae() -> KL_VAE:
     torch.manual_seed(0)
-    return KL_VAE({"ch": 4, "ch_mult": (1,), "num_res_blocks": 1}).checkpoint()
+    return KL_VAE({"ch": 4, "ch_mult": (1,), "num_res_blocks": 1})
 
 
 def _image(format_: str) -> Callable[[Path], None]:
@@ -127,7 +131,9 @@ class Kind:
 
 KINDS = {
     "checkpoint": Kind("model-1.pt", write_torch(_checkpoint()), read_checkpoint),
-    "VAE": Kind("kl_vae_best.pt", write_torch(_vae()), KL_VAE.load),
+    "VAE": Kind("kl_vae_best.pt", write_torch(_vae().checkpoint()), KL_VAE.load),
+    "shared weights": Kind("model.safetensors", write_ema, read_checkpoint),
+    "shared VAE": Kind("vae.safetensors", _vae().save_safetensors, KL_VAE.load),
     "split": Kind("data_split.json", write_json_of(_split().to_json()),
                   lambda path: Split.from_json(read_json(path), path)),
     "split for the VAE": Kind("split.json", write_json_of(_split().to_json()), read_split),

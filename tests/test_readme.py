@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from microdoppler import API
 from train_latent_cfg import Config, config_to_plain
 
 ROOT = Path(__file__).parent.parent
@@ -43,16 +44,37 @@ def test_nothing_is_left_to_be_filled_in():
     assert not re.findall(r"@@|TODO|XXX", README + (ROOT / "TRAINING_CHECKLIST.md").read_text())
 
 
+def imported_by(path):
+    """The top-level modules that a file imports."""
+    return {name.split(".")[0] for node in ast.walk(ast.parse(path.read_text()))
+            for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import)
+                         else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])}
+
+
 def test_packages_keep_apart():
-    """The three packages do not import each other, nor any script; only scripts put them together."""
+    """The three packages do not import each other, nor any script; only scripts put them together. Microdoppler's API
+    names what lives with the scripts, and is looked up there when it is asked for: in its __init__ and nowhere else."""
     packages = {"denoising_diffusion_pytorch", "vae", "microdoppler"}
     scripts = {path.stem for path in ROOT.glob("*.py")}
     for package in packages | {"groundwork"}:
         for path in (ROOT / package).glob("*.py"):
-            imported = {name.split(".")[0] for node in ast.walk(ast.parse(path.read_text()))
-                        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                                     else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])}
+            imported = imported_by(path)
             assert not imported & ((packages | scripts) - {package}), path
+            assert "importlib" not in imported or path == ROOT / "microdoppler" / "__init__.py", path
+
+
+def test_the_api_is_installed_with_all_it_imports():
+    scripts, waiting, needed = {path.stem for path in ROOT.glob("*.py")}, {module for module, _ in API.values()}, set()
+    while waiting:
+        needed |= waiting
+        waiting = {name for module in waiting for name in imported_by(ROOT / f"{module}.py") & scripts} - needed
+    installed = re.search(r"py_modules=\[(.*?)\]", (ROOT / "setup.py").read_text())[1]
+    assert set(re.findall(r'"(\w+)"', installed)) == needed
+
+
+def test_a_package_is_imported_without_the_scripts():
+    code = "import sys, microdoppler; print({'torch', 'generation', 'train_latent_cfg'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_dependencies_have_lower_bounds_only():

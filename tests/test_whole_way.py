@@ -69,7 +69,8 @@ def test_generation_rebuilds_the_network_from_the_checkpoint_not_from_todays_con
     checkpoint = folder / "results" / "model-3.pt"
     script("generate.py", "--checkpoint", checkpoint, "--user-id", "3", "1", "--num-samples", "2", "--output-dir",
            tmp_path / "out", "--cond_scale", "1", "--save_grid")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ID_1", "ID_3", "manifest.json", "grid.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ID_1", "ID_3", "manifest.json"}
+    assert (tmp_path / "out_grid.png").exists()
 
 
 def test_generation_is_independent_of_batch_size_and_makes_only_what_is_missing(script, demo, tmp_path):
@@ -251,4 +252,4 @@ def test_two_processes_share_out_the_images_and_make_the_same_ones(script, demo,
     two, same_manifest, out = generate(launch_two, "two")
     assert len(two) == 9 and two.keys() == one.keys() and manifest == same_manifest
     assert all(abs(one[name] - two[name]).max() <= 1 for name in one)
-    assert out.count("9 images drawn") == 1 and (tmp_path / "two" / "grid.png").exists()
+    assert out.count("9 images drawn") == 1 and (tmp_path / "two_grid.png").exists()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from groundwork.device import in_memory_format
 from groundwork.errors import InputError
-from groundwork.files import digest_tensors, load_tensors
+from groundwork.files import digest_tensors, load_safetensors, load_tensors, save_safetensors
 from vae.winograd import Conv3x3
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
@@ -231,6 +231,11 @@ class KL_VAE(nn.Module):
         return {"model_state_dict": self.state_dict(), "embed_dim": self.embed_dim, "scale_factor": self.scale_factor,
                 "ddconfig": {**self.ddconfig, "ch_mult": list(self.ddconfig["ch_mult"])}}
 
+    def save_safetensors(self, path: str | Path) -> None:
+        """The same as a safetensors file, which `load` reads too."""
+        about = self.checkpoint()
+        save_safetensors(path, about.pop("model_state_dict"), about)
+
     def fingerprint(self) -> str:
         """SHA-256 of weights, shape and scale: equal when the latents are, so a cache can tell whether it is stale."""
         shape = [self.ddconfig, self.embed_dim, self.scale_factor]
@@ -239,11 +244,12 @@ class KL_VAE(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "KL_VAE":
-        """A VAE for inference, float32, from a bare state dict or a training checkpoint (`checkpoint()`).
+        """A VAE for inference, float32, from a bare state dict or a training checkpoint (`checkpoint()`), of PyTorch or
+        of safetensors.
 
         Raises InputError when the file is absent or damaged, holds something else, or does not fit the network.
         """
-        content = load_tensors(path)
+        content = _read(Path(path))
         settings = content if isinstance(content, dict) and "model_state_dict" in content else {}
         weights = settings.get("model_state_dict", content)
         if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
@@ -258,6 +264,13 @@ class KL_VAE(nn.Module):
         is_cpu = torch.device(device).type == "cpu"
         memory_format = torch.channels_last if is_cpu else torch.contiguous_format
         return in_memory_format(vae.to(device), memory_format).eval().requires_grad_(False)
+
+
+def _read(path: Path) -> object:
+    if path.suffix != ".safetensors":
+        return load_tensors(path)
+    weights, about = load_safetensors(path)
+    return {**about, "model_state_dict": weights}
 
 
 def _describe(content: object) -> str:
