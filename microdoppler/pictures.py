@@ -14,7 +14,7 @@ def sample_grid(real: dict[int, Tensor], samples: dict[int, Tensor], caption: st
 
 
 def image_grid(rows: list[tuple[str, list[Tensor]]], column_titles: list[str], caption: str = "") -> Figure:
-    """Rows of (label, images (3, s, s) uint8); titles stand above the first columns."""
+    """Rows of (label, images (3 or 1, s, s) uint8); titles stand above the first columns."""
     columns = max(len(images) for _, images in rows)
     image_size = rows[0][1][0].shape[-1]
     figure = Figure(figsize=(CELL_INCHES * columns + 0.4, CELL_INCHES * len(rows) + 0.5), layout="constrained",
@@ -24,7 +24,7 @@ def image_grid(rows: list[tuple[str, list[Tensor]]], column_titles: list[str], c
         for axis in row:
             axis.set_axis_off()
         for axis, image in zip(row, images):
-            axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.imshow(image.expand(3, -1, -1).permute(1, 2, 0).numpy(), interpolation="nearest")
         row[0].set_axis_on()
         row[0].set(xticks=[], yticks=[])
         row[0].set_ylabel(label, fontsize=8)
