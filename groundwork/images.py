@@ -63,8 +63,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: str | None = None,
                 channels: int = 3) -> torch.Tensor:
-    """(n, channels, image_size, image_size) uint8, in the order of `paths` (relative to root); channels as load_image's;
-    `label` names a progress bar.
+    """(n, channels, image_size, image_size) uint8, in the order of `paths` (relative to root); `label` names a progress
+    bar; channels as load_image's.
 
     Raises InputError when a file cannot be read.
     """
@@ -78,6 +78,6 @@ def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: 
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:
-    """(height, width, 3 or 1) uint8 → a colour or grey image file, whole or not at all; the format follows the suffix."""
+    """(height, width, 3 or 1) uint8 → an image file, whole or not at all; the format follows the suffix."""
     with atomic_path(path) as temporary:
         Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(temporary)

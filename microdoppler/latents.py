@@ -215,7 +215,8 @@ def _encode(vae, data_path, cuts: Sequence[Cut], image_size: int, file: Path, ba
     with atomic_path(file) as temporary, tqdm(total=len(cuts), desc="encoding", unit="image", disable=None) as bar:
         stored = None
         for start in range(0, len(cuts), batch_size):
-            both = parts.map(posteriors, load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels)).numpy()
+            images = load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels)
+            both = parts.map(posteriors, images).numpy()
             if not np.isfinite(both).all():
                 raise InputError(f"the VAE gives NaN, infinity or numbers beyond 65 504 from {cuts[start].name} on; "
                                  "are its weights whole?")

@@ -205,8 +205,8 @@ class KL_VAE(nn.Module):
         return image_size // self.factor
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
-        """(batch, self.channels, height, width) in [0, 1] → posterior over unscaled (batch, embed_dim, h, w), float32 even under
-        autocast: the exp and sum of its KL overflow float16."""
+        """(batch, channels, height, width) in [0, 1] → posterior over unscaled (batch, embed_dim, h, w), float32 even
+        under autocast: the exp and sum of its KL overflow float16."""
         return DiagonalGaussian(self.quant_conv(self.encoder(x)).float())
 
     def decode(self, z: Tensor) -> Tensor:
@@ -251,8 +251,14 @@ class KL_VAE(nn.Module):
             raise InputError(f"{path} is no VAE: it holds {_describe(content)}; expected a state dict, or "
                              "a dict with 'model_state_dict', as python -m vae.train writes")
         ddconfig = {key: value for key, value in (settings.get("ddconfig") or {}).items() if key in DDCONFIG}
+        stem = weights.get("encoder.conv_in.weight")
+        is_grey = stem is not None and stem.shape[1:2] == (1,)      # a bare state dict, too, tells its channels
+        image_channels = {"in_channels": 1, "out_ch": 1} if is_grey else {}
         with torch.device("meta"):
-            vae = cls(ddconfig, settings.get("embed_dim"), settings.get("scale_factor", SCALE_FACTOR))
+            vae = cls(image_channels | ddconfig, settings.get("embed_dim"), settings.get("scale_factor", SCALE_FACTOR))
+        if {vae.ddconfig["in_channels"], vae.ddconfig["out_ch"]} not in ({1}, {3}):
+            raise InputError(f"{path} turns images of {vae.ddconfig['in_channels']} channels into images of "
+                             f"{vae.ddconfig['out_ch']}; expected 3 and 3 (RGB), or 1 and 1 (grey)")
         _check_fit(path, weights, vae.state_dict(), has_ddconfig=bool(ddconfig))
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
         # Channels last convolve faster on a CPU; on CUDA, group norm would turn them round and back again.

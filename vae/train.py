@@ -182,7 +182,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
               validate_every: int = 200, resume: bool = False) -> dict:
     """Train a VAE and keep the moving average of its weights that reconstructs the validation images best.
 
-    Images are (n, c, s, s) uint8, c as in ddconfig. Every `validate_every` steps writes `output` (which KL_VAE.load reads) if it is the
+    Images are (n, c, s, s) uint8. Every `validate_every` steps writes `output` (which KL_VAE.load reads) if it is the
     best yet, and, beside it, <stem>_state.pt (for `resume`) and <stem>_reconstruction.png (validation images above
     their reconstructions). Returns vae.quality's figures of the best on the validation images, its step, and the
     seconds spent. Raises InputError when the output exists and `resume` is False, or when the settings differ from
