@@ -50,7 +50,7 @@ def channels_of(folders: Sequence[Path]) -> int:
     """1 when any of these sets is grey, as a VAE of one channel draws: real images are then looked at in grey too, lest
     colour tell them apart; else 3. Each set by its first image."""
     for folder in folders:
-        with open_image(next(path for path in sorted(folder.glob("*/*.png")))) as image:
+        with open_image(min(folder / name for names in find_users(folder, 1).values() for name in names)) as image:
             if image.mode == "L":
                 return 1
     return 3
