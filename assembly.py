@@ -48,11 +48,12 @@ def open_overlaps(config: "Config") -> Overlaps:
                                  config.class_folders)
 
 
-def open_judge(config: "Config", split: Split, device: torch.device) -> Judge:
-    """The classifier of the real training images that synthetic ones are judged by, trained on first use."""
+def open_judge(config: "Config", split: Split, device: torch.device, channels: int) -> Judge:
+    """The classifier of the real training images that synthetic ones of so many channels are judged by, trained on
+    first use."""
     return Judge(*open_recogniser(config.data_path, split, open_overlaps(config).following,
                                   image_size=config.classifier_image_size, folder=config.latents_cache_folder,
-                                  device=device))
+                                  device=device, channels=channels))
 
 
 def open_vae(config: "Config", device: torch.device) -> KL_VAE:

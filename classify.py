@@ -23,7 +23,7 @@ from microdoppler.spectrograms import find_classes, labels_of
 from microdoppler.study import Fold, run_study
 from microdoppler.study_report import accuracy_figure, conclusion, confusion_figure, result_tables
 from microdoppler.summary import summarize
-from microdoppler.synthetic_sets import check_sizes, facts_of, find_synthetic, match_to_folds
+from microdoppler.synthetic_sets import channels_of, check_sizes, facts_of, find_synthetic, match_to_folds
 from train_latent_cfg import PRESETS, Config, check_constants
 
 
@@ -56,10 +56,10 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
     for path in synthetic:
         check_sizes(path, find_synthetic(path, classes), config.classifier_image_size, "classifier_image_size")
     overlaps, splits = open_splits(config, folds)
-    sets = match_to_folds(synthetic, splits, force)
+    sets, channels = match_to_folds(synthetic, splits, force), channels_of(synthetic, classes)
     folder = config.results_folder / "classify"
     with sole_writer(folder):
-        opened, tables = zip(*(open_fold(config, fold, split, overlaps, sets[fold], select, device)
+        opened, tables = zip(*(open_fold(config, fold, split, overlaps, sets[fold], select, channels, device)
                                for fold, split in splits.items()))
         runs = run_study(
             opened, num_classes=config.num_users, device=device, folder=folder,
@@ -92,17 +92,19 @@ def open_splits(config: Config, folds: tuple[int, ...]) -> tuple[Overlaps, dict[
 
 
 def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, sets: dict[str, Path],
-              least: float | None, device: torch.device) -> tuple[Fold, list[Table]]:
+              least: float | None, channels: int, device: torch.device) -> tuple[Fold, list[Table]]:
     """One fold with all its images loaded, and a table for each set of what --select keeps."""
     size = config.classifier_image_size
-    real = load_real(config.data_path, split.train_images, overlaps.following, size, f"fold {number}: training images")
-    test = load_real(config.data_path, split.test_images, {}, size, f"fold {number}: test images")
-    opened = {name: load_synthetic(folder, find_synthetic(folder, split.classes), size, name)
+    real = load_real(config.data_path, split.train_images, overlaps.following, size,
+                     f"fold {number}: training images", channels)
+    test = load_real(config.data_path, split.test_images, {}, size, f"fold {number}: test images", channels)
+    opened = {name: load_synthetic(folder, find_synthetic(folder, split.classes), size, name, channels)
               for name, folder in sets.items()}
     selected, tables = {}, []
     if least is not None and opened:
         recogniser, training = open_recogniser(config.data_path, split, overlaps.following, image_size=size,
-                                               folder=config.latents_cache_folder, device=device)
+                                               folder=config.latents_cache_folder, device=device,
+                                               channels=channels)
         for name, images in opened.items():
             choice = select_images(recogniser, images, training, least)
             if not choice.kept.any():
@@ -121,9 +123,10 @@ def open_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
                  **{f"split_{name}": value for name, value in vars(split.settings).items()}}, facts), tables
 
 
-def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, label: str) -> ImageSet:
+def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, label: str,
+                   channels: int) -> ImageSet:
     paths, labels = labels_of(images)
-    return ImageSet(load_images(folder, paths, image_size, label), labels)
+    return ImageSet(load_images(folder, paths, image_size, label, channels), labels)
 
 
 def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], kept: list[Table], folder: Path) -> None:

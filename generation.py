@@ -138,7 +138,7 @@ class ImageGenerator:
 
     @torch.inference_mode()
     def draw(self, users: list[int], seeds: list[int]) -> torch.Tensor:
-        """One image per (user, seed): (n, height, width, 3) uint8 on the CPU."""
+        """One image per (user, seed): (n, height, width, channels) uint8 on the CPU."""
         parts = self.draw_latents(users, seeds).split(self.config.vae_batch_size)
         images = torch.cat([self.vae.decode_latents(part) for part in parts])
         return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()

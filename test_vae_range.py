@@ -57,7 +57,7 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     vae = open_vae(config, device)
     paths, _ = labels_of(open_split(config).train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
-    images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading")
+    images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading", vae.channels)
     figures, reconstructions = measure_quality(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
     figures |= judge(figures)
     print(report(figures, config))

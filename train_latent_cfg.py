@@ -291,9 +291,11 @@ def train(config: Config, resume: str | None, device: torch.device, processes: P
     recorder = None
     if processes.is_main_process:
         set_aside_later(config.results_folder, trainer.step, config.save_and_sample_every)
-        watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, open_judge(config, split, device),
+        watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling,
+                                   open_judge(config, split, device, vae.channels),
                                    num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
-        real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size)[0]
+        real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size,
+                                  channels=vae.channels)[0]
                 for user in watcher.users}
         recorder = ResultsRecorder(config, trainer, watcher, real, legend_of(config, split), {
             "config": config_to_plain(config), "latent_statistics": dataclasses.asdict(statistics),

@@ -43,17 +43,18 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             yield image
 
 
-def load_image(path: str | Path, image_size: int) -> np.ndarray:
-    """One image file as (image_size, image_size, 3) uint8 RGB; the short side is resized, the long side centre-cropped.
+def load_image(path: str | Path, image_size: int, channels: int = 3) -> np.ndarray:
+    """One image file as (image_size, image_size, channels) uint8; the short side is resized, the long side cropped.
 
-    As a viewer shows it: turned as EXIF says, 16 bits scaled to 8, transparency on black. Raises OSError, ValueError or
+    Of 3 channels RGB, grey repeated; of 1 grey, colours as their luminance. As a viewer shows it: turned as EXIF says,
+    16 bits scaled to 8, transparency on black. Raises OSError, ValueError or
     PIL's own errors when the file is no complete image, or one of absurd size.
     """
     with open_image(path) as image:
-        image = _as_rgb(ImageOps.exif_transpose(image))
+        image = _as_rgb(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
     if image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    return np.asarray(image).reshape(image_size, image_size, channels)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -65,21 +66,23 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: str | None = None) -> torch.Tensor:
-    """(n, 3, image_size, image_size) uint8, in the order of `paths` (relative to root); `label` names a progress bar.
+def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: str | None = None,
+                channels: int = 3) -> torch.Tensor:
+    """(n, channels, image_size, image_size) uint8, in the order of `paths` (relative to root); `label` names a progress
+    bar; channels as load_image's.
 
     Raises InputError when a file cannot be read.
     """
-    images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
+    images = np.empty((len(paths), image_size, image_size, channels), dtype=np.uint8)
     for i, path in enumerate(tqdm(paths, desc=label, unit="image", disable=None if label else True)):
         try:
-            images[i] = load_image(Path(root) / path, image_size)
+            images[i] = load_image(Path(root) / path, image_size, channels)
         except Exception as error:      # a broken file makes PIL raise nearly anything
             raise InputError(f"{Path(root) / path} cannot be decoded: {type(error).__name__}: {error}") from None
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:
-    """(height, width, 3) uint8 → an image file, whole or not at all; the format follows the suffix."""
+    """(height, width, 3 or 1) uint8 → an image file, whole or not at all; the format follows the suffix."""
     with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary)
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(temporary)

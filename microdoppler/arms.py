@@ -17,7 +17,7 @@ REAL, SYNTHETIC, AUGMENT = range(3)     # what a generator is for, so that arms 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """images: (n, 3, size, size) uint8; labels: (n,) int64; sequel: what follows each image, where that is known."""
+    """images: (n, 3 or 1, size, size) uint8; labels: (n,) int64; sequel: what follows each image, where it is known."""
     images: Tensor
     labels: Tensor
     sequel: Sequel | None = None

@@ -112,5 +112,5 @@ def lr_factor(step: int, num_steps: int) -> float:
 
 
 def normalise(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 [0, 255] → float32 [−1, 1] on `device`, channels last."""
-    return images.to(device).to(memory_format=torch.channels_last).float() / 127.5 - 1.0
+    """uint8 [0, 255] (n, 3 or 1, h, w) → float32 [−1, 1] (n, 3, h, w) on `device`, channels last; grey is repeated."""
+    return images.to(device).expand(-1, 3, -1, -1).to(memory_format=torch.channels_last).float() / 127.5 - 1.0

@@ -23,12 +23,13 @@ from microdoppler.fidelity_report import gait_figure, novelty_figure, sentences,
 from microdoppler.gait_physics import describe_gait
 from microdoppler.judge import Judge, halves_by_pass
 from microdoppler.overlap import load_or_find_overlaps
-from microdoppler.picture_axes import PictureAxes, simulated_axes
+from microdoppler.picture_axes import SIMULATION_FILE, PictureAxes, simulated_axes
 from microdoppler.recogniser import open_recogniser
 from microdoppler.report import Picture, Section, render_report, save_figure
 from microdoppler.selection import Closest, closest_training
 from microdoppler.spectrograms import labels_of
-from microdoppler.synthetic_sets import check_sizes, facts_of, find_synthetic, match_to_folds, smallest_side
+from microdoppler.synthetic_sets import (channels_of, check_sizes, facts_of, find_synthetic, match_to_folds,
+                                         smallest_side)
 
 SHOWN_PAIRS = 4
 IMAGE_SIZE = 128
@@ -52,10 +53,10 @@ class Side:
 
 
 def look_at(root: Path, images: dict[int, list[str]], image_size: int, judge: Judge, passes: dict[str, str],
-            label: str) -> Side:
+            label: str, channels: int) -> Side:
     """Load {user: paths}; passes: {path: recording}, for paths that are not in it each image is its own."""
     paths, labels = labels_of(images)
-    loaded = ImageSet(load_images(root, paths, image_size, label), labels)
+    loaded = ImageSet(load_images(root, paths, image_size, label, channels), labels)
     return Side(loaded, paths, judge.features(loaded.images),
                 judge.probabilities(loaded.images).argmax(dim=1) == labels,
                 np.array([passes.get(path, path) for path in paths]))
@@ -103,12 +104,13 @@ def user_kid(real: Side, synthetic: Side) -> dict[str, tuple[float, float]]:
             if second.paths else (float("nan"), float("nan"))}
 
 
-def measure(real: Side, synthetic: Side, training: ImageSet, axes: PictureAxes) -> dict:
-    """All figures as plain values: per user and over all; `gait` and `nearest` hold a value per image, for figures."""
+def measure(real: Side, synthetic: Side, training: ImageSet, axes: PictureAxes | None) -> dict:
+    """All figures as plain values: per user and over all; `gait` and `nearest` hold a value per image, for figures.
+    Without axes nobody walks in the pictures, and there is no gait."""
     report: dict = {"users": {}, "gait": {}, "nearest": {}}
     for kind, side in (("synthetic", synthetic), ("real", real)):
         report["nearest"][kind] = closest_training(side.images, training)
-        report["gait"][kind] = describe_gait(side.images.images.numpy(), axes)
+        report["gait"][kind] = describe_gait(side.images.images.numpy(), axes) if axes else {}
     for label in real.images.labels.unique():
         own = {"synthetic": synthetic.images.labels == label, "real": real.images.labels == label}
         theirs = real.of(own["real"]), synthetic.of(own["synthetic"])
@@ -163,6 +165,12 @@ def closest_pairs(synthetic: Side, nearest: Closest, training_paths: list[str]) 
                   float(nearest.shift[i])) for i in order]
 
 
+def shows_walking(real: Path) -> bool:
+    """Whether steps are to be looked for: not where a simulation says that it is of something else."""
+    truth = read_json(real / SIMULATION_FILE) if (real / SIMULATION_FILE).exists() else {}
+    return not isinstance(truth, dict) or truth.get("kind", "gait") == "gait"
+
+
 def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | None,
                  highest_mps: float | None) -> PictureAxes:
     """Those that are given; what is not is the simulator's."""
@@ -195,19 +203,23 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
     """
     if image_size is not None and image_size < LEAST_IMAGE_SIZE:
         raise InputError(f"--image_size {image_size}; expected at least {LEAST_IMAGE_SIZE}")
-    torch_device, axes = choose_device(device), picture_axes(real, window_seconds, lowest_mps, highest_mps)
+    torch_device, axes = choose_device(device), None
+    if shows_walking(real):
+        axes = picture_axes(real, window_seconds, lowest_mps, highest_mps)
     division = Split.from_json(read_json(split), split)
     drawn = find_synthetic(synthetic, division.classes)
     image_size = min(IMAGE_SIZE, smallest_side(synthetic, drawn)) if image_size is None else image_size
     check_sizes(synthetic, drawn, image_size, "--image_size")
+    channels = channels_of((synthetic,), division.classes)
     match_to_folds((synthetic,), {division.settings.fold: division})
     overlaps = load_or_find_overlaps(real, len(division.users), split.parent, division.settings.class_folders)
     recogniser, training = open_recogniser(real, division, overlaps.following, image_size=image_size,
-                                           folder=split.parent, device=torch_device)
+                                           folder=split.parent, device=torch_device, channels=channels)
     judge = Judge(recogniser, training)
     passes = {path: f"{path.split('/')[0]} pass {number}" for path, number in overlaps.pass_of.items()}
-    held_out = look_at(real, division.test_images, image_size, judge, passes, "held-out real images")
-    found = look_at(synthetic, drawn, image_size, judge, {}, "synthetic images")
+    held_out = look_at(real, division.test_images, image_size, judge, passes, "held-out real images",
+                       channels)
+    found = look_at(synthetic, drawn, image_size, judge, {}, "synthetic images", channels)
     report = measure(held_out, found, training, axes) | {"made_by": facts_of(synthetic, division),
                                                          "names": division.names}
     return write_results(report, held_out, found, labels_of(division.train_images)[0], real, synthetic, output)
@@ -234,17 +246,18 @@ def write_results(report: dict, real: Side, synthetic: Side, training_paths: lis
     save_features(output / "features.npz", real, synthetic)
     save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic"), output / "closest_pairs.png")
     save_figure(novelty_figure(report["nearest"]), output / "novelty.png")
-    save_figure(gait_figure(report["gait"], {"synthetic": synthetic.images.labels, "real": real.images.labels},
-                            report["names"]),
-                output / "gait.png")
-    shown = tables(plain)
+    shown, walk = tables(plain), []
+    if report["gait"]["real"]:
+        save_figure(gait_figure(report["gait"], {"synthetic": synthetic.images.labels, "real": real.images.labels},
+                                report["names"]), output / "gait.png")
+        walk = [Section("The walk", tables=shown[2:], pictures=[
+            Picture(output / "gait.png", "Estimates from each picture; bars are medians")])]
     render_report(output / "report.html", f"Fidelity, diversity and novelty of {synthetic_root}", [
         Section("Result", sentences(plain), shown[:1]),
         Section("Novelty", tables=shown[1:2], pictures=[
             Picture(output / "novelty.png", "How like its nearest training image each image is"),
             Picture(output / "closest_pairs.png", "The synthetic images most like a training image, above it")]),
-        Section("The walk", tables=shown[2:], pictures=[
-            Picture(output / "gait.png", "Estimates from each picture; bars are medians")])])
+        *walk])
     print("\n\n".join([*(table.as_text() for table in shown), *sentences(plain), f"report: {output / 'report.html'}"]))
     return plain
 

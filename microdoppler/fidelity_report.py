@@ -26,7 +26,7 @@ def tables(report: dict) -> list[Table]:
         ("precision", ".2f"), ("recall", ".2f"), ("diversity", ".2f"), ("recognised", ".0%"))}}
     novelty_columns = {"images": cells("num_images", "d"), "distance to the nearest training image":
                        cells("nearest", ".3f"), "near-copies": cells("copies", ".1%")}
-    gait_columns = {title: cells(name, ".2f") for name, title in GAIT.items()}
+    gait_columns = {title: cells(name, ".2f") for name, title in GAIT.items() if name in report["all"]["real"]}
     captions = (
         "Synthetic | real: against held-out real images, and these against each other (one half of the passes against "
         "the other). KID: kernel distance ± standard error, 0 = same distribution. ?: too few images to tell. "
@@ -37,7 +37,7 @@ def tables(report: dict) -> list[Table]:
         "Synthetic | held-out real, medians of what is estimated from each picture.")
     return [Table(["synthetic | real", *columns], [[name, *(column[i] for column in columns.values())]
                                                    for i, name in enumerate(rows)], caption)
-            for columns, caption in zip((feature_columns, novelty_columns, gait_columns), captions)]
+            for columns, caption in zip((feature_columns, novelty_columns, gait_columns), captions) if columns]
 
 
 def sentences(report: dict) -> list[str]:
@@ -54,7 +54,7 @@ def sentences(report: dict) -> list[str]:
     said.append(copies + (": the model repeats its training images." if synthetic["copies"] > real["copies"] + 0.01
                           else ": no sign of copying."))
     cadences = [(figures["synthetic"]["cadence_hz"], figures["real"]["cadence_hz"])
-                for figures in report["users"].values()]
+                for figures in report["users"].values() if "cadence_hz" in figures["real"]]
     errors = [abs(drawn / true - 1) for drawn, true in cadences if np.isfinite([drawn, true]).all()]
     if errors:
         said.append(f"Cadence: users' medians differ from the real ones by {np.median(errors):.1%} (median) and "

@@ -9,6 +9,7 @@ from torch import Tensor
 from microdoppler.picture_axes import PictureAxes
 
 BITS = 6                    # per colour channel, of the table that inverts the colour map: finer than JPEG keeps it
+GREY = 32                   # mean difference of the channels, of 255: jet colours have 127 or more, by its formula
 FLOOR = 0.1                 # of the colour scale: weaker is noise
 ENVELOPE = (0.03, 0.97)     # the shares of a column's intensity below its lower and its upper envelope
 MOST_SCATTER = 0.15         # of the speed range, about the torso's median: walks reach 0.09, noise begins at 0.20
@@ -32,10 +33,14 @@ def _scale_of_colours() -> np.ndarray:
 
 
 def intensity(images: np.ndarray | Tensor) -> np.ndarray:
-    """Jet-coloured (n, 3, h, w) uint8 → position on the colour scale (n, h, w) float32 in [0, 1], by nearest colour."""
+    """(n, 3 or 1, h, w) uint8 → position on the colour scale (n, h, w) float32 in [0, 1]: of jet colours by the nearest
+    one, of grey pictures, also as three channels, by brightness."""
     images, scale = np.asarray(images), _scale_of_colours()
     out = np.empty((len(images), *images.shape[2:]), np.float32)
     for picture, place in zip(images, out):
+        if np.ptp(picture.astype(np.int16), axis=0).mean() < GREY:
+            place[:] = picture.mean(axis=0) / 255
+            continue
         red, green, blue = (picture >> (8 - BITS)).astype(np.int32)
         place[:] = scale[(((red << BITS) + green) << BITS) + blue]
     return out

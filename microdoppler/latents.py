@@ -92,8 +92,12 @@ class Encoder(Protocol):
     """A VAE, whose scaled latents are scale_factor times a sample of the posterior."""
     scale_factor: float
 
+    @property
+    def channels(self) -> int:
+        """Of its images."""
+
     def encode(self, images: Tensor, /) -> Posterior:
-        """(b, 3, s, s) in [0, 1] → posterior."""
+        """(b, channels, s, s) in [0, 1] → posterior."""
 
     def fingerprint(self) -> str:
         """Equal when the latents are."""
@@ -235,7 +239,8 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
     with atomic_path(file) as temporary, tqdm(total=len(cuts), desc="encoding", unit="image", disable=None) as bar:
         stored = None
         for start in range(0, len(cuts), batch_size):
-            both = parts.map(posteriors, load_cuts(data_path, cuts[start:start + batch_size], image_size)).numpy()
+            images = load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels)
+            both = parts.map(posteriors, images).numpy()
             if not np.isfinite(both).all():
                 raise InputError(f"the VAE gives NaN, infinity or numbers beyond 65 504 from {cuts[start].name} on; "
                                  "are its weights whole?")

@@ -5,7 +5,7 @@ from pathlib import Path
 from groundwork.errors import InputError
 from groundwork.files import read_json
 from microdoppler.radar import Radar
-from microdoppler.simulate import WINDOW_COLUMNS
+from microdoppler.simulated_gait import WINDOW_COLUMNS
 
 SIMULATION_FILE = "simulation.json"
 

@@ -25,7 +25,7 @@ def sample_grid(real: Mapping[int, Tensor], samples: Mapping[int, Tensor], legen
 
 def image_grid(rows: Sequence[Row], column_titles: Sequence[str], caption: str = "",
                axes: PictureAxes | None = None) -> Figure:
-    """Rows of (label, images (3, s, s) uint8); titles stand above the first columns; axes: of every image.
+    """Rows of (label, images (3 or 1, s, s) uint8); titles stand above the first columns; axes: of every image.
 
     All are drawn as they are, so that a colour means the same in each. Many rows are laid out as blocks side by side.
     """
@@ -57,8 +57,8 @@ def _draw_row(row: Sequence[Axes], label: str, images: Sequence[Tensor], axes: P
     for cell in row:
         cell.set(xticks=[], yticks=[], frame_on=False)
     for cell, image in zip(row, images):
-        cell.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest", extent=axes.extent if axes else None,
-                    aspect="auto" if axes else "equal")
+        cell.imshow(image.expand(3, -1, -1).permute(1, 2, 0).numpy(), interpolation="nearest",
+                    extent=axes.extent if axes else None, aspect="auto" if axes else "equal")
         if axes is not None:
             cell.set_box_aspect(1)
     row[0].set_ylabel(plain_text(label), fontsize=8)

@@ -64,6 +64,18 @@ def receive(radar: Radar, ranges_m: np.ndarray, amplitudes: np.ndarray) -> np.nd
     return signal.view(np.complex64)[:, 0]
 
 
+def receiver_noise(radar: Radar, chirps: int, change_db: float, rng: np.random.Generator) -> np.ndarray:
+    """Complex white noise, complex64 (chirps,), of change_db against radar.noise_db."""
+    noise = rng.standard_normal((chirps, 2), np.float32).view(np.complex64)[:, 0] / np.sqrt(np.float32(2))
+    return noise * np.float32(10 ** ((radar.noise_db + change_db) / 20))
+
+
+def fading(poses: int, rng: np.random.Generator) -> np.ndarray:
+    """Rayleigh-like (poses,), new every 14 poses (60 ms): the cloth and muscles of a limb change its echo."""
+    knots = rng.standard_normal((2, poses // 14 + 2))
+    return np.hypot(*(np.interp(np.arange(poses) / 14, np.arange(knots.shape[1]), knot) for knot in knots))
+
+
 def spectrogram_db(radar: Radar, signal: np.ndarray) -> np.ndarray:
     """Short-time Fourier transform, Hann window: power in dB, float32 (window_chirps, columns); rows: speeds_mps."""
     frames = np.lib.stride_tricks.sliding_window_view(signal, radar.window_chirps)[::radar.hop_chirps]
@@ -81,10 +93,12 @@ def level(spectrogram: np.ndarray, columns: int) -> np.ndarray:
     return spectrogram - np.lib.stride_tricks.sliding_window_view(peaks, 2 * reach + 1).mean(axis=1)
 
 
-def draw(radar: Radar, spectrogram: np.ndarray, image_size: int) -> np.ndarray:
-    """Levelled dB (bins, columns) → uint8 (image_size, image_size, 3): clipped, jet colours, cells with sharp edges."""
+def draw(radar: Radar, spectrogram: np.ndarray, image_size: int, channels: int = 3) -> np.ndarray:
+    """Levelled dB (bins, columns) → uint8: clipped, cells with sharp edges; of 3 channels in jet colours (image_size,
+    image_size, 3), of 1 in grey (image_size, image_size)."""
     shade = np.clip((spectrogram - radar.floor_db) / (radar.top_db - radar.floor_db), 0, 1)
-    image = Image.fromarray(matplotlib.colormaps["jet"](shade, bytes=True)[..., :3])
+    colours = matplotlib.colormaps["jet" if channels == 3 else "gray"](shade, bytes=True)
+    image = Image.fromarray(colours[..., :3] if channels == 3 else colours[..., 0].copy())
     whole = max(image_size, *image.size)
     image = image.resize((whole, whole), Image.Resampling.NEAREST)
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.BOX))

@@ -25,10 +25,10 @@ SEED = 1_000_003        # none of the study's, whose classifiers it must not res
 
 
 def load_real(data_path: str | Path, images: dict[int, list[str]], following: dict[str, Next], image_size: int,
-              label: str) -> ImageSet:
-    """{user: paths} as images of image_size that know what follows them."""
+              label: str, channels: int = 3) -> ImageSet:
+    """{user: paths} as images of image_size that know what follows them; channels as load_image's."""
     paths, labels = labels_of(images)
-    return ImageSet(load_images(data_path, paths, image_size, label), labels,
+    return ImageSet(load_images(data_path, paths, image_size, label, channels), labels,
                     Sequel.among(paths, following, image_size))
 
 
@@ -55,8 +55,9 @@ def load_or_train_recogniser(real: ImageSet, *, num_classes: int, folder: str | 
 
 
 def open_recogniser(data_path: str | Path, split: Split, following: dict[str, Next], *, image_size: int,
-                    folder: str | Path, device: torch.device) -> tuple[nn.Module, ImageSet]:
+                    folder: str | Path, device: torch.device, channels: int = 3) -> tuple[nn.Module, ImageSet]:
     """(the recogniser of a split's training images, those images at the size it works at: LARGEST or image_size)."""
-    real = load_real(data_path, split.train_images, following, min(LARGEST, image_size), "real training images")
+    real = load_real(data_path, split.train_images, following, min(LARGEST, image_size), "real training images",
+                     channels)
     model = load_or_train_recogniser(real, num_classes=max(split.users), folder=folder, device=device)
     return model, real

@@ -1,10 +1,18 @@
-"""Simulated micro-Doppler spectrograms of walking persons, in files laid out and named like the measured ones.
+"""Simulated micro-Doppler spectrograms, in files laid out and named like measured ones: of walking persons, of the
+rotors of drones, of hand gestures.
 
     python -m microdoppler.simulate --output_dir data/simulated --num_users 31 --images_per_user 150 --seed 0
+    python -m microdoppler.simulate --output_dir data/drones --kind drone --channels 1
+
+What is simulated is a module of its own each, with the same names in it: RADAR, WINDOW_COLUMNS (spectrogram columns in
+one picture), HOP_COLUMNS (from picture to picture), NUM_CLASSES (when none is asked for), and the functions subjects,
+random_pass, simulate_pass, describe and describe_pass.
 """
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -13,231 +21,83 @@ from tqdm import tqdm
 from groundwork import command_line
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
-from microdoppler.radar import BLOCK, Radar, draw, ellipsoid_rcs, level, receive, spectrogram_db
-from microdoppler.walking import Gait, Person
+from microdoppler import simulated_drones, simulated_gait, simulated_gestures
+from microdoppler.radar import draw
 
-WINDOW_COLUMNS = 56         # spectrogram columns in one picture: 2.27 s, about four steps
-HOP_COLUMNS = 14            # from picture to picture: 75 % overlap
-RAMP_SECONDS = 1.2          # to reach walking speed, and to brake
-
-# Ellipsoids: joints at their ends, semi-axes (depth, width) / body height, and over how many scattering centres along
-# the axis the echo is spread, since the ends of a long limb move at different speeds.
-TRUNK = [("chest", "head", 0.055, 0.045, 2), ("pelvis", "chest", 0.070, 0.115, 5),
-         ("left_shoulder", "right_shoulder", 0.045, 0.045, 4), ("left_hip", "right_hip", 0.045, 0.045, 3)]
-LEG = [("hip", "knee", 0.036, 0.036, 8), ("knee", "ankle", 0.031, 0.031, 12), ("ankle", "toe", 0.038, 0.038, 5)]
-ARM = [("shoulder", "elbow", 0.028, 0.028, 4), ("elbow", "hand", 0.022, 0.022, 5)]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One walk towards the radar, and what its surroundings make of it."""
-    num_windows: int
-    speed_mps: float
-    start_phase: float              # of the walking cycle
-    start_fraction: float           # of the speed, when the first window begins
-    end_fraction: float             # of the speed, when the last window ends
-    drift: tuple[tuple[float, float, float], ...]   # slow changes of speed: (fraction of the speed, hertz, turns)
-    closest_m: float                # along the path, still to go at the end: the range
-    offset_m: float                 # of the radar to the side of the path: the aspect angle
-    noise_change_db: float          # against the radar's own noise
-    legs_db: float                  # echo of the legs, against what a level antenna would receive
-    clutter_db: float               # rest of the static clutter, against the whole echo
-    bursts: int                     # of interference by other radars
-    burst_db: float                 # their energy, against the echo of one chirp
-
-    def seconds(self, radar: Radar) -> float:
-        return (WINDOW_COLUMNS + HOP_COLUMNS * (self.num_windows - 1)) * radar.hop_seconds
-
-    def pace(self, radar: Radar, seconds: np.ndarray) -> np.ndarray:
-        """Momentary speed / nominal speed at times since the first window's beginning."""
-        left = self.seconds(radar) - seconds
-        drift = sum(size * np.sin(2 * np.pi * (hertz * seconds + turns)) for size, hertz, turns in self.drift)
-        return ((1 - (1 - self.start_fraction) * np.exp(-(seconds / RAMP_SECONDS) ** 2))
-                * (1 - (1 - self.end_fraction) * np.exp(-(left / RAMP_SECONDS) ** 2)) * (1 + drift))
-
-
-def random_person(user: int, seed: int) -> Person:
-    """The walker behind folder ID_<user>; other users, and how many there are, have no influence."""
-    rng = np.random.default_rng([seed, user])
-    return Person(
-        height_m=float(np.clip(rng.normal(1.72, 0.08), 1.5, 1.98)),
-        speed_mps=float(np.clip(rng.normal(1.32, 0.14), 1.0, 1.65)),
-        cadence_factor=float(np.clip(rng.normal(1.0, 0.06), 0.88, 1.12)),
-        hip_ratio=float(np.clip(rng.normal(0.53, 0.01), 0.5, 0.56)),
-        thigh_ratio=float(np.clip(rng.normal(0.5, 0.015), 0.46, 0.54)),
-        build=float(rng.uniform(0.8, 1.25)),
-        surge=float(rng.uniform(0.5, 1.7)),
-        arm_swing=float(rng.uniform(0.5, 2.0)),
-        knee_lift=float(rng.uniform(0.75, 1.15)),
-        lean_deg=float(rng.uniform(0, 10)),
-        asymmetry=float(np.clip(rng.normal(0, 0.03), -0.08, 0.08)),
-    )
-
-
-def random_pass(person: Person, rng: np.random.Generator) -> Pass:
-    """How this person walks this time, and how well the radar sees it."""
-    return Pass(
-        num_windows=int(rng.integers(15, 26)),
-        speed_mps=person.speed_mps * float(np.clip(rng.normal(1, 0.02), 0.94, 1.06)),
-        start_phase=float(rng.uniform()),
-        start_fraction=float(rng.choice([1.0, rng.uniform(0.2, 0.7)], p=[0.65, 0.35])),
-        end_fraction=float(rng.choice([1.0, rng.uniform(0.2, 0.7)], p=[0.65, 0.35])),
-        drift=tuple((float(rng.normal(0, 0.01)), float(rng.uniform(0.05, 0.4)), float(rng.uniform()))
-                    for _ in range(4)),
-        closest_m=float(rng.uniform(2.0, 4.0)),
-        offset_m=float(rng.uniform(0.0, 1.5)),
-        noise_change_db=float(rng.uniform(-5, 5)),
-        legs_db=float(rng.normal(-2, 2)),
-        clutter_db=float(rng.uniform(-45, -20)),
-        bursts=int(rng.poisson(rng.choice([0.3, 5.0], p=[0.7, 0.3]))),
-        burst_db=float(rng.uniform(-8, 5)),
-    )
-
-
-def simulate_pass(person: Person, walk: Pass, radar: Radar, rng: np.random.Generator) -> np.ndarray:
-    """One pass's spectrogram: float32 dB against the slowly followed peak, (radar.window_chirps, columns).
-
-    Columns last radar.hop_seconds each, enough for walk.num_windows windows; rows see radar.speeds_mps().
-    """
-    columns = WINDOW_COLUMNS + HOP_COLUMNS * (walk.num_windows - 1)
-    chirps = columns * radar.hop_chirps
-    ranges, amplitudes = scatterers(person, walk, radar, rng)
-    signal = receive(radar, ranges, amplitudes)[:chirps]
-    return level(spectrogram_db(radar, signal + disturbances(walk, radar, signal, rng)), WINDOW_COLUMNS)
-
-
-def walk_along(person: Person, walk: Pass, radar: Radar) -> dict[str, np.ndarray]:
-    """Joints, name → (poses, 3) metres, every BLOCK chirps from one before the first; the path ends at x = 0."""
-    interval = BLOCK / radar.chirp_rate_hz
-    seconds = np.arange(-1, np.ceil(walk.seconds(radar) / interval) + 2) * interval
-    pace = walk.pace(radar, seconds)
-    gait = Gait(person, walk.speed_mps)
-    joints = gait.joints(walk.start_phase + np.cumsum(np.sqrt(pace)) * interval * gait.cycle_hz, np.sqrt(pace))
-    way = np.cumsum(pace) * interval * walk.speed_mps
-    for joint in joints.values():
-        joint[:, 0] += way - way[-1]
-    return joints
-
-
-def scatterers(person: Person, walk: Pass, radar: Radar, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges in metres and echo amplitudes, sqrt(cross-section) / range², of all scattering centres (points, poses)."""
-    joints = walk_along(person, walk, radar)
-    antenna = np.array([walk.closest_m, walk.offset_m, radar.height_m])
-    limbs = [(f"{side}_{start}", f"{side}_{end}", depth, width, points) for side in ("left", "right")
-             for start, end, depth, width, points in LEG + ARM]
-    ranges, amplitudes = [], []
-    for start, end, depth, width, points in TRUNK + limbs:
-        axis, middle = joints[end] - joints[start], (joints[end] + joints[start]) / 2
-        length = np.linalg.norm(axis, axis=1)
-        sight = (antenna - middle) / np.linalg.norm(antenna - middle, axis=1, keepdims=True)
-        along, across = np.sum(sight * axis, axis=1) / length, sight[:, 1]
-        through = np.sqrt(np.maximum(1 - along ** 2 - across ** 2, 0))
-        girth = np.full_like(length, person.build * person.height_m)
-        echo = ellipsoid_rcs(np.stack([depth * girth, width * girth, length / 2], axis=1),
-                             np.stack([through, across, along], axis=1)) / points
-        if start.endswith(("_hip", "_knee", "_ankle")):
-            echo *= 10 ** (walk.legs_db / 10)
-        for i in range(points):
-            distance = np.linalg.norm(antenna - joints[start] - axis * ((i + rng.uniform()) / points), axis=1)
-            fading = 1.0 if (start, end, depth, width, points) in TRUNK else glint(len(length), rng)
-            ranges.append(distance)
-            amplitudes.append(np.sqrt(echo) / distance ** 2 * fading)
-    return np.array(ranges), np.array(amplitudes)
-
-
-def glint(poses: int, rng: np.random.Generator) -> np.ndarray:
-    """Rayleigh-like fading (poses,), new every 14 poses (60 ms): the cloth and muscles of a limb change its echo."""
-    knots = rng.standard_normal((2, poses // 14 + 2))
-    return np.hypot(*(np.interp(np.arange(poses) / 14, np.arange(knots.shape[1]), knot) for knot in knots))
-
-
-def disturbances(walk: Pass, radar: Radar, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Receiver noise, the rest of static clutter, and chirps hit by other radars, complex64 (chirps,)."""
-    columns = len(signal) // radar.hop_chirps
-    strength = np.sqrt(np.mean(np.square(np.abs(signal.reshape(columns, radar.hop_chirps))), axis=1))
-    noise = rng.standard_normal((len(signal), 2), np.float32).view(np.complex64)[:, 0] / np.sqrt(np.float32(2))
-    noise = noise * np.float32(10 ** ((radar.noise_db + walk.noise_change_db) / 20))
-    clutter = rng.standard_normal((columns, 2)).view(np.complex128)[:, 0] * strength * 10 ** (walk.clutter_db / 20)
-    out = noise + np.interp(np.arange(len(signal)) / radar.hop_chirps, np.arange(columns), clutter)
-    for _ in range(walk.bursts):
-        first = int(rng.integers(columns))
-        for column in range(first, min(first + int(rng.integers(1, 16)), columns)):
-            hit = column * radar.hop_chirps + int(rng.uniform(0.2, 0.8) * radar.window_chirps)
-            amplitude = strength[column] * 10 ** ((walk.burst_db + rng.normal(0, 4)) / 20)
-            out[hit:hit + 2] += amplitude * np.exp(2j * np.pi * rng.uniform(size=2))     # short, and so in all bins
-    return out.astype(np.complex64)
+KINDS = {"gait": simulated_gait, "drone": simulated_drones, "gesture": simulated_gestures}
+SUFFIXES = {3: ".jpg", 1: ".png"}       # of coloured and of grey pictures
 
 
 @dataclass(frozen=True)
 class Recording:
     """One pass with its place in the data set: the windows' numbers run from first_number, in file names."""
-    user: int
+    folder: str
     number: int
-    walk: Pass
+    scene: Any                  # what the kind's random_pass made
     first_number: int
     num_images: int
     rng: np.random.Generator
 
-    def names(self) -> list[str]:
-        return [f"ID_{self.user}/ID{self.user}_case1_{self.number}_Doppler{self.first_number + i}.jpg"
-                for i in range(self.num_images)]
+    def names(self, suffix: str) -> list[str]:
+        start = self.folder.replace("ID_", "ID") + f"_case1_{self.number}_Doppler"
+        return [f"{self.folder}/{start}{self.first_number + i}{suffix}" for i in range(self.num_images)]
 
 
-def plan(person: Person, user: int, num_images: int, seed: int) -> list[Recording]:
-    """As many passes as num_images windows need; a gap in the windows' numbers lies between passes."""
+def plan(kind: ModuleType, folder: str, subject: Any, seeds: list[int], num_images: int) -> list[Recording]:
+    """As many passes of a subject as num_images windows need; a gap in the windows' numbers lies between passes.
+
+    seeds: the data set's and the subject's.
+    """
     recordings, number, first, left = [], 1, 1, num_images
     while left > 0:
-        rng = np.random.default_rng([seed, user, number])
-        walk = random_pass(person, rng)
-        recordings.append(Recording(user, number, walk, first, min(left, walk.num_windows), rng))
-        left -= walk.num_windows
-        first += walk.num_windows + int(rng.integers(4, 16))
+        rng = np.random.default_rng([*seeds, number])
+        scene = kind.random_pass(subject, rng)
+        recordings.append(Recording(folder, number, scene, first, min(left, scene.num_windows), rng))
+        left -= scene.num_windows
+        first += scene.num_windows + int(rng.integers(4, 16))
         number += 1
     return recordings
 
 
-def describe(person: Person, recordings: list[Recording], radar: Radar) -> dict:
-    """The truth behind one user's images, for simulation.json: what estimators should find."""
-    passes = []
-    for recording in recordings:
-        walk = recording.walk
-        cadence_hz = 2 * person.cycle_hz(walk.speed_mps)
-        times = np.linspace(0, WINDOW_COLUMNS * radar.hop_seconds, 50)
-        paces = [walk.pace(radar, times + i * HOP_COLUMNS * radar.hop_seconds) for i in range(recording.num_images)]
-        passes.append({
-            "pass": recording.number, "first_number": recording.first_number, "num_images": recording.num_images,
-            "cadence_hz": cadence_hz, **asdict(walk),
-            "window_cadence_hz": [round(cadence_hz * float(np.mean(np.sqrt(pace))), 4) for pace in paces],
-            "window_speed_mps": [round(walk.speed_mps * float(np.mean(pace)), 4) for pace in paces]})
-    return {**asdict(person), "cadence_hz": 2 * person.cycle_hz(), "cycle_hz": person.cycle_hz(), "passes": passes}
+def describe(kind: ModuleType, subject: Any, recordings: list[Recording]) -> dict:
+    """The truth behind one subject's images, for simulation.json: what estimators should find."""
+    passes = [{"pass": recording.number, "first_number": recording.first_number, "num_images": recording.num_images,
+               **asdict(recording.scene), **kind.describe_pass(subject, recording.scene, recording.num_images)}
+              for recording in recordings]
+    return {**asdict(subject), **kind.describe(subject), "passes": passes}
 
 
-def simulate_dataset(output_dir: str | Path, num_users: int = 31, images_per_user: int = 150, image_size: int = 256,
-                     seed: int = 0) -> None:
-    """Write output_dir/ID_<n>/ID<n>_case1_<pass>_Doppler<k>.jpg and simulation.json (radar, persons, passes, cadences).
+def simulate_dataset(output_dir: str | Path, num_users: int | None = None, images_per_user: int = 150,
+                     image_size: int = 256, seed: int = 0, kind: str = "gait", channels: int = 3) -> None:
+    """Write output_dir/<class>/<class>_case1_<pass>_Doppler<k>.jpg (ID_<n>/ID<n>_… of persons; .png of one channel) and
+    simulation.json (radar, subjects, passes, and what estimators should find).
 
     The same seed gives the same files, whatever num_users is. Started again, it makes only the passes that are missing.
     Raises InputError on nonsense, and when output_dir holds anything else than a part of exactly this data set.
     """
+    simulator = KINDS[kind]
+    num_users = simulator.NUM_CLASSES if num_users is None else num_users
     for name, value, least in (("num_users", num_users, 1), ("images_per_user", images_per_user, 1),
                                ("image_size", image_size, 8), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"{name} is {value}; expected {least} or more")
-    output_dir, radar = Path(output_dir), Radar()
-    persons = {user: random_person(user, seed) for user in range(1, num_users + 1)}
-    plans = {user: plan(person, user, images_per_user, seed) for user, person in persons.items()}
-    truth = {"seed": seed, "num_users": num_users, "images_per_user": images_per_user, "image_size": image_size,
-             "window_seconds": WINDOW_COLUMNS * radar.hop_seconds, "hop_seconds": HOP_COLUMNS * radar.hop_seconds,
-             "radar": asdict(radar),
-             "persons": {str(user): describe(persons[user], plans[user], radar) for user in persons}}
+    output_dir, radar = Path(output_dir), simulator.RADAR
+    subjects = simulator.subjects(num_users, seed)
+    plans = {folder: plan(simulator, folder, subject, [seed, number], images_per_user)
+             for number, (folder, subject) in enumerate(subjects.items(), start=1)}
+    truth = {"kind": kind, "seed": seed, "num_users": num_users, "images_per_user": images_per_user,
+             "image_size": image_size, "channels": channels,
+             "window_seconds": simulator.WINDOW_COLUMNS * radar.hop_seconds,
+             "hop_seconds": simulator.HOP_COLUMNS * radar.hop_seconds, "radar": asdict(radar),
+             "classes": {folder: describe(simulator, subjects[folder], plans[folder]) for folder in subjects}}
     claim(output_dir, json.loads(json.dumps(truth)))
     with tqdm(total=num_users * images_per_user, desc="simulate", unit="image", disable=None) as progress:
-        for user, recordings in plans.items():
+        for folder, recordings in plans.items():
             for recording in recordings:
-                paths = [output_dir / name for name in recording.names()]
+                paths = [output_dir / name for name in recording.names(SUFFIXES[channels])]
                 if not all(path.is_file() for path in paths):
-                    write_images(paths, simulate_pass(persons[user], recording.walk, radar, recording.rng), radar,
-                                 image_size)
+                    spectrogram = simulator.simulate_pass(subjects[folder], recording.scene, radar, recording.rng)
+                    write_images(paths, spectrogram, simulator, image_size, channels)
                 progress.update(len(paths))
 
 
@@ -248,33 +108,36 @@ def claim(output_dir: Path, truth: dict) -> None:
         if read_json(path) != truth:
             raise InputError(f"{output_dir} holds a simulation with other settings (see {path}); "
                              "choose another --output_dir, or delete this one")
-    elif output_dir.exists() and (not output_dir.is_dir() or any(output_dir.glob("ID_*"))):
+    elif output_dir.exists() and (not output_dir.is_dir() or any(path.is_dir() for path in output_dir.iterdir())):
         raise InputError(f"{output_dir} exists and is no simulation (no simulation.json); choose another --output_dir")
     else:
         write_json(path, truth)
 
 
-def write_images(paths: list[Path], spectrogram: np.ndarray, radar: Radar, image_size: int) -> None:
-    """The first len(paths) windows of a pass as JPG."""
+def write_images(paths: list[Path], spectrogram: np.ndarray, kind: ModuleType, image_size: int, channels: int) -> None:
+    """The first len(paths) windows of a pass, as JPG or PNG."""
     for i, path in enumerate(paths):
-        window = spectrogram[:, i * HOP_COLUMNS:i * HOP_COLUMNS + WINDOW_COLUMNS]
+        start = i * kind.HOP_COLUMNS
+        window = spectrogram[:, start:start + kind.WINDOW_COLUMNS]
         with atomic_path(path) as temporary:
-            Image.fromarray(draw(radar, window, image_size)).save(temporary, quality=95, subsampling=0)
+            Image.fromarray(draw(kind.RADAR, window, image_size, channels)).save(temporary, quality=95, subsampling=0)
 
 
-def main(output_dir: Path, num_users: int = 31, images_per_user: int = 150, image_size: int = 256,
-         seed: int = 0) -> None:
-    """Simulate walking persons before a radar and write their micro-Doppler spectrograms.
+def main(output_dir: Path, num_users: int | None = None, images_per_user: int = 150, image_size: int = 256,
+         seed: int = 0, kind: Literal["gait", "drone", "gesture"] = "gait", channels: Literal[3, 1] = 3) -> None:
+    """Simulate what moves before a radar and write its micro-Doppler spectrograms.
 
     Args:
-        output_dir: where ID_1, ID_2, … and simulation.json go.
-        num_users: persons.
+        output_dir: where a folder for each class and simulation.json go.
+        num_users: classes; default: 31 persons, or all types of drones, or all gestures.
         images_per_user: windows of each.
         image_size: pixels, square.
-        seed: another seed, other persons.
+        seed: another seed, other persons and recordings.
+        kind: walking persons (in folders ID_1, ID_2, …), drones, or hand gestures (in folders of their names).
+        channels: 3: colours, JPG; 1: grey, PNG.
     """
-    simulate_dataset(output_dir, num_users, images_per_user, image_size, seed)
-    print(f"{num_users} persons, {images_per_user} images each: {output_dir}")
+    simulate_dataset(output_dir, num_users, images_per_user, image_size, seed, kind, channels)
+    print(f"{kind}, {images_per_user} images of each class: {output_dir}")
 
 
 if __name__ == "__main__":

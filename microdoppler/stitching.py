@@ -76,11 +76,11 @@ def take_columns(images: Tensor, columns: Tensor) -> Tensor:
     return images.gather(3, columns[:, None, None, :].expand(*images.shape[:3], -1))
 
 
-def load_cuts(root: str | Path, cuts: Sequence[Cut], image_size: int, label: str | None = None) -> Tensor:
-    """(n, 3, image_size, image_size) uint8; paths are relative to root; `label` names a progress bar."""
+def load_cuts(root: str | Path, cuts: Sequence[Cut], image_size: int, channels: int = 3) -> Tensor:
+    """(n, channels, image_size, image_size) uint8; paths are relative to root; channels as load_image's."""
     needed = list(dict.fromkeys([cut.path for cut in cuts] + [cut.following.path for cut in cuts if cut.following]))
     place = {path: i for i, path in enumerate(needed)}
-    images = load_images(root, needed, image_size, label)
+    images = load_images(root, needed, image_size, channels=channels)
     first = torch.tensor([place[cut.path] for cut in cuts])
     second = torch.tensor([place[cut.following.path if cut.following else cut.path] for cut in cuts])
     hop = torch.tensor([round(cut.following.shift * image_size) if cut.following else 0 for cut in cuts])

@@ -1,6 +1,6 @@
 """Folders that generate.py wrote, as classify.py needs them: checked, named, and matched to the folds of the study."""
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from groundwork.errors import InputError, differences, printable, shortened
 from groundwork.files import check_inside, read_json
@@ -46,6 +46,17 @@ def smallest_side(folder: Path, images: dict[int, list[str]]) -> int:
         described = ", ".join(f"{name} {width} x {height}" for (width, height), name in sizes.items())
         raise InputError(f"--synthetic {folder} holds images of different sizes ({described}); generate the set again")
     return min(min(size) for size in sizes)
+
+
+def channels_of(folders: Sequence[Path], classes: dict[int, str]) -> int:
+    """1 when any of these sets is grey, as a VAE of one channel draws: real images are then looked at in grey too, lest
+    colour tell them apart; else 3. Each set by its first image."""
+    for folder in folders:
+        images = find_images(folder, classes)
+        with open_image(folder / min(name for own in images.values() for name in own)) as image:
+            if image.mode == "L":
+                return 1
+    return 3
 
 
 def check_sizes(folder: Path, images: dict[int, list[str]], least: int, option: str) -> None:

@@ -60,7 +60,7 @@ def prepare(shared: Path) -> None:
     torch.manual_seed(0)
     save_tensors(config.vae_path, KL_VAE({"ch": 8, "ch_mult": (1, 2, 4), "num_res_blocks": 1}).checkpoint())
     encode(shared, shared)
-    open_judge(config, open_split(config), CPU)
+    open_judge(config, open_split(config), CPU, channels=3)
     train(shared, shared)
     generate_images(shared, shared)
 

@@ -119,7 +119,7 @@ def test_the_simulators_cadence_and_speed_are_recovered(tmp_path, image_size):
     truth = json.loads((tmp_path / "data" / "simulation.json").read_text())
     for user, names in find_users(tmp_path / "data", 5).items():
         found = describe_gait(load_images(tmp_path / "data", names, image_size).numpy(), PictureAxes.of_simulator())
-        passes = truth["persons"][str(user)]["passes"]
+        passes = truth["classes"][f"ID_{user}"]["passes"]
         cadence, speed = (np.array([value for one in passes for value in one[key]])
                           for key in ("window_cadence_hz", "window_speed_mps"))
         assert np.nanmedian(found["cadence_hz"]) == pytest.approx(np.median(cadence), rel=0.05)

@@ -36,7 +36,7 @@ class Counting:
 
     def __init__(self, vae):
         self.vae, self.encoded, self.scale_factor = vae, 0, vae.scale_factor
-        self.fingerprint = vae.fingerprint
+        self.fingerprint, self.channels = vae.fingerprint, vae.channels
 
     def encode(self, images):
         self.encoded += len(images)

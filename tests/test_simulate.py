@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from groundwork.errors import InputError
+from microdoppler import simulated_gait
 from microdoppler.radar import BLOCK, Radar, draw, ellipsoid_rcs, level, receive, spectrogram_db
-from microdoppler.simulate import (HOP_COLUMNS, WINDOW_COLUMNS, Pass, plan, random_person, simulate_dataset,
-                                   simulate_pass, walk_along)
+from microdoppler.simulate import plan, simulate_dataset
+from microdoppler.simulated_gait import HOP_COLUMNS, WINDOW_COLUMNS, Pass, random_person, simulate_pass, walk_along
 from microdoppler.walking import Gait, Person, periodic_spline
 
 RADAR = Radar()
@@ -153,8 +154,8 @@ def test_outside_the_body_there_is_floor():
 
 def test_data_set_on_disk(tmp_path):
     simulate_dataset(tmp_path / "a", num_users=2, images_per_user=20, image_size=256, seed=3)
-    recordings = plan(random_person(2, 3), 2, 20, 3)
-    names = [name for recording in recordings for name in recording.names()]
+    recordings = plan(simulated_gait, "ID_2", random_person(2, 3), [3, 2], 20)
+    names = [name for recording in recordings for name in recording.names(".jpg")]
     assert sorted(f"ID_2/{path.name}" for path in (tmp_path / "a" / "ID_2").iterdir()) == sorted(names)
     assert names[0] == "ID_2/ID2_case1_1_Doppler1.jpg" and len(names) == 20
     assert len(list((tmp_path / "a" / "ID_1").iterdir())) == 20
@@ -167,9 +168,9 @@ def test_data_set_on_disk(tmp_path):
     truth = json.loads((tmp_path / "a" / "simulation.json").read_text())
     person = random_person(2, 3)
     assert truth["radar"]["carrier_hz"] == RADAR.carrier_hz
-    assert truth["persons"]["2"]["height_m"] == person.height_m
-    assert truth["persons"]["2"]["cadence_hz"] == pytest.approx(2 * person.cycle_hz())
-    assert sum(len(walk["window_cadence_hz"]) for walk in truth["persons"]["2"]["passes"]) == 20
+    assert truth["classes"]["ID_2"]["height_m"] == person.height_m
+    assert truth["classes"]["ID_2"]["cadence_hz"] == pytest.approx(2 * person.cycle_hz())
+    assert sum(len(walk["window_cadence_hz"]) for walk in truth["classes"]["ID_2"]["passes"]) == 20
 
     simulate_dataset(tmp_path / "b", num_users=1, images_per_user=20, image_size=256, seed=3)     # same user
     for path in (tmp_path / "b" / "ID_1").iterdir():

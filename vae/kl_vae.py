@@ -171,7 +171,7 @@ class Decoder(nn.Module):
 
 
 class KL_VAE(nn.Module):
-    """The autoencoder of RGB images in [0, 1]; being convolutional, it takes any side that `factor` divides.
+    """The autoencoder of RGB or grey images in [0, 1]; being convolutional, it takes any side that `factor` divides.
 
     ddconfig: entries that replace those of DDCONFIG; a key that is not there raises ValueError. embed_dim: channels of
     the latents; default: z_channels, which 1x1 convolutions map to them.
@@ -192,6 +192,11 @@ class KL_VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(embed_dim, self.ddconfig["z_channels"], 1)
 
     @property
+    def channels(self) -> int:
+        """Of the images: 3, or 1 when they are grey."""
+        return self.ddconfig["in_channels"]
+
+    @property
     def factor(self) -> int:
         """How many times smaller than the image the latent is, per side."""
         return 2 ** (len(self.ddconfig["ch_mult"]) - 1)
@@ -204,17 +209,17 @@ class KL_VAE(nn.Module):
         return image_size // self.factor
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
-        """(batch, 3, height, width) in [0, 1] → posterior over unscaled (batch, embed_dim, h, w), float32 even under
-        autocast: the exp and sum of its KL overflow float16."""
+        """(batch, channels, height, width) in [0, 1] → posterior over unscaled (batch, embed_dim, h, w), float32 even
+        under autocast: the exp and sum of its KL overflow float16."""
         return DiagonalGaussian(self.quant_conv(self.encoder(x)).float())
 
     def decode(self, z: Tensor) -> Tensor:
-        """Unscaled latents (batch, embed_dim, h, w) → (batch, 3, height, width), near [0, 1] but not clamped."""
+        """Unscaled latents (batch, embed_dim, h, w) → (batch, channels, height, width), near [0, 1] but not clamped."""
         return self.decoder(self.post_quant_conv(z))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images (batch, 3, height, width) in [0, 1] → scaled latents (batch, embed_dim, h, w).
+        """Images (batch, channels, height, width) in [0, 1] → scaled latents (batch, embed_dim, h, w).
 
         Without a generator the posterior's mean, which needs no randomness; with one, a sample.
         """
@@ -223,7 +228,7 @@ class KL_VAE(nn.Module):
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Scaled latents (batch, embed_dim, h, w) → images (batch, 3, height, width) in [0, 1]."""
+        """Scaled latents (batch, embed_dim, h, w) → images (batch, channels, height, width) in [0, 1]."""
         return self.decode(latents / self.scale_factor).clamp(0, 1)
 
     def checkpoint(self) -> dict:
@@ -256,8 +261,14 @@ class KL_VAE(nn.Module):
             raise InputError(f"{path} is no VAE: it holds {_describe(content)}; expected a state dict, or "
                              "a dict with 'model_state_dict', as python -m vae.train writes")
         ddconfig = {key: value for key, value in (settings.get("ddconfig") or {}).items() if key in DDCONFIG}
+        stem = weights.get("encoder.conv_in.weight")
+        is_grey = stem is not None and stem.shape[1:2] == (1,)      # a bare state dict, too, tells its channels
+        image_channels = {"in_channels": 1, "out_ch": 1} if is_grey else {}
         with torch.device("meta"):
-            vae = cls(ddconfig, settings.get("embed_dim"), settings.get("scale_factor", SCALE_FACTOR))
+            vae = cls(image_channels | ddconfig, settings.get("embed_dim"), settings.get("scale_factor", SCALE_FACTOR))
+        if {vae.ddconfig["in_channels"], vae.ddconfig["out_ch"]} not in ({1}, {3}):
+            raise InputError(f"{path} turns images of {vae.ddconfig['in_channels']} channels into images of "
+                             f"{vae.ddconfig['out_ch']}; expected 3 and 3 (RGB), or 1 and 1 (grey)")
         _check_fit(path, weights, vae.state_dict(), has_ddconfig=bool(ddconfig))
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
         # Channels last convolve faster on a CPU; on CUDA, group norm would turn them round and back again.

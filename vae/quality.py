@@ -9,7 +9,7 @@ from vae.kl_vae import KL_VAE
 
 @torch.inference_mode()
 def measure_quality(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) -> tuple[dict, Tensor]:
-    """(figures, reconstructions (n, 3, s, s) uint8 on the CPU) of images (n, 3, s, s) uint8.
+    """(figures, reconstructions (n, c, s, s) uint8 on the CPU) of images (n, c, s, s) uint8 with the VAE's channels.
 
     figures: of the scaled latents, which are posterior samples as in training: shape, min, max, mean, std and the same
     per channel; of the reconstructions, which are of the posterior means: mse of pixels in [0, 1], psnr_db.

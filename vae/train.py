@@ -14,6 +14,7 @@ became 19.9 and 19.8 dB) and validation, which had fallen since step 500, rose t
 import math
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ class VAETrainer:
         self.step, self.best_mse = 0, math.inf
 
     def train_step(self, images: Tensor, batch_size: int) -> float:
-        """One step on images drawn from (n, 3, s, s) uint8; its randomness is a function of (seed, step)."""
+        """One step on images drawn from (n, c, s, s) uint8; its randomness is a function of (seed, step)."""
         generator = seeded(self.seed, BATCH, self.step)
         chosen = torch.randperm(len(images), generator=generator)[:batch_size]
         batch = augment(images[chosen], generator).to(self.device).float() / 255
@@ -137,7 +138,7 @@ class VAETrainer:
 
 
 def reconstruction_picture(images: Tensor, reconstructions: Tensor) -> np.ndarray:
-    """Of (n, 3, s, s) uint8 each up to SHOWN, evenly spread, the first above the second: (2 s, SHOWN · s, 3) uint8."""
+    """Of (n, c, s, s) uint8 each up to SHOWN, evenly spread, the first above the second: (2 s, SHOWN · s, c) uint8."""
     chosen = torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().long()
     rows = [torch.cat(list(part[chosen]), dim=2) for part in (images, reconstructions)]
     return torch.cat(rows, dim=1).permute(1, 2, 0).numpy()
@@ -181,7 +182,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
               validate_every: int = 200, resume: bool = False) -> dict:
     """Train a VAE and keep the moving average of its weights that reconstructs the validation images best.
 
-    Images are (n, 3, s, s) uint8. Every `validate_every` steps writes `output` (which KL_VAE.load reads) if it is the
+    Images are (n, c, s, s) uint8. Every `validate_every` steps writes `output` (which KL_VAE.load reads) if it is the
     best yet, and, beside it, <stem>_state.pt (for `resume`) and <stem>_reconstruction.png (validation images above
     their reconstructions). Returns vae.quality's figures of the best on the validation images, its step, and the
     seconds spent. Raises InputError when the output exists and `resume` is False, or when the settings differ from
@@ -219,6 +220,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
          num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],
+         channels: Literal[3, 1] = 3,
          num_steps: int = 20000, batch_size: int = 4,
          lr: float = 1e-4, kl_weight: float = 0.001, validate_every: int = 200, seed: int = 42, device: str = "auto",
          resume: bool = False) -> dict:
@@ -233,6 +235,7 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         ch_mult: channels per level, in multiples of ch; each level but the last halves the side
         num_res_blocks: per level of the encoder; the decoder has one more
         latent_channels: of the latents; more keep more detail
+        channels: of the images: 3, or 1 for grey ones; all later steps read it off the VAE
         num_steps: optimisation steps
         batch_size: images per step
         lr: AdamW's learning rate at its peak; narrow networks stand more
@@ -253,11 +256,11 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         raise InputError(f"lr is {lr}, kl_weight is {kl_weight}; expected more than 0, and 0 or more")
     torch_device = choose_device(device)
     training, validation = read_split(split)
-    train_images, validation_images = (load_images(data_path, names, image_size, "reading images")
+    train_images, validation_images = (load_images(data_path, names, image_size, "reading images", channels)
                                        for names in (training, validation))
     results = train_vae(train_images, validation_images, output=output, num_steps=num_steps, batch_size=batch_size,
                         ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
-                                  "z_channels": latent_channels}, lr=lr,
+                                  "z_channels": latent_channels, "in_channels": channels, "out_ch": channels}, lr=lr,
                         kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every,
                         resume=resume)
     print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(validation)} validation "
