@@ -14,7 +14,7 @@ from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_miles
                                                     load_unet_weights, milestone_path)
 from denoising_diffusion_pytorch.trainer import join_processes
 from groundwork.command_line import run
-from groundwork.device import autocast, choose_device
+from groundwork.device import autocast, choose_device, describe_work
 from groundwork.errors import InputError, differences
 from groundwork.files import TEMPORARY, check_inside, digest_tensors, read_json, write_json
 from groundwork.images import load_image, save_image
@@ -190,6 +190,7 @@ def main(*, checkpoint: Path | None = None, all_users: bool = False, samples_per
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
     generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path, latents_cache_folder, force)
     users = choose_users(all_users, user_id, generator.config.num_users)
+    print(describe_work(torch_device, amp=generator.config.amp, at_once=batch_size, processes=processes.num_processes))
     with sole_writer(output_dir) if processes.is_main_process else nullcontext():
         names = draw_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
         if save_grid and processes.is_main_process:
