@@ -73,7 +73,7 @@ def test_a_card_newer_than_pytorch_needs_a_newer_pytorch(insert):
     insert("NVIDIA RTX PRO 6000", (12, 0))
     with pytest.raises(InputError, match="pip install --upgrade torch torchvision") as refused:
         choose_device("cuda")
-    assert "2.7.1" not in str(refused.value)
+    assert "torch==2.7.1" not in str(refused.value)
 
 
 def test_a_first_convolution_that_fails_is_told_with_its_reason(insert):
