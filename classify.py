@@ -7,7 +7,7 @@ import torch
 
 from assembly import open_overlaps, open_split, split_settings
 from groundwork.command_line import run
-from groundwork.device import choose_device
+from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
@@ -53,6 +53,7 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
         raise InputError("--select needs --synthetic: it says which synthetic images to keep")
     device = choose_device(config.device)
     classes = find_classes(config.data_path, config.num_users, config.class_folders)
+    print(describe_work(device, at_once=config.classifier_batch_size))
     for path in synthetic:
         check_sizes(path, find_synthetic(path, classes), config.classifier_image_size, "classifier_image_size")
     overlaps, splits = open_splits(config, folds)

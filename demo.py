@@ -17,6 +17,7 @@ import vae.train
 from assembly import open_overlaps, open_split
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from groundwork.command_line import run
+from groundwork.device import choose_device
 from groundwork.files import read_json
 from groundwork.images import load_images
 from microdoppler import fidelity, simulate
@@ -63,6 +64,7 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
         vae_num_steps: optimisation steps of the VAE
         vae_ch: the VAE's channels at full size
     """
+    choose_device(config.device)    # one that cannot be computed on is refused before anything is made
     config = replace(config, data_path=output_dir / "data", vae_path=output_dir / "kl_vae_best.pt",
                      results_folder=output_dir / "results", latents_cache_folder=output_dir / "latents_cache")
     synthetic = output_dir / "synthetic"

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from denoising_diffusion_pytorch.trainer import join_processes
 from generation import ImageGenerator, Sampling, find_checkpoint, image_seed
 from groundwork.command_line import run
-from groundwork.device import choose_device
+from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences, shortened
 from groundwork.files import TEMPORARY, check_inside, read_json, write_json
 from groundwork.images import load_images, save_image
@@ -90,6 +90,7 @@ def main(*, checkpoint: Path = Config.results_folder, all_users: bool = False, s
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
     generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path, latents_cache_folder, force)
     users = choose_users(all_users, user_id, generator.legend)
+    print(describe_work(torch_device, amp=generator.config.amp, at_once=batch_size, processes=processes.num_processes))
     with sole_writer(output_dir) if processes.is_main_process else nullcontext():
         names = draw_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
         if save_grid and processes.is_main_process:

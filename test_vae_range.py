@@ -5,7 +5,7 @@ import numpy as np
 
 from assembly import open_split, open_vae
 from groundwork.command_line import run
-from groundwork.device import choose_device
+from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
@@ -54,6 +54,7 @@ def main(config: Config, *, num_images: int = 100) -> dict:
         raise InputError(f"num_images is {num_images}; expected at least 1")
     check_constants(config)
     device = choose_device(config.device)
+    print(describe_work(device, amp=False, at_once=config.vae_batch_size))
     vae = open_vae(config, device)
     paths, _ = labels_of(open_split(config).train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))

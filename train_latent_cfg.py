@@ -15,7 +15,7 @@ from denoising_diffusion_pytorch.checkpoint import (ONLY_TO_RESUME, list_milesto
                                                     read_off_tensors)
 from denoising_diffusion_pytorch.trainer import join_processes
 from groundwork.command_line import run
-from groundwork.device import choose_device
+from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences
 from groundwork.images import load_images
 from groundwork.lock import sole_writer
@@ -256,6 +256,9 @@ def main(config: Config, *, resume: str | None = None) -> bool:
     check_constants(config)
     device = choose_device(config.device)
     processes = join_processes(device)
+    count = processes.num_processes
+    print(describe_work(device, amp=config.amp, uses_graph=True, processes=count,
+                        at_once=config.train_batch_size * config.gradient_accumulate_every // count))
     with sole_writer(config.results_folder) if processes.is_main_process else nullcontext():
         return train(config, resume, device, processes, stop)
 

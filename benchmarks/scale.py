@@ -18,7 +18,7 @@ from assembly import build_diffusion, build_trainer
 from benchmarks.measure import machine, time_once
 from denoising_diffusion_pytorch.trainer import batch_indices
 from groundwork.command_line import run
-from groundwork.device import choose_device
+from groundwork.device import choose_device, describe_work
 from groundwork.files import digest_file, read_json, write_json
 from microdoppler.latents import INDEX_FILE, LATENTS_FILE, LatentCache, LatentStatistics, load_cached
 from train_latent_cfg import Config
@@ -86,7 +86,9 @@ def main(*, device: str = "auto", sizes: tuple[int, ...] = SIZES, users: tuple[i
         folder: where the latents are written to; default: the system's temporary folder
         json: also write the figures there
     """
-    config = replace(Config(), device=device)
+    config, torch_device = replace(Config(), device=device), choose_device(device)
+    print(describe_work(torch_device, amp=config.amp, uses_graph=True,
+                        at_once=config.train_batch_size * config.gradient_accumulate_every))
     cases = [(size, config.num_users) for size in sizes] + [(sorted(sizes)[:2][-1], number) for number in users]
     rows = []
     print("| latents | users | opening | own memory | step | drawing its batch from the file | from memory |\n"
@@ -102,7 +104,7 @@ def main(*, device: str = "auto", sizes: tuple[int, ...] = SIZES, users: tuple[i
               f"{found['step_seconds']:.3f} s | {1000 * found['draw_from_file_seconds']:.2f} ms | "
               f"{f'{1000 * memory:.2f} ms' if memory else 'too large'} |", flush=True)
     if json:
-        write_json(json, {"machine": machine(choose_device(device)), "rows": rows})
+        write_json(json, {"machine": machine(torch_device), "rows": rows})
         print(f"written: {json}")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from groundwork.command_line import run
-from groundwork.device import choose_device
+from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
 from groundwork.images import load_images
@@ -203,9 +203,9 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
     """
     if image_size is not None and image_size < LEAST_IMAGE_SIZE:
         raise InputError(f"--image_size {image_size}; expected at least {LEAST_IMAGE_SIZE}")
-    torch_device, axes = choose_device(device), None
-    if shows_walking(real):
-        axes = picture_axes(real, window_seconds, lowest_mps, highest_mps)
+    torch_device = choose_device(device)
+    print(describe_work(torch_device))
+    axes = picture_axes(real, window_seconds, lowest_mps, highest_mps) if shows_walking(real) else None
     division = Split.from_json(read_json(split), split)
     drawn = find_synthetic(synthetic, division.classes)
     image_size = min(IMAGE_SIZE, smallest_side(synthetic, drawn)) if image_size is None else image_size

@@ -1,8 +1,14 @@
 #!/usr/bin/env bash
-# All tests, on a fresh machine. Options go to pytest.
+# All tests, on a fresh machine. Options go to pytest; --torch 2.7.1 before them runs the tests on that PyTorch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/environment.sh "[test]"
+torch=
+if [ "${1:-}" = --torch ]; then
+    torch="${2:-}"
+    [[ "$torch" =~ ^[0-9]+(\.[0-9]+)+$ ]] || { echo "error: --torch '$torch'; expected a version such as 2.7.1" >&2; exit 2; }
+    shift 2
+fi
+. scripts/environment.sh "[test]" "$torch"
 ruff check
 mypy
 exec python -m pytest "$@"

@@ -1,4 +1,4 @@
-"""Devices, files and command lines."""
+"""Files and command lines."""
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -10,31 +10,8 @@ import pytest
 import torch
 
 from groundwork.command_line import run
-from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, save_tensors, write_json
-
-
-@pytest.mark.parametrize("environment, name, expected", [({}, "auto", "cuda:0"), ({}, "cuda", "cuda:0"),
-                                                         ({"LOCAL_RANK": "1"}, "auto", "cuda:1"),
-                                                         ({}, "cuda:1", "cuda:1"), ({}, "cpu", "cpu")])
-def test_each_process_takes_its_own_cuda_device(monkeypatch, environment, name, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    assert choose_device(name) == torch.device(expected)
-
-
-def test_several_processes_cannot_share_one_device(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="2 processes"):
-        choose_device("cuda:1")
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match="3 processes"):
-        choose_device("cuda")
 
 
 def test_a_full_disk_is_named_and_what_was_there_stays():
@@ -50,13 +27,6 @@ def test_a_full_disk_is_named_and_what_was_there_stays():
             with mock.patch("groundwork.files.atomic_path", lambda path: nullcontext("/dev/full")):
                 save_tensors(path, {"a": torch.zeros(100000)})
         assert read_json(path) == {"a": 1} and len(list(Path(folder).iterdir())) == 1
-
-
-@pytest.mark.parametrize("name", ["cuda:2", "mps", "quantum", ""])
-def test_devices_that_are_not_there_are_refused(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError):
-        choose_device(name)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from groundwork.command_line import run
-from groundwork.device import autocast, choose_device, grad_scaler
+from groundwork.device import autocast, choose_device, describe_work, grad_scaler
 from groundwork.errors import InputError, differences
 from groundwork.files import check_inside, digest_tensors, load_tensors, read_json, save_tensors
 from groundwork.images import load_images, save_image, time_order
@@ -255,6 +255,7 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
     if not 0 < lr < math.inf or not 0 <= kl_weight < math.inf:
         raise InputError(f"lr is {lr}, kl_weight is {kl_weight}; expected more than 0, and 0 or more")
     torch_device = choose_device(device)
+    print(describe_work(torch_device, at_once=batch_size))
     training, validation = read_split(split)
     train_images, validation_images = (load_images(data_path, names, image_size, "reading images", channels)
                                        for names in (training, validation))
