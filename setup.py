@@ -24,5 +24,5 @@ setup(
         "jinja2>=3.1",          # report.html, escaped
         "scikit-learn>=1.2",    # scores
     ],
-    extras_require={"test": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.4"]},
+    extras_require={"test": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.4", "tensorboard>=2.10"]},
 )
