@@ -22,6 +22,7 @@ setup(
         "tyro>=0.9.1",          # command lines out of dataclasses and functions
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped
+        "rich>=13.0",           # monitor_training.py --watch: a screen that is drawn over
         "scikit-learn>=1.2",    # scores
     ],
     extras_require={"test": ["pytest>=7.4", "hypothesis>=6.80", "ruff>=0.4", "tensorboard>=2.10"]},
