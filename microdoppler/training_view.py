@@ -4,6 +4,7 @@ from typing import Sequence
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.rule import Rule
 from rich.text import Text
@@ -24,7 +25,7 @@ class TrainingScreen:
     loss: np.ndarray
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        words = [Rule(Text(self.title)), ProgressBar(total=1.0, completed=self.share),
+        words = [Rule(Text(self.title)), Padding(ProgressBar(total=1.0, completed=self.share), 0),    # alone in its line
                  Text("\n".join(self.progress)), Text(""),
                  Text(self.verdict, style="green" if self.is_well else "bold red")]
         yield from words
