@@ -25,7 +25,8 @@ class TrainingScreen:
     loss: np.ndarray
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        words = [Rule(Text(self.title)), Padding(ProgressBar(total=1.0, completed=self.share), 0),    # alone in its line
+        bar = Padding(ProgressBar(total=1.0, completed=self.share), 0)      # padded, it has a line to itself
+        words = [Rule(Text(self.title)), bar,
                  Text("\n".join(self.progress)), Text(""),
                  Text(self.verdict, style="green" if self.is_well else "bold red")]
         yield from words
