@@ -1,5 +1,5 @@
 """From the constants of a Config to the things they describe: what several scripts need."""
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 
@@ -101,7 +101,7 @@ def build_diffusion(config: "Config") -> GaussianDiffusion:
 
 
 def build_trainer(config: "Config", diffusion: GaussianDiffusion, cache: LatentCache, scaling: LatentScaling,
-                  device: torch.device) -> Trainer:
+                  device: torch.device, log_with: Sequence[str] = ()) -> Trainer:
     """The trainer of a diffusion on fresh draws from the cache, scaled; a device with room enough holds the cache."""
     cache.keep_on(device)
 
@@ -113,7 +113,8 @@ def build_trainer(config: "Config", diffusion: GaussianDiffusion, cache: LatentC
         diffusion, draw_batch, len(cache), train_batch_size=config.train_batch_size,
         gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
         adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
-        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device)
+        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device, log_with=log_with,
+        logging_folder=config.results_folder / "trackers")
 
 
 def guidance_of(config: "Config") -> dict:

@@ -1,13 +1,18 @@
 """While step 3 runs, or after: where it stands, what is wrong, what to do."""
 import dataclasses
 import math
+import os
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from rich.live import Live
+from tyro.constructors import PrimitiveConstructorSpec
 
 from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, min_snr_weight
 from groundwork.command_line import run
@@ -15,9 +20,16 @@ from groundwork.errors import InputError
 from groundwork.files import read_json
 from microdoppler.diagnosis import Finding, Metrics, Settings, diagnose, read_metrics, recent
 from microdoppler.report import save_figure
+from microdoppler.training_page import find_samples, write_page
 from microdoppler.training_plot import plot
+from microdoppler.training_view import TrainingScreen
 from train_latent_cfg import PRESETS, Config
 
+WATCH_SECONDS = 5.0
+Seconds = Annotated[float | None, PrimitiveConstructorSpec(       # an option that may stand alone
+    nargs="*", metavar="[SECONDS]", instance_from_str=lambda given: float(" ".join(given) or WATCH_SECONDS),
+    is_instance=lambda value: value is None or isinstance(value, (int, float)),
+    str_from_instance=lambda value: [] if value is None else [f"{value:g}"])]
 RAW_STD = 0.18      # usual for these latents; config.json knows whether they are raw, not how large they are
 
 
@@ -111,31 +123,65 @@ def verdict(findings: list[Finding], metrics: Metrics, settings: Settings) -> st
 
 
 def look(folder: Path) -> tuple[Metrics, Settings, str]:
-    """Read, draw results/training.png, and say in words."""
+    """Read, and say in words."""
     metrics, settings = read_metrics(folder / "metrics.jsonl"), read_settings(folder / "config.json")
     lines = progress(metrics, settings)
     if len(metrics.training["step"]):
-        save_figure(plot(metrics, settings), folder / "training.png")
         lines.append(f"figure: {folder / 'training.png'}")
     return metrics, settings, "\n".join([*lines, "", verdict(diagnose(metrics, settings), metrics, settings)])
 
 
-def main(config: Config, *, watch: float | None = None) -> None:
+def draw(folder: Path, metrics: Metrics, settings: Settings, html: Path | None) -> None:
+    """folder/training.png, and the page if there is to be one."""
+    figure = folder / "training.png" if len(metrics.training["step"]) else None
+    if figure:
+        save_figure(plot(metrics, settings), figure)
+    if html:
+        write_page(html, folder=folder, progress=progress(metrics, settings), findings=diagnose(metrics, settings),
+                   verdict=verdict([], metrics, settings), plot=figure,
+                   samples=find_samples(folder, settings.save_and_sample_every, settings.train_num_steps),
+                   is_complete=metrics.step >= settings.train_num_steps)
+
+
+def screen(folder: Path, metrics: Metrics, settings: Settings) -> TrainingScreen:
+    findings = diagnose(metrics, settings)
+    return TrainingScreen(f"training in {folder}", min(1.0, metrics.step / settings.train_num_steps),
+                          progress(metrics, settings), verdict(findings, metrics, settings), not findings,
+                          metrics.training["loss"])
+
+
+def has_screen() -> bool:
+    """Whether standard output can be drawn over: a notebook's looks like a terminal, but cannot."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
+
+
+def main(config: Config, *, watch: Seconds = None, html: Path | None = None) -> None:
     """Say how training stands, what is wrong, and what to do; draws results/training.png.
 
     Args:
-        watch: look again every so many seconds, until training is complete
+        watch: look again every so many seconds, 5 if none are given, until training is complete. A terminal shows one
+            screen that is drawn over, anything else gets a report whenever there is something new
+        html: also write this page, which shows samples through time, and reads itself again until training is complete
     """
-    if watch is not None and not watch > 0:
+    if watch is not None and not 0 < watch < math.inf:
         raise InputError(f"--watch {watch:g}; expected a number of seconds above 0")
+    folder, shown = config.results_folder, None
     try:
-        while True:
-            metrics, settings, text = look(config.results_folder)
-            print(("\033[2J\033[H" if watch and sys.stdout.isatty() else "") + text, flush=True)
-            if watch is None or metrics.step >= settings.train_num_steps:
-                return
-            time.sleep(watch)
-            print()
+        with Live(screen=True, refresh_per_second=1) if watch and has_screen() else nullcontext() as live:
+            while True:
+                metrics, settings, text = look(folder)
+                if text != shown:
+                    draw(folder, metrics, settings, html)
+                    if live:
+                        live.update(screen(folder, metrics, settings), refresh=True)
+                    else:
+                        print(("\n" if shown else "") + text, flush=True)
+                    shown = text
+                if watch is None or metrics.step >= settings.train_num_steps:
+                    break
+                time.sleep(watch)
+        if live:
+            print(text)
     except KeyboardInterrupt:       # the usual end of watching
         print()
 

@@ -3,19 +3,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from denoising_diffusion_pytorch.checkpoint import FORMAT, list_milestones, milestone_path, thin_out
 from denoising_diffusion_pytorch.trainer import Recorder, Trainer
 from groundwork.files import append_json, check_free_space, save_tensors, write_json
+from groundwork.seeding import seeded
 from microdoppler.diagnosis import read_metrics
 from microdoppler.legend import Legend
 from microdoppler.milestone import MilestoneWatcher
 from microdoppler.pictures import sample_grid
 from microdoppler.report import save_figure
+from tracking import Trackers
 
 if TYPE_CHECKING:       # train_latent_cfg imports this module
     from train_latent_cfg import Config
 
-PICTURE_BYTES = 2 ** 20     # a sample-<m>.png is rarely larger
+PICTURE_BYTES = 2 ** 21     # a sample-<m>.png is rarely larger than half of it, and TensorBoard keeps another
+SHOWN_LATENTS = 256         # in a tracker's histograms
 
 
 def set_aside_later(folder: Path, step: int, milestone_every: int) -> None:
@@ -31,7 +37,8 @@ def set_aside_later(folder: Path, step: int, milestone_every: int) -> None:
 
 
 class ResultsRecorder(Recorder):
-    """Writes what a run leaves in results_folder: config.json, metrics.jsonl, and two files per milestone."""
+    """Writes what a run leaves in results_folder: config.json, metrics.jsonl, and two files per milestone; trackers
+    hear of it too."""
 
     def __init__(self, config: "Config", trainer: Trainer, watcher: MilestoneWatcher, real: dict, legend: Legend,
                  travels: dict):
@@ -43,6 +50,10 @@ class ResultsRecorder(Recorder):
         check_free_space(self.folder, self.bytes_to_write(), "lower keep_last, or raise save_and_sample_every or "
                          "keep_every")
         write_json(self.folder / "config.json", self.travels["config"])
+        self.trackers = Trackers(trainer.accelerator, self.travels["config"], step=trainer.step,
+                                 folder=self.folder / "trackers")
+        if trainer.step == 0:
+            self.trackers.show_latents(self._training_latents(), "training", step=0)
 
     def bytes_to_write(self) -> int:
         """At most, until the end: whole checkpoints (weights, their average, and Adam's two), thin ones (the average),
@@ -55,7 +66,10 @@ class ResultsRecorder(Recorder):
 
     def log(self, record: dict) -> None:
         append_json(self.folder / "metrics.jsonl", record)
-        if "loss" in record:
+        if "loss" not in record:
+            self.trackers.log(record)
+        else:
+            self.trackers.log(record, record["images_per_second"] / self.trainer.global_batch)
             left = (self.config.train_num_steps - record["step"]) * self.trainer.global_batch
             self.latest = (f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s, "
                            f"{left / record['images_per_second'] / 60:.0f} min left, ")
@@ -66,17 +80,28 @@ class ResultsRecorder(Recorder):
         self.save(milestone)
         self.look(milestone)
 
+    def close(self) -> None:
+        self.trackers.close()
+
+    def _training_latents(self) -> Tensor:
+        """As training draws them, of some images from all over the data set."""
+        count = self.trainer.num_items
+        indices = torch.linspace(0, count - 1, min(count, SHOWN_LATENTS)).long()
+        return self.trainer.draw_batch(indices, seeded(self.config.seed, device=self.trainer.accelerator.device))[0]
+
     def save(self, milestone: int) -> None:
         save_tensors(milestone_path(self.folder, milestone), {**self.trainer.state_dict(), **self.travels})
         thin_out(self.folder, self.config.keep_last, self.config.keep_every)
 
     def look(self, milestone: int) -> None:
         step = self.trainer.step
-        samples, health = self.watcher.look()
+        samples, latents, health = self.watcher.look()
         caption = f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in health.items())
         save_figure(sample_grid(self.real, samples, self.legend, caption),
                     self.folder / f"sample-{milestone}.png")
         self.log({"step": step, "milestone": milestone, **health})
+        self.trackers.show(self.folder / f"sample-{milestone}.png", step)
+        self.trackers.show_latents(latents, "samples", step)
         print(f"step {step}: {self.latest}wrote model-{milestone}.pt and sample-{milestone}.png", flush=True)
 
     def finish_interrupted_milestone(self) -> None:

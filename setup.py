@@ -24,6 +24,7 @@ setup(
         "tyro>=0.9.1",          # command lines out of dataclasses and functions
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped
+        "rich>=13.0",           # monitor_training.py --watch: a screen that is drawn over
         "scikit-learn>=1.2",    # scores
     ],
     extras_require={"test": [
@@ -32,5 +33,6 @@ setup(
         "ruff>=0.4",
         "mypy>=1.18",           # 1.15 misreads torch.autograd.Function
         "datasets>=3.0",        # reads synthetic folders as other people's programs do
+        "tensorboard>=2.10",    # reads what training tells it
     ]},
 )

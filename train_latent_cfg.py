@@ -1,7 +1,7 @@
 """Step 3: train the latent diffusion model. Config, at the top, holds the constants of every script."""
 import dataclasses
 import math
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
@@ -24,6 +24,7 @@ from microdoppler.latents import LatentStatistics
 from microdoppler.milestone import MilestoneWatcher
 from microdoppler.selection import FARTHEST_DOPPLER_SHIFT
 from recording import ResultsRecorder, set_aside_later
+from tracking import choose_trackers
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Config:
     keep_every: int = 1  # of those older ones, every so many-th milestone is kept
     num_samples: int = 16  # images in sample-<m>.png, rows of users
     log_every: int = 50  # steps between two lines of metrics.jsonl
+    log_with: str = "auto"  # auto: TensorBoard where it is installed; none, all, or a tracker's name, as wandb
     # --- sampling
     sampler: str = "dpmpp_2m"  # dpmpp_2m, ddim, or ddpm (all timesteps)
     sampling_timesteps: int = 20  # network evaluations per image with dpmpp_2m and ddim
@@ -265,6 +267,7 @@ def main(config: Config, *, resume: str | None = None) -> bool:
 
 def train(config: Config, resume: str | None, device: torch.device, processes: PartialState,
           stop: StopRequest) -> bool:
+    trackers = choose_trackers(config.log_with)
     checkpoint = resume_point(config, resume)
     vae = open_vae(config, device)
     vae_fingerprint = vae.fingerprint()
@@ -286,7 +289,7 @@ def train(config: Config, resume: str | None, device: torch.device, processes: P
           f"std per channel {', '.join(f'{std:.3f}' for std in statistics.std)}")
     diffusion.clip_x_start = clipping_is_justified(config, statistics)
     scaling = statistics.scaling(config.standardize_latents)
-    trainer = build_trainer(config, diffusion, cache, scaling, device)
+    trainer = build_trainer(config, diffusion, cache, scaling, device, trackers)
     if checkpoint is not None:
         trainer.load_state_dict(checkpoint)
         print(f"resumed at step {trainer.step}")
@@ -304,7 +307,7 @@ def train(config: Config, resume: str | None, device: torch.device, processes: P
             "config": config_to_plain(config), "latent_statistics": dataclasses.asdict(statistics),
             "vae_fingerprint": vae_fingerprint, "split": split.identity()})
         recorder.finish_interrupted_milestone()
-    with stopping_on_signals(stop):
+    with stopping_on_signals(stop), closing(recorder) if recorder else nullcontext():
         reason = trainer.train(config.train_num_steps, log_every=config.log_every,
                                milestone_every=config.save_and_sample_every, recorder=recorder, stop=stop)
     last = list_milestones(config.results_folder)[-1]

@@ -7,6 +7,7 @@ from typing import Callable
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from groundwork.device import half_precision
 
@@ -15,7 +16,7 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repea
               warm_up: int = 1) -> tuple[float, float]:
     """The median seconds of each, called in turn, so that both meet the same disturbances."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(warm_up + repeats):
+    for turn in tqdm(range(warm_up + repeats), desc="timing", unit="turn", leave=False, disable=None):
         for function, found in zip((ours, theirs), seconds):
             elapsed = time_once(function, device)
             if turn >= warm_up:

@@ -4,7 +4,8 @@ import os
 import sys
 import time
 from functools import lru_cache
-from typing import Callable, Protocol
+from pathlib import Path
+from typing import Callable, Protocol, Sequence
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -90,9 +91,11 @@ class Trainer:
     def __init__(self, diffusion: GaussianDiffusion, draw_batch: Callable, num_items: int, *, train_batch_size: int,
                  gradient_accumulate_every: int, train_lr: float, adam_betas: tuple[float, float],
                  max_grad_norm: float, ema_decay: float, ema_update_every: int, amp: bool, seed: int,
-                 device: torch.device):
+                 device: torch.device, log_with: Sequence[str] = (), logging_folder: Path | None = None):
+        """log_with: names of accelerate's trackers, which are still to be started; they write to logging_folder."""
         join_processes(device)
-        self.accelerator = Accelerator(mixed_precision=choose_precision(amp, device), cpu=device.type == "cpu")
+        self.accelerator = Accelerator(mixed_precision=choose_precision(amp, device), cpu=device.type == "cpu",
+                                       log_with=list(log_with) or None, project_dir=logging_folder)
         self.global_batch = train_batch_size * gradient_accumulate_every
         if self.global_batch % self.accelerator.num_processes:
             raise InputError(f"train_batch_size x gradient_accumulate_every = {self.global_batch} cannot be shared out "

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from tqdm import tqdm
 
 from groundwork.errors import InputError
 
@@ -191,7 +192,9 @@ def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
 def digest_file(path: str | Path) -> str:
     """SHA-256 of its bytes."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, tqdm(total=os.path.getsize(path), desc=f"checking {Path(path).name}", unit="B",
+                                        unit_scale=True, delay=1, leave=False, disable=None) as bar:
         while block := file.read(2 ** 22):
             digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from typing import Any, Callable
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
+from tqdm import tqdm
 
 from groundwork.errors import InputError
 
@@ -13,11 +14,11 @@ class Parts:
     """Runs functions on parts of what they are to work on, of `size` items at most; whenever memory runs out, the size
     is halved, for good.
 
-    what: an item's name, for what is said then.
+    what: an item's name, for what is said then; label names a progress bar, for work that may take seconds.
     """
 
-    def __init__(self, size: int, what: str):
-        self.size, self.what = size, what
+    def __init__(self, size: int, what: str, label: str | None = None):
+        self.size, self.what, self.label = size, what, label
 
     def map(self, function: Callable[..., Tensor], *items: Any) -> Tensor:
         """torch.cat of function(*parts) over consecutive parts of `items`, sequences or tensors of one length.
@@ -25,10 +26,13 @@ class Parts:
         Raises InputError when not even one item fits.
         """
         results, start, count = [], 0, len(items[0])
-        while start < count:
-            results.append(self.until_it_fits(
-                lambda: function(*(item[start:start + self.size] for item in items)), count - start))
-            start += self.size
+        with tqdm(total=count, desc=self.label, unit=self.what, delay=1, leave=False,
+                  disable=None if self.label else True) as bar:
+            while start < count:
+                results.append(self.until_it_fits(
+                    lambda: function(*(item[start:start + self.size] for item in items)), count - start))
+                start += self.size
+                bar.update(len(results[-1]))
         return torch.cat(results)
 
     def until_it_fits(self, attempt: Callable[[], Any], count: int) -> Any:

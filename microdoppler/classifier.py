@@ -68,7 +68,7 @@ def _backward(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.am
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     """(n, 3, size, size) uint8 → (n, classes) float32 probabilities, on the CPU."""
-    return Parts(batch_size, "image").map(partial(_logits, model), images).softmax(dim=1)
+    return Parts(batch_size, "image", "classifying").map(partial(_logits, model), images).softmax(dim=1)
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def features(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     hook = model.get_submodule("avgpool").register_forward_hook(
         lambda _, __, pooled: found.append(pooled.flatten(1).float().cpu()))
     try:
-        return Parts(batch_size, "image").map(pooled, images)
+        return Parts(batch_size, "image", "features").map(pooled, images)
     finally:
         hook.remove()
 

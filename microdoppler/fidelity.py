@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from groundwork.command_line import run
 from groundwork.device import choose_device, describe_work
@@ -111,7 +112,7 @@ def measure(real: Side, synthetic: Side, training: ImageSet, axes: PictureAxes |
     for kind, side in (("synthetic", synthetic), ("real", real)):
         report["nearest"][kind] = closest_training(side.images, training)
         report["gait"][kind] = describe_gait(side.images.images.numpy(), axes) if axes else {}
-    for label in real.images.labels.unique():
+    for label in tqdm(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False, disable=None):
         own = {"synthetic": synthetic.images.labels == label, "real": real.images.labels == label}
         theirs = real.of(own["real"]), synthetic.of(own["synthetic"])
         figures = _figures(*theirs, report, own)

@@ -5,6 +5,7 @@ from functools import lru_cache
 import matplotlib
 import numpy as np
 from torch import Tensor
+from tqdm import tqdm
 
 from microdoppler.picture_axes import PictureAxes
 
@@ -89,7 +90,9 @@ def describe_gait(images: np.ndarray | Tensor, axes: PictureAxes) -> dict[str, n
     doppler_spread_mps: mean width of the envelope; cadence_hz: steps per second. A picture must show a torso in more
     than half of its columns; a blank one, a plain one and noise show none.
     """
-    parts = [_describe(tracks_of(images[i:i + CHUNK], axes), axes) for i in range(0, max(len(images), 1), CHUNK)]
+    starts = tqdm(range(0, max(len(images), 1), CHUNK), desc="estimating the walk", unit="chunk", delay=1, leave=False,
+                  disable=None)
+    parts = [_describe(tracks_of(images[i:i + CHUNK], axes), axes) for i in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

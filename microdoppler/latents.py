@@ -152,7 +152,8 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> 
     noise = np.random.default_rng(0)
     total = total_square = np.zeros(posteriors.shape[2])
     low, high, count = np.inf, -np.inf, 0
-    for start in range(0, len(posteriors), chunk):
+    for start in tqdm(range(0, len(posteriors), chunk), desc="measuring latents", unit="chunk", delay=1, leave=False,
+                      disable=None):
         mean, logvar = (posteriors[start:start + chunk, i].astype(np.float64) for i in (0, 1))
         total = total + mean.sum(axis=(0, 2, 3))
         total_square = total_square + (mean ** 2 + np.exp(logvar)).sum(axis=(0, 2, 3))
@@ -258,7 +259,8 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
 def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:
     made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} {list(cuts)}"
     digest = hashlib.blake2b(made_from.encode(), digest_size=16)
-    for path in dict.fromkeys(cut.path for cut in cuts):
+    paths = dict.fromkeys(cut.path for cut in cuts)
+    for path in tqdm(paths, desc="reading images", unit="image", delay=1, leave=False, disable=None):
         digest.update(path.encode() + hashlib.blake2b((Path(data_path) / path).read_bytes()).digest())
     return digest.hexdigest()
 

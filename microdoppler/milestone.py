@@ -48,8 +48,9 @@ class MilestoneWatcher:
         self.users = (chosen + 1).tolist()
         self.classes = chosen.repeat_interleave(max(1, num_samples // rows))
 
-    def look(self) -> tuple[dict[int, Tensor], dict[str, float]]:
-        """({user: samples (columns, 3, s, s) uint8 on the CPU}, {class_gain, sharpness, and Judge.look's figures})."""
+    def look(self) -> tuple[dict[int, Tensor], Tensor, dict[str, float]]:
+        """({user: samples (columns, 3, s, s) uint8 on the CPU}, their standardized latents (n, c, h, w), {class_gain,
+        sharpness, and Judge.look's figures})."""
         generator = torch.Generator().manual_seed(self.seed)
         classes = self.classes.to(self.diffusion.device)
         latents = self.diffusion.sample(classes, generators=generator, **self.guidance)
@@ -58,7 +59,7 @@ class MilestoneWatcher:
                   "sharpness": sharpness(images) / sharpness(self._decode(self._means(self._some_training())))}
         images = (images * 255).round().byte().cpu()
         health |= self.judge.look(ImageSet(images, self.classes))
-        return {user: images[self.classes == user - 1] for user in self.users}, health
+        return {user: images[self.classes == user - 1] for user in self.users}, latents, health
 
     def _means(self, indices: Tensor) -> Tensor:
         return self.scaling.standardize(self.cache.scaled_means(indices))

@@ -4,7 +4,7 @@ import html
 import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import jinja2
 from matplotlib.figure import Figure
@@ -72,9 +72,14 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 def render_report(path: str | Path, title: str, sections: Sequence[Section]) -> None:
     """Write one HTML file that needs no other: pictures become data URIs, every text is escaped."""
+    write_text(path, render(TEMPLATE, title=title, sections=sections))
+
+
+def render(template: str, **values: Any) -> str:
+    """A jinja template as HTML; every text in it is escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
-    write_text(path, environment.from_string(TEMPLATE).render(title=title, sections=sections))
+    return environment.from_string(template).render(values)
 
 
 TEMPLATE = """<!DOCTYPE html>

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from microdoppler.arms import ImageSet
 from microdoppler.classifier import predict
@@ -42,7 +43,8 @@ class Closest:
 def closest_training(images: ImageSet, training: ImageSet) -> Closest:
     closest = Closest(*(torch.zeros(len(images.images), dtype=kind) for kind in (torch.float32, torch.int64,
                                                                                  torch.float32)))
-    for label in images.labels.unique():
+    for label in tqdm(images.labels.unique(), desc="looking for near-copies", unit="user", delay=1, leave=False,
+                      disable=None):
         own, theirs = (images.labels == label).nonzero()[:, 0], (training.labels == label).nonzero()[:, 0]
         moved, against = resize(images.images[own], SIZE), without_profile(resize(training.images[theirs], SIZE))
         for rows in range(-DOPPLER_ROWS, DOPPLER_ROWS + 1):

@@ -130,7 +130,8 @@ KINDS = {       # what is killed, what is run afterwards, and what must then be 
 def broken_files(folder: Path) -> list[str]:
     """Those that are not what their names say."""
     broken = []
-    for path in (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK):
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK
+                 and "trackers" not in path.parts):      # they append to files of their own
         try:
             if not TEMPORARY.fullmatch(path.name):
                 READERS[path.suffix](path)

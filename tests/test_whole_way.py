@@ -1,4 +1,5 @@
 """The five steps and the demo, as a user runs them, at a tiny size."""
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import time
 from dataclasses import fields
 
 import numpy as np
+import pytest
 import torch
 from conftest import DEMO_SIZE, ROOT, TINY
 from PIL import Image
@@ -253,3 +255,21 @@ def test_two_processes_share_out_the_images_and_make_the_same_ones(script, demo,
     assert len(two) == 9 and two.keys() == one.keys() and manifest == same_manifest
     assert all(abs(one[name] - two[name]).max() <= 1 for name in one)
     assert out.count("9 images drawn") == 1 and (tmp_path / "two_grid.png").exists()
+
+
+def test_tensorboard_is_told_what_the_metrics_and_the_pictures_say(demo):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    results = demo[0] / "results"
+    found = event_accumulator.EventAccumulator(str(results / "trackers" / "microdoppler-diffusion"),
+                                                 {event_accumulator.HISTOGRAMS: 0})      # 0: keep all
+    found.Reload()
+    lines = [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
+    for kind, name in (("training", "loss"), ("training", "lr"), ("milestone", "class_gain")):
+        told = [(event.step, event.value) for event in found.Scalars(f"{kind}/{name}")]
+        assert told == [(line["step"], pytest.approx(line[name])) for line in lines if name in line]
+    for event, number in zip(found.Images("samples"), (1, 2, 3), strict=True):
+        shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+        assert (shown == np.asarray(Image.open(results / f"sample-{number}.png").convert("RGB"))).all()
+    (training,) = found.Histograms("latents_channel_0/training")
+    assert 0.7 < (training.histogram_value.sum_squares / training.histogram_value.num) ** 0.5 < 1.4   # standardized
+    assert [event.step for event in found.Histograms("latents_channel_0/samples")] == [5, 10, 12]

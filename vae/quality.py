@@ -3,6 +3,7 @@ import math
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vae.kl_vae import KL_VAE
 
@@ -17,7 +18,8 @@ def measure_quality(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) 
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     drawn, reconstructions, square_error = [], [], 0.0
-    for batch in images.split(batch_size):
+    for batch in tqdm(images.split(batch_size), desc="reconstructing", unit="batch", delay=1, leave=False,
+                      disable=None):
         batch = batch.to(device).float() / 255
         posterior = vae.encode(batch)
         drawn.append((vae.scale_factor * posterior.sample(generator)).cpu())
