@@ -116,6 +116,8 @@ NATURAL = {int: st.integers(0, 10 ** 6), float: st.floats(allow_nan=False), bool
 def any_like(value):
     if isinstance(value, tuple):
         return st.lists(NATURAL[type(value[0])], max_size=4).map(tuple)
+    if value is None:
+        return st.none() | NATURAL[Path]
     return next(strategy for kind, strategy in NATURAL.items() if type(value) is kind or (
         kind is Path and isinstance(value, Path)))
 
