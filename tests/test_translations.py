@@ -1,6 +1,7 @@
-"""What the English pages say, the Chinese ones say too: headings, code, tables, figures, links, section by section."""
+"""What the English pages say, the Chinese ones say too: same structure, code, commands, figures and links, in order."""
 import re
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -8,90 +9,69 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = ["README", "TRAINING_CHECKLIST"]
 
-FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
-CODE = re.compile(r"`([^`]+)`")
+BETWEEN_PIECES = re.compile(r"(^ *```.*?^ *```$)|\n\s*\n|\n(?= *(?:- |\||#))", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`[^`]+`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-ROW = re.compile(r"^ *\|.*\|$", re.MULTILINE)
 NUMBER = re.compile(r"(?:± ?|(?<![A-Za-z\d])[-+])?(?:\d{1,3}(?: \d{3})+(?!\d)|\d+(?:\.\d+)*)(?:e-?\d+)?")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
-def sections(page):
-    """[heading, text below it], in order; the first has no heading. What looks like a heading within code is none."""
-    found, fenced = [["", ""]], False
-    for line in (ROOT / page).read_text(encoding="utf-8").splitlines(keepends=True):
-        fenced ^= line.lstrip().startswith("```")
-        if line.startswith("#") and not fenced:
-            found.append([line.strip(), ""])
+def read(page):
+    return (ROOT / f"{page}.md").read_text(encoding="utf-8")
+
+
+def pieces(page):
+    """[(section, kind, text)] of the headings, code blocks, table cells, list items and paragraphs, in order."""
+    found, section = [], ""
+    for piece in filter(None, map(str.strip, filter(None, BETWEEN_PIECES.split(read(page))))):
+        if piece.startswith("#"):
+            section = piece
+            found.append((section, f"heading of level {piece.index(' ')}", piece))
+        elif piece.startswith("|"):
+            found += [(section, "table cell", cell) for cell in piece[1:-1].split("|")] + [(section, "end of row", "")]
         else:
-            found[-1][1] += line
+            kind = "code block" if piece.startswith("```") else "list item" if piece.startswith("- ") else "paragraph"
+            found.append((section, kind, piece))
     return found
 
 
-def codes(text):
-    """How often the text has each piece of `code`, however its lines are broken."""
-    return Counter(" ".join(code.split()) for code in CODE.findall(text))
+def untranslated(kind, text):
+    """How often the text has each thing that a translation leaves as it is. Words move within a sentence: no order.
 
-
-def numbers(text):
-    """How often the text has each number, with its sign, outside of code and links; a space parts thousands."""
-    return Counter(number.replace(" ", "") for number in NUMBER.findall(LINK.sub("]", CODE.sub("", text))))
-
-
-def content(heading, text):
-    """What a translation leaves as it is. Within a sentence words move, so there only the counts are compared."""
-    without_code = FENCED.sub("", text)
-    prose = ROW.sub("|", without_code)
-    return {
-        "heading level": len(heading) - len(heading.lstrip("#")),
-        "code in the heading": codes(heading),
-        "code blocks": FENCED.findall(text),
-        "table rows": [[(codes(cell), numbers(cell), cell.count("**")) for cell in row.split("|")]
-                       for row in ROW.findall(without_code)],
-        "list items of each paragraph": [len(re.findall(r"^ *- ", paragraph, re.MULTILINE))
-                                         for paragraph in re.split(r"\n\s*\n", prose.strip())],
-        "code in the text": codes(prose),
-        "numbers in the text": numbers(prose),
-        "emphasis": CODE.sub("", prose).count("*"),
-        "links": Counter(re.sub(r"_zh(?=\.md$)", "", target) for target in LINK.findall(text)),
-    }
-
-
-def difference(english, chinese):
-    """Both sides, cut down to what differs."""
-    if isinstance(english, Counter):
-        return f"only in English {dict(english - chinese)}, only in Chinese {dict(chinese - english)}"
-    if isinstance(english, list) and len(english) == len(chinese):
-        number, pair = next((number, pair) for number, pair in enumerate(zip(english, chinese)) if pair[0] != pair[1])
-        return f"number {number + 1} is {pair[0]} in English, {pair[1]} in Chinese"
-    return f"{english} in English, {chinese} in Chinese"
+    These are pieces of `code`, however their lines are broken, link targets, stars of emphasis, and numbers with their
+    signs, where a space parts thousands and English number words are no numbers. A block of code is one such thing.
+    """
+    if kind == "code block":
+        return Counter([text])
+    code = [" ".join(span.split()) for span in CODE.findall(text)]
+    links = [re.sub(r"_zh\.md$", ".md", target) for target in LINK.findall(text)]
+    prose = CODE.sub("", LINK.sub("]", text))
+    return Counter(code + links + re.findall(r"\*", prose) + [sign.replace(" ", "") for sign in NUMBER.findall(prose)])
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_both_languages_say_the_same(page):
-    english, chinese = sections(f"{page}.md"), sections(f"{page}_zh.md")
-    for (heading, text), (translated_heading, translated_text) in zip(english, chinese):
-        translated = content(translated_heading, translated_text)
-        for kind, expected in content(heading, text).items():
-            assert translated[kind] == expected, f"{page}_zh.md, {translated_heading!r} ({heading!r}), {kind}: " \
-                + difference(expected, translated[kind])
-    assert len(english) == len(chinese), f"{page}.md has {len(english)} sections, {page}_zh.md {len(chinese)}"
+    end = ("the end", "no more", "")
+    for english, chinese in zip_longest(pieces(page), pieces(f"{page}_zh"), fillvalue=end):
+        where = f"{page}_zh.md, {chinese[0]!r} ({english[0]!r}): {chinese[1]} {chinese[2][:60]!r} "
+        assert chinese[1] == english[1], where + f"stands for {english[1]} {english[2][:60]!r}"
+        expected, found = untranslated(*english[1:]), untranslated(*chinese[1:])
+        assert found == expected, where + f"lacks {list((expected - found).elements())}, " \
+            f"and has {list((found - expected).elements())}, which the English has not"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_reader_is_led_to_pages_in_his_language(page):
+def test_readers_are_led_to_pages_in_their_language(page):
     """Each page links its counterpart in the other language, and of the other pages the one in its own."""
     for language, other in (("", "_zh"), ("_zh", "")):
-        linked = set(LINK.findall((ROOT / f"{page}{language}.md").read_text(encoding="utf-8")))
+        linked = set(LINK.findall(read(page + language)))
         assert f"{page}{other}.md" in linked, f"{page}{language}.md does not link {page}{other}.md"
         wrong = linked & {f"{name}{other}.md" for name in PAGES if name != page}
         assert not wrong, f"{page}{language}.md links {wrong}"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_chinese_page_is_chinese(page):
-    """No paragraph, list item, cell of words or heading was left in English."""
-    for heading, text in sections(f"{page}_zh.md"):
-        for line in [heading, *FENCED.sub("", text).splitlines()]:
-            for piece in line.split("|"):
-                words = re.findall(r"[A-Za-z]{2,}", LINK.sub("]", CODE.sub("", piece)))
-                assert len(words) < 5 or re.search(r"[\u4e00-\u9fff]", piece), f"{heading!r}: {piece.strip()!r}"
+def test_nothing_is_left_in_english(page):
+    for section, kind, text in pieces(f"{page}_zh"):
+        words = re.findall(r"[A-Za-z]{2,}", CODE.sub("", LINK.sub("]", text)))
+        assert kind == "code block" or len(words) < 5 or CHINESE.search(text), f"{page}_zh.md, {section!r}: {text!r}"
