@@ -65,5 +65,5 @@ def _draw_row(row: Sequence[Axes], label: str, images: Sequence[Tensor], axes: P
     if axes is not None:
         speeds = [axes.lowest_mps, 0.0, axes.highest_mps] if axes.lowest_mps < 0 < axes.highest_mps else [
             axes.lowest_mps, axes.highest_mps]
-        row[0].set_yticks(speeds, [f"{speed:.2g}" + (" m/s" if speed == speeds[-1] else "") for speed in speeds],
+        row[0].set_yticks(speeds, [f"{speed:.3g}" + (" m/s" if speed == speeds[-1] else "") for speed in speeds],
                           fontsize=6)
