@@ -14,8 +14,8 @@ from microdoppler.film import Frame, save_film
 
 MOST_STEPS_SHOWN = 60           # of ddpm's thousand
 DENOISING_SECONDS, RESULT_SECONDS = 4.0, 2.5
-FRAMES_PER_USER = 12            # the user's own, and those on the way to the next
-USER_SECONDS, BETWEEN_SECONDS = 0.8, 0.08
+FRAMES_PER_USER = 8            # the user's own, and those on the way to the next
+USER_SECONDS, BETWEEN_SECONDS = 0.8, 0.1
 
 
 def save_animation(path: Path, generator: ImageGenerator, users: list[int], batch_size: int) -> None:

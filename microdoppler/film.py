@@ -1,7 +1,7 @@
 """Moving pictures of spectrograms: titled frames that loop for ever, as GIF or WebP."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,9 +18,10 @@ from microdoppler.report import plain_text
 FILM_FORMATS = (".webp", ".gif")
 LEAST_SIDE = 256        # smaller pictures are shown this large, in whole multiples of a pixel
 DPI = 100
-MARGINS = {"left": 52, "right": 14, "top": 46, "bottom": 26}      # pixels around the picture
+TITLE_PIXELS, MARGIN_PIXELS, SPEEDS_PIXELS, TIME_PIXELS = 46, 14, 38, 12        # around the picture
 TITLE_POINTS, LETTER = 9.0, 0.6     # of a title's font; a letter's mean width as a share of it
-LOSSY_QUALITY = 90
+LOSSLESS = {"lossless": True, "quality": 60}        # here an effort; above 75 these files grow by a third
+LOSSY = {"quality": 90}
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ def save_film(path: Path, frames: Sequence[Frame], axes: PictureAxes | None) -> 
     blur), else of high quality.
     """
     pictures = draw_frames(frames, axes)
-    is_enlarged = frames[0].image.shape[0] < LEAST_SIDE
-    options = {"lossless": is_enlarged, "quality": 100 if is_enlarged else LOSSY_QUALITY}
+    options: dict[str, Any] = LOSSLESS if frames[0].image.shape[0] < LEAST_SIDE else LOSSY
     if path.suffix.lower() == ".gif":
         pictures, options = with_common_palette(pictures), {}
     with atomic_path(path) as temporary:
@@ -60,10 +60,11 @@ def draw_frames(frames: Sequence[Frame], axes: PictureAxes | None) -> list[Image
     """Each with its title and axes as an RGB picture, all of one size; a pixel of an image is a square of pixels."""
     side = frames[0].image.shape[0]
     side *= max(1, round(LEAST_SIDE / side))
-    width, height = side + MARGINS["left"] + MARGINS["right"], side + MARGINS["top"] + MARGINS["bottom"]
+    left, bottom = MARGIN_PIXELS + (SPEEDS_PIXELS if axes else 0), MARGIN_PIXELS + (TIME_PIXELS if axes else 0)
+    width, height = left + side + MARGIN_PIXELS, bottom + side + TITLE_PIXELS
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
-    cell = figure.add_axes((MARGINS["left"] / width, MARGINS["bottom"] / height, side / width, side / height),
+    cell = figure.add_axes((left / width, bottom / height, side / width, side / height),
                            xticks=[], yticks=[], frame_on=False)
     shown = cell.imshow(as_rgb(frames[0]), interpolation="nearest", aspect="auto",
                         extent=axes.extent if axes else None)

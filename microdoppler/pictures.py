@@ -66,8 +66,9 @@ def _draw_row(row: Sequence[Axes], label: str, images: Sequence[Tensor], axes: P
 
 def label_time(cell: Axes, axes: PictureAxes) -> None:
     cell.set_xticks([0, axes.window_seconds], ["0", f"{axes.window_seconds:.3g} s"], fontsize=6)
-    for text, side in zip(cell.get_xticklabels(), ("left", "right")):
-        text.set_horizontalalignment(side)
+    first, last = cell.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
 
 
 def label_speeds(cell: Axes, axes: PictureAxes) -> None:
