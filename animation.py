@@ -62,7 +62,7 @@ def interpolation_frames(generator: ImageGenerator, users: list[int], parts: Par
     for i, image in enumerate(images):
         number, step = divmod(i, FRAMES_PER_USER)
         here, there = (generator.legend.names[users[n % len(users)]] for n in (number, number + 1))
-        title = f"{here} → {there}\n{step / FRAMES_PER_USER:.0%}" if step else f"{here}\n"
+        title = f"{here} → {there}\n{100 * step / FRAMES_PER_USER:.0f} %" if step else f"{here}\n"
         frames.append(Frame(image, title, BETWEEN_SECONDS if step else USER_SECONDS))
     return frames
 

@@ -66,7 +66,7 @@ def image_in(picture):
 
 
 @pytest.mark.parametrize("sampler, steps", [("dpmpp_2m", 4), ("ddpm", 6)])
-def test_denoising_ends_with_the_image_that_is_written_without_animate(checkpoint, tmp_path, monkeypatch, sampler, steps):
+def test_denoising_ends_with_the_image_written_without_animate(checkpoint, tmp_path, monkeypatch, sampler, steps):
     monkeypatch.setattr("animation.MOST_STEPS_SHOWN", 6)       # ddpm takes 20
     settings = {"checkpoint": checkpoint, "user_id": (3,), "sampling": replace(GUIDED, sampler=sampler),
                 "device": "cpu"}
