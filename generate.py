@@ -9,6 +9,7 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from animation import save_animation
 from denoising_diffusion_pytorch.trainer import join_processes
 from generation import ImageGenerator, Sampling, find_checkpoint, image_seed
 from groundwork.command_line import run
@@ -18,6 +19,7 @@ from groundwork.files import TEMPORARY, check_inside, read_json, write_json
 from groundwork.images import load_images, save_image
 from groundwork.lock import LOCK, OWNER, sole_writer
 from groundwork.memory import Parts
+from microdoppler.film import check_film_path
 from microdoppler.legend import Legend
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
@@ -61,7 +63,8 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
 def main(*, checkpoint: Path = Config.results_folder, all_users: bool = False, samples_per_user: int = 50,
          user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
          sampling: Sampling = Sampling(), batch_size: int = 64, device: str = "auto", vae_path: Path | None = None,
-         latents_cache_folder: Path | None = None, save_grid: bool = False, force: bool = False) -> None:
+         latents_cache_folder: Path | None = None, save_grid: bool = False, animate: Path | None = None,
+         force: bool = False) -> None:
     """Draw spectrograms from a checkpoint, step 4 of 5. Run again, it makes only what is missing.
 
     Launched as several processes (accelerate launch), they share the images out among them. Options that default to
@@ -80,17 +83,25 @@ def main(*, checkpoint: Path = Config.results_folder, all_users: bool = False, s
         vae_path: weights of the VAE, where they are not at the checkpoint's vae_path
         latents_cache_folder: the encoded training images, for noise_level below 1, likewise
         save_grid: also write <output_dir>_grid.png, a row per user
+        animate: write this .webp or .gif and no images: of one user how its first image is denoised, of several a loop
+            from each to the next on one noise
         force: draw even through another VAE than the model was trained with; the manifest will say so
     """
     torch_device = choose_device(device)
     processes = join_processes(torch_device)
     checkpoint = find_checkpoint(checkpoint)
     count = samples_per_user if all_users else num_samples
+    if animate is not None:
+        check_film_path(animate)
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
     generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path, latents_cache_folder, force)
     users = choose_users(all_users, user_id, generator.legend)
     print(describe_work(torch_device, amp=generator.config.amp, at_once=batch_size, processes=processes.num_processes))
+    if animate is not None:
+        if processes.is_main_process:
+            save_animation(animate, generator, users, batch_size)
+        return
     with sole_writer(output_dir) if processes.is_main_process else nullcontext():
         names = draw_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
         if save_grid and processes.is_main_process:

@@ -6,6 +6,7 @@ import torch
 
 from assembly import build_diffusion, clipping_is_justified, guidance_of, open_vae
 from denoising_diffusion_pytorch import GaussianDiffusion
+from denoising_diffusion_pytorch.classifier_free_guidance import OnStep
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
 from groundwork.device import autocast, choose_device
@@ -139,17 +140,30 @@ class ImageGenerator:
     @torch.inference_mode()
     def draw(self, users: list[int], seeds: list[int]) -> torch.Tensor:
         """One image per (user, seed): (n, height, width, channels) uint8 on the CPU."""
-        parts = self.draw_latents(users, seeds).split(self.config.vae_batch_size)
+        return self.decode(self.draw_latents(users, seeds))
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The images of draw_latents' latents, as draw returns them."""
+        parts = latents.split(self.config.vae_batch_size)
         images = torch.cat([self.vae.decode_latents(part) for part in parts])
         return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
     @torch.inference_mode()
-    def draw_latents(self, users: list[int], seeds: list[int]) -> torch.Tensor:
-        """One latent per (user, seed), as the VAE decodes them: (n, c, h, w) float32 on the device."""
+    def draw_latents(self, users: list[int], seeds: list[int], on_step: OnStep | None = None) -> torch.Tensor:
+        """One latent per (user, seed), as the VAE decodes them: (n, c, h, w) float32 on the device.
+
+        on_step(t, latents): is told at every timestep what they are estimated to be, in the end they themselves.
+        """
+        def restore_and_tell(t: int, x_start: torch.Tensor) -> None:
+            assert on_step is not None
+            on_step(t, self.scaling.restore(x_start.float()))
+
+        guidance = guidance_of(self.config) | ({"on_step": restore_and_tell} if on_step else {})
         classes = torch.tensor(users, device=self.diffusion.device) - 1
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with autocast(self.diffusion.device, self.config.amp):      # the VAE's activations may be too large for float16
-            latents = self._standard_latents(classes, generators, guidance_of(self.config)).float()
+            latents = self._standard_latents(classes, generators, guidance).float()
         return self.scaling.restore(latents)
 
     def _standard_latents(self, classes: torch.Tensor, generators: list[torch.Generator],

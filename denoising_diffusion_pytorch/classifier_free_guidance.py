@@ -10,10 +10,11 @@ from denoising_diffusion_pytorch.guidance import combine
 from denoising_diffusion_pytorch.samplers import SAMPLERS, get_sampler
 from denoising_diffusion_pytorch.unet import Unet
 
-__all__ = ["Unet", "GaussianDiffusion", "OBJECTIVES", "BETA_SCHEDULES", "draw_noise"]
+__all__ = ["Unet", "GaussianDiffusion", "OBJECTIVES", "BETA_SCHEDULES", "OnStep", "draw_noise"]
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
 MIN_ALPHA_BAR = 1e-4        # a little above the end of the linear schedule, 4e-5
+OnStep = Callable[[int, Tensor], None]
 
 
 def linear_beta_schedule(timesteps: int) -> Tensor:
@@ -163,18 +164,21 @@ class GaussianDiffusion(nn.Module):
 
     @torch.inference_mode()
     def sample(self, classes: Tensor, *, noise: Tensor | None = None,
-               generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance: Any) -> Tensor:
+               generators: torch.Generator | Sequence[torch.Generator] | None = None, on_step: OnStep | None = None,
+               **guidance: Any) -> Tensor:
         """Samples of classes (b,) int64: (b, channels, image_size, image_size), in the range of the data.
 
         noise: the starting noise; generators: where it, and the noise that ddpm and ddim with eta > 0 add, are drawn
-        from (see draw_noise); guidance: guidance_interval (shares of the timesteps between which there is guidance,
-        default 0 to 1; Kynkaanniemi et al. 2024), cond_scale, rescaled_phi and remove_parallel_component of
-        model_predictions.
+        from (see draw_noise); on_step(t, x_start): is told at every timestep what the samples are estimated to be, in
+        the end the result itself; guidance: guidance_interval (shares of the timesteps between which there is
+        guidance, default 0 to 1; Kynkaanniemi et al. 2024), cond_scale, rescaled_phi and remove_parallel_component
+        of model_predictions.
         """
         shape = (classes.shape[0], self.channels, self.image_size, self.image_size)
         if noise is None:
             noise = draw_noise(shape, generators)
-        return self._sample_from(noise.to(self.device), self.sampling_times(), classes, generators, guidance)
+        return self._sample_from(noise.to(self.device), self.sampling_times(), classes, generators, on_step,
+                                 guidance)
 
     @torch.inference_mode()
     def interpolate(self, x1: Tensor, x2: Tensor, classes: Tensor, *, t: int | None = None, lam: float = 0.5,
@@ -187,13 +191,16 @@ class GaussianDiffusion(nn.Module):
 
     @torch.inference_mode()
     def vary(self, x_start: Tensor, classes: Tensor, *, t: int,
-             generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance: Any) -> Tensor:
+             generators: torch.Generator | Sequence[torch.Generator] | None = None, on_step: OnStep | None = None,
+             **guidance: Any) -> Tensor:
         """Variations of data (b, c, h, w): noised to timestep t, and denoised as `classes` (SDEdit, Meng et al. 2022).
+
+        The rest as in `sample`.
         """
         times = self.sampling_times(t)
         noise = draw_noise(x_start.shape, generators).to(x_start.device)
         x = self.q_sample(self._normalize(x_start), torch.full_like(classes, times[0]), noise)
-        return self._sample_from(x, times, classes, generators, guidance)
+        return self._sample_from(x, times, classes, generators, on_step, guidance)
 
     def sampling_times(self, start: int | None = None) -> list[int]:
         """The falling timesteps at which the network is evaluated, from `start` on: its share of sampling_timesteps.
@@ -210,19 +217,23 @@ class GaussianDiffusion(nn.Module):
         return times[1:].int().tolist()[::-1]
 
     def _sample_from(self, x: Tensor, times: list[int], classes: Tensor,
-                     generators: torch.Generator | Sequence[torch.Generator] | None, guidance: dict) -> Tensor:
+                     generators: torch.Generator | Sequence[torch.Generator] | None, on_step: OnStep | None,
+                     guidance: dict) -> Tensor:
         low, high = guidance.get("guidance_interval", (0, 1))
         inside = {name: value for name, value in guidance.items() if name != "guidance_interval"}
 
         def denoise(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
             is_guided = low <= (times[step] + 1) / self.num_timesteps <= high
-            return self.model_predictions(x, torch.full_like(classes, times[step]), classes, is_guided=is_guided,
-                                          **inside)
+            x_start, noise = self.model_predictions(x, torch.full_like(classes, times[step]), classes,
+                                                    is_guided=is_guided, **inside)
+            if on_step is not None:
+                on_step(times[step], self._unnormalize(x_start))
+            return x_start, noise
 
         sampler = get_sampler(self.sampler, self.ddim_sampling_eta)
         x = sampler(denoise, x, [self.alpha_bars[t] for t in times] + [1.0],
                     lambda: draw_noise(x.shape, generators).to(x.device))
-        return (x + 1) / 2 if self.auto_normalize else x
+        return self._unnormalize(x)
 
     # ------------------------------------------------------------------------------------------------ conversions
 
@@ -231,6 +242,9 @@ class GaussianDiffusion(nn.Module):
 
     def _normalize(self, img: Tensor) -> Tensor:
         return img * 2 - 1 if self.auto_normalize else img
+
+    def _unnormalize(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2 if self.auto_normalize else x
 
     def _to_x_start(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
         """The network's output as x_start; pred_v is v = alpha * noise - sigma * x_start (Salimans & Ho 2022)."""

@@ -46,9 +46,7 @@ def image_grid(rows: Sequence[Row], column_titles: Sequence[str], caption: str =
             cell.set_title(plain_text(title), fontsize=8)
         if axes is not None:
             for cell in cells[len(own) - 1][:len(own[-1][1])]:
-                cell.set_xticks([0, axes.window_seconds], ["0", f"{axes.window_seconds:.3g} s"], fontsize=6)
-                for text, side in zip(cell.get_xticklabels(), ("left", "right")):
-                    text.set_horizontalalignment(side)
+                label_time(cell, axes)
     figure.suptitle(plain_text(caption), fontsize=8)
     return figure
 
@@ -63,7 +61,17 @@ def _draw_row(row: Sequence[Axes], label: str, images: Sequence[Tensor], axes: P
             cell.set_box_aspect(1)
     row[0].set_ylabel(plain_text(label), fontsize=8)
     if axes is not None:
-        speeds = [axes.lowest_mps, 0.0, axes.highest_mps] if axes.lowest_mps < 0 < axes.highest_mps else [
-            axes.lowest_mps, axes.highest_mps]
-        row[0].set_yticks(speeds, [f"{speed:.3g}" + (" m/s" if speed == speeds[-1] else "") for speed in speeds],
-                          fontsize=6)
+        label_speeds(row[0], axes)
+
+
+def label_time(cell: Axes, axes: PictureAxes) -> None:
+    cell.set_xticks([0, axes.window_seconds], ["0", f"{axes.window_seconds:.3g} s"], fontsize=6)
+    first, last = cell.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
+
+
+def label_speeds(cell: Axes, axes: PictureAxes) -> None:
+    speeds = [axes.lowest_mps, 0.0, axes.highest_mps] if axes.lowest_mps < 0 < axes.highest_mps else [
+        axes.lowest_mps, axes.highest_mps]
+    cell.set_yticks(speeds, [f"{speed:.3g}" + (" m/s" if speed == speeds[-1] else "") for speed in speeds], fontsize=6)
