@@ -9,7 +9,8 @@ setup(
     python_requires=">=3.10",
     packages=["denoising_diffusion_pytorch", "vae", "microdoppler", "groundwork"],
     # The API's
-    py_modules=["animation", "assembly", "classify", "generate", "generation", "recording", "train_latent_cfg"],
+    py_modules=["animation", "assembly", "classify", "generate", "generation", "recording", "tracking",
+                "train_latent_cfg"],
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
