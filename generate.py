@@ -91,17 +91,15 @@ def main(*, checkpoint: Path = Config.results_folder, all_users: bool = False, s
     processes = join_processes(torch_device)
     checkpoint = find_checkpoint(checkpoint)
     count = samples_per_user if all_users else num_samples
-    if animate is not None:
+    if animate:
         check_film_path(animate)
     if count < 1 or batch_size < 1:
         raise InputError(f"{count} images per user, batch_size {batch_size}: expected at least 1 of each")
     generator = ImageGenerator.load(checkpoint, torch_device, sampling, vae_path, latents_cache_folder, force)
     users = choose_users(all_users, user_id, generator.legend)
     print(describe_work(torch_device, amp=generator.config.amp, at_once=batch_size, processes=processes.num_processes))
-    if animate is not None:
-        if processes.is_main_process:
-            save_animation(animate, generator, users, batch_size)
-        return
+    if animate:
+        return save_animation(animate, generator, users, batch_size) if processes.is_main_process else None
     with sole_writer(output_dir) if processes.is_main_process else nullcontext():
         names = draw_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
         if save_grid and processes.is_main_process:

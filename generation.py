@@ -6,9 +6,9 @@ import torch
 
 from assembly import build_diffusion, clipping_is_justified, guidance_of, open_vae
 from denoising_diffusion_pytorch import GaussianDiffusion
-from denoising_diffusion_pytorch.classifier_free_guidance import OnStep
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
+from denoising_diffusion_pytorch.classifier_free_guidance import OnStep
 from groundwork.device import autocast, choose_device
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors

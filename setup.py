@@ -8,8 +8,9 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=["denoising_diffusion_pytorch", "vae", "microdoppler", "groundwork"],
+    # The API's
     py_modules=["animation", "assembly", "classify", "generate", "generation", "recording", "tracking",
-                "train_latent_cfg"],     # the API's
+                "train_latent_cfg"],
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",

@@ -14,7 +14,7 @@ __all__ = ["Unet", "GaussianDiffusion", "OBJECTIVES", "BETA_SCHEDULES", "OnStep"
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
 MIN_ALPHA_BAR = 1e-4        # a little above the end of the linear schedule, 4e-5
-OnStep = Callable[[int, Tensor], None]
+OnStep = Callable[[int, Tensor], None]      # of a timestep, and of what the samples are estimated to be there
 
 
 def linear_beta_schedule(timesteps: int) -> Tensor:

@@ -68,7 +68,7 @@ def test_the_api_is_installed_with_all_it_imports():
     while waiting:
         needed |= waiting
         waiting = {name for module in waiting for name in imported_by(ROOT / f"{module}.py") & scripts} - needed
-    installed = re.search(r"py_modules=\[(.*?)\]", (ROOT / "setup.py").read_text())[1]
+    installed = re.search(r"py_modules=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.DOTALL)[1]
     assert set(re.findall(r'"(\w+)"', installed)) == needed
 
 
