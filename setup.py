@@ -36,6 +36,6 @@ setup(
         "tensorboard>=2.10",    # reads what training tells it
         "nbclient>=0.6",        # runs the notebook
         "nbformat>=5.1",        # cells with ids
-        "ipykernel>=6.0",
+        "ipykernel>=6.0",       # that it runs in
     ]},
 )

@@ -25,7 +25,7 @@ def run_session(attached, working, last="classify.main", **changes):
     del notebook.cells[1 + next(i for i, cell in enumerate(notebook.cells) if last in cell.source):]
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     values = {"input_folder": str(attached), "working_folder": str(working), "changes": TINY | changes,
-              "samples_per_user": 2, "simulated_images_per_user": 14, "vae_num_steps": 4, "vae_ch": 8}
+              "simulated_images_per_user": 14, "vae_num_steps": 4, "vae_ch": 8}
     assert all(re.search(rf"\b{name}\b", parameters.source) for name in values)
     parameters.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
@@ -37,7 +37,7 @@ def run_session(attached, working, last="classify.main", **changes):
 def test_a_second_session_goes_on_from_the_output_of_the_first(tmp_path):
     text, pictures = run_session(tmp_path / "nothing", tmp_path / "first")
     assert "walkers are simulated" in text and "wrote model-2.pt" in text and "resumed" not in text
-    assert "4 images drawn" in text and "not distinguishable" in text and pictures == 7
+    assert "12 images drawn" in text and "not distinguishable" in text and pictures == 7
 
     (tmp_path / "input").mkdir()
     (tmp_path / "first").rename(tmp_path / "input" / "first")
