@@ -4,7 +4,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Iterator
 
 from matplotlib.figure import Figure
 
@@ -31,8 +31,6 @@ from microdoppler.study_report import conclusion, result_tables
 from train_latent_cfg import PRESETS, Config
 
 SHOWN = 4       # images of each kind per person
-VAE_RECIPE: dict[str, Any] = {      # of a narrow VAE, in minutes
-    "num_res_blocks": 1, "batch_size": 8, "lr": 4e-3, "kl_weight": 0.002}
 
 
 @dataclass
@@ -76,10 +74,7 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
         audit = audit_split(open_split(config), open_overlaps(config))
         write_audit(audit, config.data_path, config.latents_cache_folder)
     with stage("train the VAE"):
-        levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves the side
-        vae.train.main(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
-                       image_size=config.image_size, ch=vae_ch, ch_mult=(1, 2, 4, 4)[:levels],
-                       num_steps=vae_num_steps, device=config.device, resume=config.vae_path.exists(), **VAE_RECIPE)
+        train_narrow_vae(config, vae_num_steps, vae_ch)
     with stage("test the VAE's range"):
         test_vae_range.main(config)
     with stage("train the diffusion model"):
@@ -101,6 +96,15 @@ def main(config: Config, *, output_dir: Path = Path("demo"), images_per_user: in
     save_figure(compare(config, synthetic), output_dir / "real_and_synthetic.png")
     write_report(config, audit, figures, summary, stage, output_dir)
     print(f"\nreport: {(output_dir / 'report.html').resolve()}")
+
+
+def train_narrow_vae(config: Config, num_steps: int, ch: int) -> None:
+    """A VAE that minutes on a CPU are enough for, to config.vae_path; goes on where it was."""
+    levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves the side
+    vae.train.main(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
+                   image_size=config.image_size, ch=ch, ch_mult=(1, 2, 4, 4)[:levels], num_res_blocks=1,
+                   num_steps=num_steps, batch_size=8, lr=4e-3, kl_weight=0.002, device=config.device,
+                   resume=config.vae_path.exists())
 
 
 def compare(config: Config, synthetic: Path) -> Figure:

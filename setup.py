@@ -36,5 +36,8 @@ setup(
         "mypy>=1.18",           # 1.15 misreads torch.autograd.Function
         "datasets>=3.0",        # reads synthetic folders as other people's programs do
         "tensorboard>=2.10",    # reads what training tells it
+        "nbclient>=0.6",        # runs the notebook
+        "nbformat>=5.1",        # cells with ids
+        "ipykernel>=6.0",       # that it runs in
     ]},
 )

@@ -9,6 +9,10 @@ class InputError(Exception):
     without a traceback and exits with status 2; any other exception is a bug of ours and keeps its traceback.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython asks for this: in a notebook, too, the message is all that is shown."""
+        return [f"error: {printable(str(self))}"]
+
 
 def shortened(names: Sequence[str], most: int = 8) -> str:
     """The first few of many names."""
