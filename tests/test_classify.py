@@ -235,8 +235,8 @@ def test_unusable_folders_are_named_and_nothing_is_written(config, tmp_path, mak
 
 
 def test_command_line_says_it_in_one_line_with_status_2(config, tmp_path):
-    done = subprocess.run([sys.executable, classify.__file__, "--preset", "cpu-minutes", "--data_path",
-                           config.data_path, "--synthetic", tmp_path / "nothing", tmp_path / "neither"],
+    done = subprocess.run([sys.executable, classify.__file__, "--preset", "cpu-minutes", "--num_users", "3",
+                           "--data_path", config.data_path, "--synthetic", tmp_path / "nothing", tmp_path / "neither"],
                           capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and f"{tmp_path / 'nothing'} is no folder" in done.stderr

@@ -59,5 +59,5 @@ def test_the_echo_of_a_grey_picture_is_its_brightness_and_of_a_jet_one_its_colou
 def test_real_images_are_looked_at_in_grey_beside_grey_synthetic_ones(tmp_path):
     save_image(tmp_path / "grey" / "ID_1" / "a.png", GREY)
     save_image(tmp_path / "colour" / "ID_1" / "a.png", GREY.repeat(3, axis=2))
-    assert [channels_of([tmp_path / name]) for name in ("grey", "colour")] == [1, 3]
-    assert channels_of([tmp_path / "colour", tmp_path / "grey"]) == 1 and channels_of([]) == 3
+    assert [channels_of([tmp_path / name], {1: "ID_1"}) for name in ("grey", "colour")] == [1, 3]
+    assert channels_of([tmp_path / "colour", tmp_path / "grey"], {1: "ID_1"}) == 1 and channels_of([], {1: "ID_1"}) == 3

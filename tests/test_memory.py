@@ -7,7 +7,7 @@ from toys import toy_set
 
 import generate
 from groundwork.errors import InputError
-from groundwork.images import save_image
+from groundwork.images import load_image, save_image
 from groundwork.memory import Parts
 from microdoppler.arms import Arm
 from microdoppler.classifier import features, predict, train_classifier
@@ -109,7 +109,7 @@ def test_generation(monkeypatch, demo, tmp_path):
     def draw(folder):
         generate.main(checkpoint=demo[0] / "results" / "model-3.pt", user_id=(1,), num_samples=5, device="cpu",
                       output_dir=tmp_path / folder)
-        return [generate.load_image(path, 64).astype(int) for path in sorted((tmp_path / folder).rglob("*.png"))]
+        return [load_image(path, 64).astype(int) for path in sorted((tmp_path / folder).rglob("*.png"))]
     whole, tried = draw("whole"), []
     short_of_memory(monkeypatch, KL_VAE, "decode_latents", 2, tried)
     parts = draw("parts")
