@@ -32,6 +32,7 @@ setup(
     extras_require={"test": [
         "pytest>=7.4",
         "hypothesis>=6.80",
+        "pytest-xdist>=3.5",    # as many tests at once as there are cores
         "ruff>=0.4",
         "mypy>=1.18",           # 1.15 misreads torch.autograd.Function
         "datasets>=3.0",        # reads synthetic folders as other people's programs do

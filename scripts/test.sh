@@ -11,4 +11,5 @@ fi
 . scripts/environment.sh "[test]" "$torch"
 ruff check
 mypy
-exec python -m pytest "$@"
+# A thread each: networks as small as those of the tests gain nothing from more, and processes of their own do.
+OMP_NUM_THREADS=1 exec python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
