@@ -66,13 +66,14 @@ def study_section(path: Path, model: dict[str, str]) -> Section:
             return Section(heading, ["Not measured of these weights (`python classify.py`)."])
         arms = [{**arm, "recalls": {int(user): recall for user, recall in arm["recalls"].items()}}
                 for arm in study["arms"] if not arm["synthetic"] or arm["synthetic"] in own]
+        numbers = {user: f"user {user}" for arm in arms for user in arm["recalls"]}     # names of persons stay at home
         folds = (f" Of {study['num_folds']} folds, each with a model of its own, these weights are fold "
                  f"{min(own.values())}'s." if study["num_folds"] > 1 else "")
         compared = max(choice["num_candidates"] for choice in study["choices"])
         chosen = (f" Of {compared} sets the table shows this model's; if it was chosen for these figures, they are a "
                   "little too good, and those in this paragraph are not." if compared > 1 else "")
         return Section(heading, [conclusion(study) + chosen + folds],
-                       result_tables({**study, "arms": arms, "choices": []}))
+                       result_tables({**study, "names": numbers, "arms": arms, "choices": []}))
 
 
 def fidelity_section(path: Path, model: dict[str, str]) -> Section:
