@@ -65,7 +65,7 @@ def progress(metrics: Metrics, settings: Settings) -> list[str]:
         return [f"step 0 of {total}: no line of metrics yet"]
     milestones = math.ceil(total / settings.save_and_sample_every)
     done = int(metrics.milestones["milestone"][-1]) if len(metrics.milestones["milestone"]) else 0
-    left = (total - metrics.step) * seconds_per_step(training)
+    left = max(0, total - metrics.step) * seconds_per_step(training)     # below 0 where fewer steps are asked for since
     lines = [f"step {metrics.step} of {total} ({metrics.step / total:.1%}), milestone {done} of {milestones}",
              f"{np.median(recent(training['images_per_second'])):.3g} images/s, {clock(training['wall_time'][-1])} of "
              f"training, " + (f"{clock(left)} left, milestones not counted" if left else "complete"),

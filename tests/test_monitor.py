@@ -283,6 +283,11 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, monitor_training.__file__, *map(str, arguments)]
 
 
+def test_a_run_that_was_shortened_behind_its_step_is_complete(tmp_path):
+    folder = write_run(tmp_path / "run", steps=4000, train_num_steps=3000)
+    assert "training, complete" in monitor_training.look(folder)[2]
+
+
 def test_ctrl_c_ends_watching_quietly(tmp_path):
     folder = write_run(tmp_path, steps=500)
     process = subprocess.Popen(      # a shell's background job, as this may be, has Ctrl-C switched off
