@@ -44,6 +44,8 @@ def main(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, 
         force: with one fold, take sets too whose model was trained on another split; runs.csv will say so
     """
     check_constants(config)
+    if config.num_users < 2:
+        raise InputError("num_users is 1; expected 2 or more: one person cannot be mistaken for another")
     seeds = config.classifier_seeds if seeds is None else seeds
     if seeds < 1:
         raise InputError(f"--seeds {seeds}; expected at least 1")

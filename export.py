@@ -7,9 +7,9 @@ import torch
 from denoising_diffusion_pytorch.checkpoint import load_checkpoint, save_ema
 from generation import MODEL_FILE, VAE_FILE, ImageGenerator, Sampling, find_checkpoint
 from groundwork.command_line import run
-from groundwork.errors import InputError
+from groundwork.errors import InputError, shortened
 from groundwork.lock import sole_writer
-from microdoppler.class_names import default_name
+from microdoppler.class_names import default_names
 from microdoppler.model_card import (best_checkpoint, config_section, data_section, fidelity_section,
                                      study_section, training_section, write_card)
 from train_latent_cfg import Config, config_of, config_to_plain
@@ -45,9 +45,9 @@ def main(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path("r
     path, reason = choose(checkpoint, study)
     generator = ImageGenerator.load(path, "cpu", Sampling(noise_level=1.0), vae_path)      # all of it fits together
     content, identity, classes = load_checkpoint(path), generator.identity, generator.legend.classes
-    names = {user: default_name(class_) for user, class_ in classes.items()}    # what persons are called stays at home
-    content["legend"] = replace(generator.legend, names=names).to_plain()
     config, model = shared_config(content), {f"model_{name}": identity[name] for name in ("weights", "vae")}
+    names = default_names(classes, config["class_folders"])     # what persons are called stays at home
+    content["legend"] = replace(generator.legend, names=names).to_plain()
     sections = [data_section(config, list(classes.values()), identity["split"], content.get("latent_statistics", {})),
                 fidelity_section((fidelity or results / "fidelity") / "fidelity.json", model),
                 study_section(study, model), training_section(results / "metrics.jsonl", content["step"]),
@@ -57,11 +57,13 @@ def main(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path("r
         generator.vae.save_safetensors(output_dir / VAE_FILE)
         write_card(output_dir / CARD_FILE, facts=facts_of(generator, content, reason), sections=sections,
                    num_users=config["num_users"], is_gait=not config["class_folders"],
-                   sample_shape=(16, 3, config["image_size"], config["image_size"]))
+                   sample_shape=(16, generator.vae.channels, config["image_size"], config["image_size"]))
     print(f"{path}: {reason}\nwritten: {output_dir}/{MODEL_FILE}, {VAE_FILE}, {CARD_FILE}")
     for section in sections:
         if not section.tables:
             print(f"{section.heading}: {section.paragraphs[0]}")
+    if config["class_folders"]:
+        print(f"whoever gets it learns the names of your folders: {shortened(list(classes.values()))}")
     print(f"next: python generate.py --checkpoint {output_dir} --all_users")
 
 

@@ -74,7 +74,7 @@ def main(*, checkpoint: Path = Config.results_folder, all_users: bool = False, s
         checkpoint: model-<m>.pt, model.safetensors, or a folder: what export.py wrote there, else its newest milestone
         all_users: draw samples_per_user images of every user
         samples_per_user: images of each user, with --all_users
-        user_id: draw num_samples images of these users, numbered as their folders are (1, 2, …)
+        user_id: draw num_samples images of these users: the numbers of their folders; of class_folders their places
         num_samples: images of each user, with --user_id
         output_dir: gets a folder of *.png per user, called as in the data set, and manifest.json; opens as
             torchvision's ImageFolder

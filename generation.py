@@ -107,7 +107,7 @@ class ImageGenerator:
         is_other_vae = checkpoint.get("vae_fingerprint") not in (None, fingerprint)
         if is_other_vae and not force:
             raise InputError(f"{path} was trained on the latents of another VAE than {config.vae_path}; give the right "
-                             "one with --vae_path, or --force it")
+                             "one with --vae_path, or force it (generate.py --force)")
         if "latent_statistics" in checkpoint:
             statistics = LatentStatistics.of(checkpoint["latent_statistics"], path)
             diffusion.clip_x_start = clipping_is_justified(config, statistics)
@@ -124,7 +124,7 @@ class ImageGenerator:
                               Legend.of(checkpoint.get("legend"), config.num_users, path))
 
     def sample(self, user: int, count: int = 16, seed: int | None = None) -> torch.Tensor:
-        """Images of one user (1, 2, …): (count, 3, height, width) float32 in [0, 1], on the CPU.
+        """Images of one user (1, 2, …): (count, 3 or 1, height, width) float32 in [0, 1], on the CPU.
 
         They are those that generate.py writes as ID_<user>/*1.png … *<count>.png with this seed; None: the
         checkpoint's. Raises InputError when the checkpoint does not know the user, or count is below 1.

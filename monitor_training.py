@@ -68,7 +68,8 @@ def progress(metrics: Metrics, settings: Settings) -> list[str]:
     left = max(0, total - metrics.step) * seconds_per_step(training)     # below 0 where fewer steps are asked for since
     lines = [f"step {metrics.step} of {total} ({metrics.step / total:.1%}), milestone {done} of {milestones}",
              f"{np.median(recent(training['images_per_second'])):.3g} images/s, {clock(training['wall_time'][-1])} of "
-             f"training, " + (f"{clock(left)} left, milestones not counted" if left else "complete"),
+             f"training, " + ("complete" if is_complete(metrics, settings) else
+                             f"{clock(left)} left, milestones not counted"),
              f"loss {trend(training)}", f"healthy: {settings.expected_loss}"]
     if skipped := int(training["skipped_steps"][-1]):
         lines.append(f"{skipped} steps skipped, as their gradients were not finite")
@@ -82,6 +83,12 @@ def progress(metrics: Metrics, settings: Settings) -> list[str]:
     if metrics.broken_lines:
         lines.append(f"{metrics.broken_lines} lines of metrics.jsonl cannot be read, and were left out")
     return lines
+
+
+def is_complete(metrics: Metrics, settings: Settings) -> bool:
+    """Whether the last milestone has been looked at, which takes a while after the last step."""
+    told = metrics.milestones["step"]
+    return len(told) > 0 and told[-1] >= settings.train_num_steps
 
 
 def seconds_per_step(training: dict[str, np.ndarray]) -> float:
@@ -140,7 +147,7 @@ def draw(folder: Path, metrics: Metrics, settings: Settings, html: Path | None) 
         write_page(html, folder=folder, progress=progress(metrics, settings), findings=diagnose(metrics, settings),
                    verdict=verdict([], metrics, settings), plot=figure,
                    samples=find_samples(folder, settings.save_and_sample_every, settings.train_num_steps),
-                   is_complete=metrics.step >= settings.train_num_steps)
+                   is_complete=is_complete(metrics, settings))
 
 
 def screen(folder: Path, metrics: Metrics, settings: Settings) -> TrainingScreen:
@@ -177,7 +184,7 @@ def main(config: Config, *, watch: Seconds = None, html: Path | None = None) -> 
                     else:
                         print(("\n" if shown else "") + text, flush=True)
                     shown = text
-                if watch is None or metrics.step >= settings.train_num_steps:
+                if watch is None or is_complete(metrics, settings):
                     break
                 time.sleep(watch)
         if live:

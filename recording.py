@@ -49,9 +49,9 @@ class ResultsRecorder(Recorder):
         self.latest = ""
         check_free_space(self.folder, self.bytes_to_write(), "lower keep_last, or raise save_and_sample_every or "
                          "keep_every")
-        write_json(self.folder / "config.json", self.travels["config"])
         self.trackers = Trackers(trainer.accelerator, self.travels["config"], step=trainer.step,
                                  folder=self.folder / "trackers")
+        write_json(self.folder / "config.json", self.travels["config"])
         if trainer.step == 0:
             self.trackers.show_latents(self._training_latents(), "training", step=0)
 

@@ -171,6 +171,9 @@ def check_constants(config: Config) -> None:
     if config.latent_size % (factor := 2 ** (len(config.dim_mults) - 1)):
         raise InputError(f"latent_size is {config.latent_size}; expected a multiple of {factor}, as the "
                          f"{len(config.dim_mults)} dim_mults halve it {len(config.dim_mults) - 1} times")
+    if (config.window_seconds > 0) != (config.velocity_range_mps != (0.0, 0.0)):
+        raise InputError(f"window_seconds is {config.window_seconds}, velocity_range_mps {config.velocity_range_mps}; "
+                         "expected both or neither")
     if config.use_cfg_plus_plus and not 0 < config.cond_scale <= 1:
         raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected (0, 1], try 0.6")
 
@@ -281,6 +284,7 @@ def train(config: Config, resume: str | None, device: torch.device, processes: P
         if checkpoint is not None and checkpoint["split"] != split.identity():
             raise InputError(f"the run in {config.results_folder} was trained on other images than this split's: "
                              f"{differences(checkpoint['split'], split.identity())}; go back to its data_split.json")
+        legend = legend_of(config, split)
         cache = open_cache(config, split, vae, device)
     statistics = cache.statistics
     if checkpoint is not None:
@@ -296,16 +300,16 @@ def train(config: Config, resume: str | None, device: torch.device, processes: P
 
     recorder = None
     if processes.is_main_process:
-        set_aside_later(config.results_folder, trainer.step, config.save_and_sample_every)
         watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling,
                                    open_judge(config, split, device, vae.channels),
                                    num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
         real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size,
                                   channels=vae.channels)[0]
                 for user in watcher.users}
-        recorder = ResultsRecorder(config, trainer, watcher, real, legend_of(config, split), {
+        recorder = ResultsRecorder(config, trainer, watcher, real, legend, {
             "config": config_to_plain(config), "latent_statistics": dataclasses.asdict(statistics),
             "vae_fingerprint": vae_fingerprint, "split": split.identity()})
+        set_aside_later(config.results_folder, trainer.step, config.save_and_sample_every)
         recorder.finish_interrupted_milestone()
     with stopping_on_signals(stop), closing(recorder) if recorder else nullcontext():
         reason = trainer.train(config.train_num_steps, log_every=config.log_every,

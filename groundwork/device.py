@@ -87,7 +87,9 @@ def has_kernels(capability: tuple[int, int], archs: list[str]) -> bool:
 
 
 def _what_to_do(capability: tuple[int, int]) -> str:
-    if not (5, 0) <= capability < (7, 5):
+    if capability < (5, 0):
+        return "use another card or --device cpu"
+    if capability >= (7, 5):
         return "pip install --upgrade torch torchvision, or use another card or --device cpu"
     torch_version, torchvision_version = LAST_FOR_PASCAL
     return (f'pip install "torch=={torch_version}" "torchvision=={torchvision_version}", which have them, or '

@@ -11,8 +11,8 @@ import numpy as np
 
 from groundwork.errors import InputError, differences, shortened
 from groundwork.files import check_inside, read_json, write_json
-from microdoppler.class_names import default_name, read_names
-from microdoppler.spectrograms import drop_broken, find_users
+from microdoppler.class_names import default_names, read_names
+from microdoppler.spectrograms import class_of, drop_broken, find_users
 
 STRATEGIES = ("contiguous", "random")
 FOLDS = (0, 1, 2)
@@ -88,7 +88,8 @@ class Split:
             train, test = ({user: list(entry[part]) for user, entry in users.items()}
                            for part in ("train_images", "test_images"))
             classes = classes_of(train, settings.class_folders)
-            names = {user: str(entry.get("name", default_name(classes[user]))) for user, entry in users.items()}
+            defaults = default_names(classes, settings.class_folders)
+            names = {user: str(entry.get("name", defaults[user])) for user, entry in users.items()}
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -107,7 +108,7 @@ class Split:
 
 def classes_of(images: dict[int, list[str]], class_folders: bool) -> dict[int, str]:
     """{user number: class} of images {user number: paths}."""
-    return {user: names[0].split("/")[0] if class_folders else f"ID_{user}" for user, names in images.items()}
+    return {user: class_of(names[0].split("/")[0]) if class_folders else f"ID_{user}" for user, names in images.items()}
 
 
 def split_images(images: dict[int, list[str]], settings: SplitSettings) -> Split:
@@ -122,7 +123,7 @@ def split_images(images: dict[int, list[str]], settings: SplitSettings) -> Split
                          f"{settings.guard} and 1 to test are needed per user: lower images_per_user_train")
     return Split(settings, {user: train for user, (train, _) in parts.items()},
                  {user: test for user, (_, test) in parts.items()},
-                 {user: default_name(class_) for user, class_ in classes.items()})
+                 default_names(classes, settings.class_folders))
 
 
 def _contiguous(user: int, names: list[str], settings: SplitSettings) -> tuple[list[str], list[str]]:
@@ -151,7 +152,8 @@ def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitS
         write_json(path, split.to_json())
         return split, warnings
     split = Split.from_json(read_json(path), path)
-    changed = differences(split.settings.deciding(), settings.deciding())
+    everywhere = {"class_folders": False}       # which deciding() leaves out where it is so
+    changed = differences(everywhere | split.settings.deciding(), everywhere | settings.deciding())
     if changed:
         raise InputError(f"{path} was made with {changed}; go back to those constants, or choose another "
                          "latents_cache_folder and results_folder for a new split")
@@ -166,7 +168,10 @@ def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitS
 
 
 def _named(split: Split, class_names: Path | None) -> Split:
-    return replace(split, names=read_names(class_names, split.classes)) if class_names else split
+    if class_names is None:
+        return split
+    defaults = default_names(split.classes, split.settings.class_folders)
+    return replace(split, names=read_names(class_names, split.classes, defaults))
 
 
 def describe(split: Split) -> str:

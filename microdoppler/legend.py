@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from groundwork.errors import InputError
-from microdoppler.class_names import default_name
 from microdoppler.picture_axes import PictureAxes
 
 
@@ -29,8 +28,9 @@ class Legend:
     def of(plain: dict[str, Any] | None, num_users: int, source: Path) -> "Legend":
         """That of a checkpoint; of one from before there were legends, ID_1 … ID_<num_users>, without axes."""
         if plain is None:
-            folders = [f"ID_{user}" for user in range(1, num_users + 1)]
-            plain = {"classes": folders, "names": list(map(default_name, folders)), "axes": None}
+            users = range(1, num_users + 1)
+            plain = {"classes": [f"ID_{user}" for user in users], "names": [f"user {user}" for user in users],
+                     "axes": None}
         try:
             classes, names = (dict(enumerate(map(str, plain[part]), start=1)) for part in ("classes", "names"))
             axes = PictureAxes(**plain["axes"]) if plain["axes"] else None

@@ -9,20 +9,28 @@ from groundwork.errors import InputError, printable, shortened
 from groundwork.images import load_image, natural_order, time_order
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+MOST_NAME_BYTES = 100         # of a class: it stands in the names of its folder and files, of 255 at most
 MAX_BROKEN_SHARE = 0.03       # beyond a few per cent it is no accident, and the user should look at the data
 
 
-def folders_by_class(root: Path) -> dict[str, Path]:
-    """The folders in root but hidden ones, in natural order: {class: folder}.
+def class_of(folder: str) -> str:
+    """ID_<number> for that in any letter case, however the number is written; else the folder's own name."""
+    match = re.fullmatch(r"ID_([0-9]+)", folder, re.IGNORECASE)
+    return f"ID_{int(match[1])}" if match else folder
 
-    A class is called as its folder is, and ID_<number> in any letter case, however the number is written, ID_<number>.
-    Raises InputError when two folders are of one class.
+
+def folders_by_class(root: Path) -> dict[str, Path]:
+    """The folders in root but hidden ones, in natural order: {class: folder}, see class_of.
+
+    Raises InputError when two folders are of one class, or a name is too long for the files that will bear it.
     """
     folders: dict[str, Path] = {}
     for folder in sorted((entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
                          key=lambda entry: natural_order(entry.name)):
-        match = re.fullmatch(r"ID_([0-9]+)", folder.name, re.IGNORECASE)
-        twin = folders.setdefault(f"ID_{int(match[1])}" if match else folder.name, folder)
+        if len(folder.name.encode()) > MOST_NAME_BYTES:
+            raise InputError(f"the name of {folder} has {len(folder.name.encode())} bytes; expected {MOST_NAME_BYTES} "
+                             "at most: rename it")
+        twin = folders.setdefault(class_of(folder.name), folder)
         if twin is not folder:
             raise InputError(f"{twin.name} and {folder.name} in {root} have the same number; rename one of them")
     return folders

@@ -1,5 +1,6 @@
 """Folders with any names, any number of them, and what tables and figures call them."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from groundwork.errors import InputError
-from microdoppler.class_names import default_name, read_names
+from microdoppler.class_names import default_names, read_names
 from microdoppler.data_split import Split, SplitSettings, load_or_make_split
 from microdoppler.legend import Legend
 from microdoppler.picture_axes import PictureAxes, known_axes
@@ -68,11 +69,34 @@ def test_splits_from_before_there_were_names_are_read(tmp_path):
 def test_nonsense_for_names_is_refused(tmp_path, content, complaint):
     (tmp_path / "names.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=complaint):
-        read_names(tmp_path / "names.json", {1: "Wave", 2: "swipe 2"})
+        read_names(tmp_path / "names.json", {1: "Wave", 2: "swipe 2"}, {1: "Wave", 2: "swipe 2"})
 
 
-def test_numbered_folders_are_called_users():
-    assert [default_name(name) for name in ("ID_7", "ID_x", "rotor")] == ["user 7", "ID_x", "rotor"]
+def test_numbered_folders_are_called_users_and_others_as_they_are():
+    assert default_names({1: "ID_1", 2: "ID_2"}, class_folders=False) == {1: "user 1", 2: "user 2"}
+    assert default_names({1: "ID_3", 2: "user 1"}, class_folders=True) == {1: "ID_3", 2: "user 1"}
+
+
+def test_padded_numbers_are_one_class_wherever_they_are_read(tmp_path):
+    for name in ("ID_01", "id_2"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
+    split, _ = load_or_make_split(tmp_path / "split.json", tmp_path, replace(SETTINGS, num_users=2))
+    assert split.classes == find_classes(tmp_path, 2, class_folders=True) == {1: "ID_1", 2: "ID_2"}
+    assert list(find_synthetic(tmp_path, split.classes)) == [1, 2]
+
+
+def test_a_split_of_all_folders_is_none_of_numbered_ones(gestures, tmp_path):
+    load_or_make_split(tmp_path / "split.json", gestures, SETTINGS)
+    with pytest.raises(InputError, match="class_folders True .now False"):
+        load_or_make_split(tmp_path / "split.json", gestures, replace(SETTINGS, class_folders=False))
+
+
+def test_a_name_too_long_for_files_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / ("步" * 40)).mkdir()
+    with pytest.raises(InputError, match="120 bytes; expected 100 at most"):
+        find_classes(tmp_path, 1, class_folders=True)
 
 
 def test_a_synthetic_set_holds_exactly_the_classes(gestures):

@@ -30,7 +30,7 @@ def training_line(step: int, loss: float, **other) -> dict:
 
 
 def milestone_line(step: int, **other) -> dict:
-    return {"step": step, "milestone": step // MILESTONE_EVERY, "class_gain": 0.04, "sharpness": 0.95,
+    return {"step": step, "milestone": -(-step // MILESTONE_EVERY), "class_gain": 0.04, "sharpness": 0.95,
             "recognised": 0.9, "diversity": 0.95, "copies": 0.0, **other}
 
 
@@ -54,7 +54,7 @@ def write_run(folder: Path, loss=standardized, *, steps: int = TOTAL, line=lambd
     scatter, lines = np.random.default_rng(0), []
     for step in range(LOG_EVERY, steps + 1, LOG_EVERY):
         lines.append({**training_line(step, loss(step) * scatter.normal(1, 0.06)), **line(step)})
-        if step % MILESTONE_EVERY == 0:
+        if step % MILESTONE_EVERY == 0 or step == config.get("train_num_steps"):
             lines.append({**milestone_line(step), **milestone(step)})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder

@@ -14,7 +14,6 @@ import torch
 from conftest import DEMO_SIZE, ROOT, TINY
 from PIL import Image
 
-from demo import VAE_RECIPE
 from generation import ImageGenerator, Sampling
 from groundwork.files import load_tensors
 from microdoppler.latents import LatentStatistics, load_cached
@@ -208,7 +207,7 @@ def test_images_never_seen_in_training_do_not_influence_it(script, demo, paths, 
     shutil.copy(folder / "latents_cache" / "data_split.json", cache)
     script("-m", "vae.train", "--data_path", data, "--split", cache / "data_split.json", "--output",
            tmp_path / "vae.pt", "--image_size", "64", "--ch", "8", "--ch_mult", "1", "2", "4", "--num_steps", "10",
-           *(word for name, value in VAE_RECIPE.items() for word in (f"--{name}", value)))
+           "--num_res_blocks", 1, "--batch_size", 8, "--lr", 4e-3, "--kl_weight", 0.002)      # as demo.py's
     ours, theirs = (load_tensors(path)["model_state_dict"] for path in (tmp_path / "vae.pt", folder / "kl_vae_best.pt"))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     script("train_latent_cfg.py", *paths, "--data_path", data, "--latents_cache_folder", cache,
@@ -220,11 +219,11 @@ def test_images_never_seen_in_training_do_not_influence_it(script, demo, paths, 
 
 def launch_two(*arguments):
     """Run a script as two processes that know of each other; returns its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *map(str, arguments)],
+    done = subprocess.run(      # as accelerate does for GPUs; without one it starts a single process
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "on 2 x the CPU" in done.stdout      # else nothing is tested
     return done.stdout
 
 

@@ -160,7 +160,10 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
     state = load_tensors(state_path)
     if not (isinstance(state, dict) and isinstance(state.get("settings"), dict)):
         raise InputError(f"{state_path} is no state of a VAE's training; delete it and {output} to start anew")
-    changed = differences(state["settings"], settings)
+    was = state["settings"]
+    if isinstance(was.get("ddconfig"), dict):       # of before there was a choice of channels
+        was = was | {"ddconfig": {"in_channels": 3, "out_ch": 3} | was["ddconfig"]}
+    changed = differences(was, settings)
     if changed:
         raise InputError(f"{state_path} was trained with {changed}; resume with the same settings, or choose another "
                          "--output")
