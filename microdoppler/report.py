@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import jinja2
+from matplotlib import rcParams
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 from groundwork.files import atomic_path, write_text
 
 FIGURE_DPI = 120        # at least
+CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "SimHei")
+# For names that the first font has no letters for, where one of the others is installed
+rcParams["font.family"] = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist} & set(CHINESE_FONTS))]
 
 
 @dataclass(frozen=True)
