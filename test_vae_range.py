@@ -56,7 +56,8 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     device = choose_device(config.device)
     print(describe_work(device, amp=False, at_once=config.vae_batch_size))
     vae = open_vae(config, device)
-    paths, _ = labels_of(open_split(config).train_images)
+    split = open_split(config)
+    paths, labels = labels_of(split.train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
     images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading", vae.channels)
     figures, reconstructions = measure_quality(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
@@ -66,7 +67,7 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     write_json(config.results_folder / "vae_range.json", {"vae_path": str(config.vae_path), **figures})
     shown = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).astype(int))
     grid = image_grid([("original", list(images[shown])), ("reconstruction", list(reconstructions[shown]))],
-                      [paths[chosen[i]].split("/")[0] for i in shown],
+                      [split.names[int(labels[chosen[i]]) + 1] for i in shown],
                       f"MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB",
                       known_axes(config.data_path, config.window_seconds, config.velocity_range_mps))
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
