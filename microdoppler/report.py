@@ -14,7 +14,7 @@ from matplotlib.font_manager import fontManager
 from groundwork.files import atomic_path, write_text
 
 FIGURE_DPI = 120        # at least
-CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "SimHei")
+CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", "PingFang SC", "SimHei")
 # For names that the first font has no letters for, where one of the others is installed
 rcParams["font.family"] = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist} & set(CHINESE_FONTS))]
 
