@@ -263,6 +263,7 @@ def test_watch_follows_a_growing_file_to_its_end(tmp_path, capsys):
     def train():
         for step in range(550, 1001, 50):
             line = json.dumps(training_line(step, standardized(step))) + "\n"
+            line += json.dumps(milestone_line(step)) + "\n" if step == 1000 else ""
             with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
                 for half in (line[:30], line[30:]):         # so that it is seen torn, too
                     file.write(half)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_monitor import standardized, training_line, write_run
+from test_monitor import milestone_line, standardized, training_line, write_run
 
 import monitor_training
 from microdoppler.training_view import curve
@@ -96,6 +96,7 @@ def test_a_terminal_shows_one_screen_until_training_is_complete_and_then_the_rep
             seen.wait(0.05)
         with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.writelines(json.dumps(training_line(step, standardized(step))) + "\n" for step in range(550, 1001, 50))
+            file.write(json.dumps(milestone_line(1000)) + "\n")
     trainer = threading.Thread(target=finish)
     trainer.start()
     told, status = in_terminal("monitor_training.py", "--results_folder", folder, "--watch", "0.2")
