@@ -14,7 +14,7 @@ import monitor_training
 import test_vae_range
 import train_latent_cfg
 import vae.train
-from assembly import open_overlaps, open_split
+from assembly import legend_of, open_overlaps, open_split
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from groundwork.command_line import run
 from groundwork.device import choose_device
@@ -23,7 +23,6 @@ from groundwork.images import load_images
 from microdoppler import fidelity, simulate
 from microdoppler.audit import Audit, audit_split, write_audit
 from microdoppler.fidelity_report import sentences, tables
-from microdoppler.picture_axes import simulated_axes
 from microdoppler.pictures import image_grid
 from microdoppler.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.spectrograms import find_images
@@ -110,13 +109,14 @@ def train_narrow_vae(config: Config, num_steps: int, ch: int) -> None:
 def compare(config: Config, synthetic: Path) -> Figure:
     """A row per user: real test images, then synthetic ones; test images, because those could not be copied."""
     split, rows = open_split(config), []
-    drawn = find_images(synthetic, split.classes)
+    legend = legend_of(config, split)
+    drawn = find_images(synthetic, legend.classes)
     for user in split.users:
         test = split.test_images[user]
         spread = [test[len(test) * i // SHOWN] for i in range(SHOWN)]
-        rows.append((split.names[user], [*load_images(config.data_path, spread, config.image_size),
+        rows.append((legend.names[user], [*load_images(config.data_path, spread, config.image_size),
                                       *load_images(synthetic, drawn[user][:SHOWN], config.image_size)]))
-    return image_grid(rows, (["real"] + [""] * (SHOWN - 1)) + ["synthetic"], axes=simulated_axes(config.data_path))
+    return image_grid(rows, (["real"] + [""] * (SHOWN - 1)) + ["synthetic"], axes=legend.axes)
 
 
 def write_report(config: Config, audit: Audit, figures: dict, summary: dict, stage: Stopwatch,

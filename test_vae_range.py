@@ -3,14 +3,13 @@ import sys
 
 import numpy as np
 
-from assembly import open_split, open_vae
+from assembly import legend_of, open_split, open_vae
 from groundwork.command_line import run
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
 from microdoppler.latents import is_unit_range
-from microdoppler.picture_axes import known_axes
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
 from microdoppler.spectrograms import labels_of
@@ -57,6 +56,7 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     print(describe_work(device, amp=False, at_once=config.vae_batch_size))
     vae = open_vae(config, device)
     split = open_split(config)
+    legend = legend_of(config, split)
     paths, labels = labels_of(split.train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
     images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading", vae.channels)
@@ -67,9 +67,8 @@ def main(config: Config, *, num_images: int = 100) -> dict:
     write_json(config.results_folder / "vae_range.json", {"vae_path": str(config.vae_path), **figures})
     shown = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).astype(int))
     grid = image_grid([("original", list(images[shown])), ("reconstruction", list(reconstructions[shown]))],
-                      [split.names[int(labels[chosen[i]]) + 1] for i in shown],
-                      f"MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB",
-                      known_axes(config.data_path, config.window_seconds, config.velocity_range_mps))
+                      [legend.names[int(labels[chosen[i]]) + 1] for i in shown],
+                      f"MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB", legend.axes)
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
     print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")
     return figures

@@ -22,6 +22,7 @@ from groundwork import command_line
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
 from microdoppler import simulated_drones, simulated_gait, simulated_gestures
+from microdoppler.picture_axes import SIMULATION_FILE
 from microdoppler.radar import draw
 
 KINDS = {"gait": simulated_gait, "drone": simulated_drones, "gesture": simulated_gestures}
@@ -103,7 +104,7 @@ def simulate_dataset(output_dir: str | Path, num_users: int | None = None, image
 
 def claim(output_dir: Path, truth: dict) -> None:
     """Write simulation.json, unless output_dir holds other data; then InputError."""
-    path = output_dir / "simulation.json"
+    path = output_dir / SIMULATION_FILE
     if path.is_file():
         if read_json(path) != truth:
             raise InputError(f"{output_dir} holds a simulation with other settings (see {path}); "
