@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from groundwork.errors import InputError
+from groundwork.files import load_tensors, save_tensors
 from groundwork.images import load_images
 from vae import KL_VAE, train
 from vae.quality import measure_quality
@@ -143,6 +144,19 @@ def test_existing_output_is_kept_unless_resumed_with_the_same_settings(tmp_path)
         train_vae(images, images, output=output, resume=True, **{**SETTINGS, "num_steps": 1, "lr": 0.1})
     train_vae(images, images, output=output, resume=True, **{**SETTINGS, "num_steps": 1})      # nothing left to do
     assert output.read_bytes() == before
+
+
+def test_a_run_from_before_there_was_a_choice_of_channels_is_resumed(tmp_path):
+    data, split = write_data(tmp_path)
+    options = {"image_size": 16, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "num_steps": 1, "device": "cpu"}
+    main(data, tmp_path / "vae.pt", split, **options)
+    state = load_tensors(tmp_path / "vae_state.pt")
+    for name in ("in_channels", "out_ch"):
+        del state["settings"]["ddconfig"][name]
+    save_tensors(tmp_path / "vae_state.pt", state)
+    main(data, tmp_path / "vae.pt", split, **options, resume=True)
+    with pytest.raises(InputError, match="'in_channels': 3.*now.*'in_channels': 1"):
+        main(data, tmp_path / "vae.pt", split, **options, resume=True, channels=1)
 
 
 def test_bad_input_is_named(tmp_path):

@@ -158,12 +158,12 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
                              "choose another --output, or delete it")
         return None
     state = load_tensors(state_path)
-    if not (isinstance(state, dict) and isinstance(state.get("settings"), dict)):
+    if not (isinstance(state, dict) and isinstance(state.get("settings"), dict)
+            and isinstance(state["settings"].get("ddconfig"), dict)):
         raise InputError(f"{state_path} is no state of a VAE's training; delete it and {output} to start anew")
-    was = state["settings"]
-    if isinstance(was.get("ddconfig"), dict):       # of before there was a choice of channels
-        was = was | {"ddconfig": {"in_channels": 3, "out_ch": 3} | was["ddconfig"]}
-    changed = differences(was, settings)
+    # What a ddconfig does not say is as in DDCONFIG, and older ones say less
+    was, now = (given | {"ddconfig": DDCONFIG | given["ddconfig"]} for given in (state["settings"], settings))
+    changed = differences(was, now)
     if changed:
         raise InputError(f"{state_path} was trained with {changed}; resume with the same settings, or choose another "
                          "--output")
