@@ -14,6 +14,7 @@ from benchmarks.measure import alternate
 from generate import draw_missing
 from generation import ImageGenerator
 from groundwork.images import load_image, load_images, save_image
+from groundwork.memory import keep_freed_memory
 from microdoppler.arms import Arm, ImageSet
 from microdoppler.classifier import train_classifier
 from microdoppler.legend import Legend
@@ -37,8 +38,13 @@ class Bench:
     vae: KL_VAE
 
     def alternate(self, ours: Callable[[], object], theirs: Callable[[], object], count: int) -> tuple[float, float]:
-        """Seconds of each, by the number of units that a call takes care of."""
-        seconds, reference_seconds = alternate(ours, theirs, repeats=self.repeats, device=self.device)
+        """Seconds of each, by the number of units that a call takes care of; the reference's with memory as it would
+        find it."""
+        def undisturbed() -> None:
+            keep_freed_memory(False)
+            theirs()
+            keep_freed_memory(self.device.type == "cpu")
+        seconds, reference_seconds = alternate(ours, undisturbed, repeats=self.repeats, device=self.device)
         return seconds / count, reference_seconds / count
 
 

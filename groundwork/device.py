@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 
 from groundwork.errors import InputError
+from groundwork.memory import keep_freed_memory
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 LAST_FOR_PASCAL = "2.7.1", "0.22.1"     # the newest torch and torchvision on PyPI whose builds hold sm_60, and sm_50
@@ -40,6 +41,8 @@ def choose_device(name: str) -> torch.device:
                          "switch the accelerator on, or launch fewer processes")
     if device.type == "cuda":
         check_kernels(device)
+    else:
+        keep_freed_memory()
     return device
 
 
