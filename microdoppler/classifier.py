@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from groundwork.convolution import Conv3x3
 from groundwork.device import autocast, grad_scaler, in_memory_format
 from groundwork.memory import Parts
 
@@ -22,7 +23,11 @@ def build_classifier(num_classes: int, seed: int) -> nn.Module:
     """An untrained ResNet18 with weights drawn from `seed`; PyTorch's global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return torchvision.models.resnet18(weights=None, num_classes=num_classes)
+        model = torchvision.models.resnet18(weights=None, num_classes=num_classes)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and (module.kernel_size, module.stride) == ((3, 3), (1, 1)):
+            module.__class__ = Conv3x3      # the same function in less time
+    return model
 
 
 def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: int, num_steps: int, lr: float,

@@ -5,12 +5,10 @@ import numpy as np
 import parity
 import pytest
 import torch
-import torch.nn.functional as F
 
 from groundwork.errors import InputError
 from groundwork.files import save_tensors
-from vae import KL_VAE, winograd
-from vae.winograd import convolve_by_tiles
+from vae import KL_VAE
 
 SMALL = {"ch": 8, "ch_mult": (1, 2, 2), "num_res_blocks": 1}
 
@@ -162,29 +160,3 @@ def test_truncated_file_is_refused(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- convolution by tiles
-
-@pytest.mark.parametrize("size", [(4, 4), (8, 12), (64, 64)])
-def test_convolution_by_tiles_is_the_convolution(size):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, *size, generator=generator)
-    weight, bias = torch.randn(7, 5, 3, 3, generator=generator), torch.randn(7, generator=generator)
-    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        found = convolve_by_tiles(x.contiguous(memory_format=memory_format), weight, bias)
-        assert ((found - expected).norm() / expected.norm()).item() < 5e-6
-
-
-def test_tiles_serve_inference_on_large_images_and_leave_training_alone(monkeypatch):
-    used = []
-    monkeypatch.setattr(winograd, "convolve_by_tiles", lambda x, *rest: used.append(x) or convolve_by_tiles(x, *rest))
-    conv = winograd.Conv3x3(64, 64)
-    large, small = torch.randn(1, 64, 64, 64), torch.randn(1, 64, 62, 64)
-    conv(large).sum().backward()
-    assert not used and conv.weight.grad is not None
-    with torch.no_grad():
-        conv(small)
-        with torch.autocast("cpu", torch.bfloat16):
-            conv(large)
-        assert not used
-        assert torch.allclose(conv(large), F.conv2d(large, conv.weight, conv.bias, padding=1), atol=1e-4)
-        assert len(used) == 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from groundwork.device import in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors, load_safetensors, load_tensors, save_safetensors
-from vae.winograd import Conv3x3
+from groundwork.convolution import Conv3x3
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
 DDCONFIG: dict[str, Any] = {
