@@ -76,8 +76,9 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     for row, arm in enumerate(arms):
         accuracies = [100 * run["accuracy"] for run in arm["runs"]]
-        left.barh(row, 100 * arm["accuracy"], height=0.6, color="tab:blue" if arm["synthetic"] else "tab:gray",
-                  alpha=0.6)
+        # No bars: cut off below the lowest accuracy, their lengths would mislead.
+        left.vlines(100 * arm["accuracy"], row - 0.3, row + 0.3, linewidth=4,
+                    color="tab:blue" if arm["synthetic"] else "tab:gray")
         left.scatter(accuracies, [row] * len(accuracies), s=14, color="black", zorder=3)
         if arm["baseline"]:
             found, colour = 100 * arm["difference"], VERDICT_COLOURS[arm["verdict"]]
@@ -85,11 +86,11 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure:
             if arm["interval_95"]:
                 right.plot([100 * end for end in arm["interval_95"]], [row, row], color=colour, linewidth=2)
     lowest = min(run["accuracy"] for arm in arms for run in arm["runs"])
-    left.set(xlim=(max(0.0, 100 * lowest - 10), 100), xlabel="test accuracy in % (dots: runs)",
+    left.set(xlim=(max(0.0, 100 * lowest - 10), 100), xlabel="test accuracy in %: runs and their mean",
              yticks=range(len(arms)), yticklabels=[plain_text(arm["name"]) for arm in arms])
     left.invert_yaxis()
     right.axvline(0, color="black", linewidth=0.8)
-    right.set(xlabel="difference from the baseline in points, 95 % interval")
+    right.set(xlabel="points above the baseline, 95 % interval")
     for axis in (left, right):
         axis.grid(axis="x", alpha=0.25)
     return figure
