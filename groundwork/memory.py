@@ -19,7 +19,7 @@ KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: 2 ** 31 - 1}
 
 def keep_freed_memory(keep: bool = True) -> None:
     """Let freed tensors on the CPU make room for the next ones, instead of going back to the system, which hands out
-    every page anew, filled with zeros: a tenth of a training step, a quarter of the VAE's encoding.
+    every page anew, filled with zeros: a fifth of the VAE's encoding went into that (2.2 of 10.6 s, on one thread).
 
     keep=False: as a program finds it. Does nothing where malloc is not glibc's.
     """

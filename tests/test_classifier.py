@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings, strategies as st
 from sklearn.linear_model import LogisticRegression
 
@@ -25,6 +26,16 @@ def test_learns_what_can_be_seen():
     assert probabilities.shape == (32, 2) and probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(32))
     assert (probabilities.argmax(1) == test.labels).all()
+
+
+def test_the_classifier_is_the_usual_resnet18():
+    own, usual = build_classifier(3, seed=0), torchvision.models.resnet18(num_classes=3)
+    usual.load_state_dict(own.state_dict())
+    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for model in (own.train(), usual.train()):
+        model(images).square().sum().backward()
+    for (name, parameter), (_, expected) in zip(own.named_parameters(), usual.named_parameters(), strict=True):
+        assert (parameter.grad - expected.grad).norm() < 1e-3 * expected.grad.norm(), name
 
 
 def test_features_are_what_the_last_layer_sees():
