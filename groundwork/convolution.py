@@ -22,8 +22,9 @@ G = torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4],
 A = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 INPUT, KERNEL, OUTPUT = (torch.kron(matrix, matrix) for matrix in (B, G, A))        # both axes in one product
 TURNED_KERNEL = KERNEL.flip(1)
-LEAST_CHANNELS = 64         # below, tiling costs more than it saves; the first holds for gradients of kernels,
-LEAST_CHANNELS_FORWARD, LEAST_TILES_FORWARD = 256, 256      # these for the convolution and gradients of its input
+# Below these, tiling costs more than it saves: for gradients of kernels; for convolutions and gradients of their input.
+LEAST_CHANNELS = 64
+LEAST_CHANNELS_FORWARD, LEAST_TILES_FORWARD = 256, 256
 LEAST_AT_ONCE = 128         # tiles: few stay in the cache, many make large matrices, which pays with many channels
 
 
@@ -103,13 +104,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, turned: bool
 def kernel_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """The gradient (out, c, 3, 3) of the weights, from that of the output, (b, out, h, w), and x (b, c, h, w)."""
     at_once = _tiles_at_once(x.shape[3], x.shape[1], gradient.shape[1])
-    total: Tensor | None = None
-    for tiles, errors in zip(_tiles(x, INPUT_SIDE, INPUT, at_once), _tiles(gradient, SIDE, OUTPUT.T, at_once)):
-        if total is None:
-            total = torch.bmm(errors.transpose(1, 2), tiles)
-        else:
-            total.baddbmm_(errors.transpose(1, 2), tiles)
-    assert total is not None
+    total = x.new_empty(PLACES, gradient.shape[1], x.shape[1])
+    pairs = zip(_tiles(x, INPUT_SIDE, INPUT, at_once), _tiles(gradient, SIDE, OUTPUT.T, at_once))
+    for i, (tiles, errors) in enumerate(pairs):
+        total.baddbmm_(errors.transpose(1, 2), tiles, beta=min(i, 1))      # the first takes the place of what is there
     return (KERNEL.T @ total.flatten(1)).view(3, 3, *total.shape[1:]).permute(2, 3, 0, 1)
 
 

@@ -17,6 +17,7 @@ GIB = 2 ** 30
 def choose_device(name: str) -> torch.device:
     """'auto' (CUDA where there is one, else CPU), 'cpu', 'cuda' or 'cuda:<n>' → torch.device, on which work can begin.
 
+    On a CPU this process keeps freed memory from then on (see keep_freed_memory).
     CUDA without a number is this process's own device where several were launched (LOCAL_RANK), else the first.
     Raises InputError when CUDA is asked for and there is none, when this PyTorch cannot compute on it, or when the
     name is none of these.

@@ -36,8 +36,8 @@ def test_convolution_by_tiles_is_the_convolution(batch, channels, out_channels, 
         batch, channels, out_channels, 4 * down, 4 * across,
         torch.channels_last if is_last else torch.contiguous_format, seed)
     weight, bias = (parameter.detach().float() for parameter in plain.parameters())
-    assert error(convolve(x, weight, bias), y) < 1e-5
-    assert error(convolve(gradient, weight, turned=True), x_gradient) < 1e-5
+    assert error(convolve(x, weight, bias), y) < 5e-6
+    assert error(convolve(gradient, weight, turned=True), x_gradient) < 5e-6
     assert error(kernel_gradient(x, gradient), plain.weight.grad) < 3e-5
 
 
@@ -50,7 +50,7 @@ def test_layers_and_their_gradients_are_those_of_pytorch(channels, batch):
     found.backward(gradient)
     for own, expected in ((found, y), (x.grad, x_gradient), (layer.weight.grad, plain.weight.grad),
                           (layer.bias.grad, plain.bias.grad)):
-        assert error(own, expected) < 1e-5
+        assert error(own, expected) < 5e-6
 
 
 def test_gradients_are_made_of_what_is_trained_alone():

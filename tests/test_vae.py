@@ -157,6 +157,3 @@ def test_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:math.ceil(path.stat().st_size / 2)])
     with pytest.raises(InputError, match="vae.pt"):
         KL_VAE.load(path)
-
-
-# ---------------------------------------------------------------------------------------------- convolution by tiles

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundwork.convolution import Conv3x3
 from groundwork.device import in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors, load_safetensors, load_tensors, save_safetensors
-from groundwork.convolution import Conv3x3
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
 DDCONFIG: dict[str, Any] = {
