@@ -1,5 +1,6 @@
 """Step 4: draw new spectrograms of each user from a checkpoint."""
 import re
+import shlex
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,11 +25,14 @@ from microdoppler.legend import Legend
 from microdoppler.pictures import image_grid
 from microdoppler.report import save_figure
 from microdoppler.spectrograms import find_images
-from train_latent_cfg import Config
+from train_latent_cfg import PRESETS, Config
 
 MANIFEST = "manifest.json"
 BEFORE_THERE_WAS_A_CHOICE = {"noise_level": 1.0, "guidance_interval": [0.0, 1.0]}
 GRID_COLUMNS = 8
+WHAT_IS_CLASSIFIED = ("num_users", "class_folders", "class_names", "data_path", "results_folder",
+                      "latents_cache_folder", "images_per_user_train", "split_strategy", "split_fold", "split_guard",
+                      "seed")      # constants that the study must share with the training
 
 
 def choose_users(all_users: bool, user_id: tuple[int, ...], legend: Legend) -> list[int]:
@@ -104,7 +108,21 @@ def main(*, checkpoint: Path = Config.results_folder, all_users: bool = False, s
         names = draw_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
         if save_grid and processes.is_main_process:
             save_figure(draw_grid(output_dir, names, users, generator), grid_path(output_dir))
-    print(f"next: python classify.py --synthetic {output_dir}")
+    print(f"next: {classify_command(generator.config, output_dir)}")
+
+
+def classify_command(config: Config, output_dir: Path) -> str:
+    """The next step's command line, with what the data and their split differ in from the preset's constants."""
+    usual, words = PRESETS.get(config.preset, Config()), ["python", "classify.py"]
+    if config.preset != Config.preset:
+        words += ["--preset", config.preset]
+    for name in WHAT_IS_CLASSIFIED:
+        value = getattr(config, name)
+        if isinstance(value, bool) and value != getattr(usual, name):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        elif value != getattr(usual, name):
+            words += [f"--{name}", str(value)]
+    return shlex.join([*words, "--synthetic", str(output_dir)])
 
 
 def draw_all(generator: ImageGenerator, users: list[int], count: int, output_dir: Path, checkpoint: Path,

@@ -26,27 +26,29 @@ from train_latent_cfg import PRESETS, Config, check_constants
 from vae.kl_vae import KL_VAE
 
 
-def main(config: Config, *, output: Path = Path("results/convergence"), samples_per_user: int = 30,
-         json: Path | None = None) -> list[dict[str, Any]]:
+def main(config: Config, *, same_constants: bool = False, output: Path = Path("results/convergence"),
+         samples_per_user: int = 30, json: Path | None = None) -> list[dict[str, Any]]:
     """Compare KID through training with denoising-diffusion-pytorch 2.2.5, each drawn with its own sampler.
 
-    The reference learns raw latents with min-SNR weights, hides half of the users, and draws with 250 steps of DDIM;
-    learning rate, average of weights and guidance are those of the constants given.
+    The reference learns raw latents with min-SNR weights, hides half of the users, and draws with 250 steps of DDIM.
 
     Args:
+        same_constants: train and draw the reference with the learning rate, the average of weights and the guidance of
+            the constants given; default: with those of its README
         output: gets the images and their fidelity
         samples_per_user: images of each user at each milestone
         json: also write the figures there
     """
     check_constants(config)
+    of_reference = replace(config, cond_drop_prob=0.5, **({} if same_constants else reference.README))
     device, milestones = choose_device(config.device), list_milestones(config.results_folder)
     if not milestones:
         raise InputError(f"no checkpoint in {config.results_folder}; run train_latent_cfg.py with these constants")
     split, vae = open_split(config), open_vae(config, device)
     cache = open_cache(config, split, vae, device)
     torch.manual_seed(config.seed)
-    theirs = reference.Training(replace(config, cond_drop_prob=0.5),
-                                (cache.scaled_means(torch.arange(len(cache))) + 1) / 2, cache.labels, device)
+    theirs = reference.Training(of_reference, (cache.scaled_means(torch.arange(len(cache))) + 1) / 2, cache.labels,
+                                device)
     rows, done = [], 0
     for milestone in milestones:
         step = load_checkpoint(milestone_path(config.results_folder, milestone))["step"]
@@ -54,7 +56,7 @@ def main(config: Config, *, output: Path = Path("results/convergence"), samples_
             theirs.step()
         done = step
         for user in split.users:
-            draw_reference(theirs, vae, user, samples_per_user, config.cond_scale, output / f"reference-{milestone}")
+            draw_reference(theirs, vae, user, samples_per_user, of_reference.cond_scale, output / f"reference-{milestone}")
         generate.main(checkpoint=milestone_path(config.results_folder, milestone), all_users=True,
                       samples_per_user=samples_per_user, output_dir=output / f"ours-{milestone}",
                       vae_path=config.vae_path, latents_cache_folder=config.latents_cache_folder, device=config.device)
@@ -66,7 +68,7 @@ def main(config: Config, *, output: Path = Path("results/convergence"), samples_
                                                  for name in ("ours", "reference")) + " |")
     print(conclusion(rows))
     if json:
-        write_json(json, {"machine": machine(device), "rows": rows})
+        write_json(json, {"machine": machine(device), "same_constants": same_constants, "rows": rows})
         print(f"written: {json}")
     return rows
 

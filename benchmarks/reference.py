@@ -25,6 +25,7 @@ VERSION = "2.2.5"
 FOLDER = Path(__file__).parent / "reference"        # git ignores it
 MODULE = FOLDER / "denoising_diffusion_pytorch" / "classifier_free_guidance.py"
 DDIM_STEPS = 250
+README: dict[str, Any] = {"train_lr": 8e-5, "ema_decay": 0.995, "ema_update_every": 10, "cond_scale": 6.0}
 
 
 @cache

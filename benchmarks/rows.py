@@ -42,8 +42,10 @@ class Bench:
         find it."""
         def undisturbed() -> None:
             keep_freed_memory(False)
-            theirs()
-            keep_freed_memory(self.device.type == "cpu")
+            try:
+                theirs()
+            finally:
+                keep_freed_memory(self.device.type == "cpu")
         seconds, reference_seconds = alternate(ours, undisturbed, repeats=self.repeats, device=self.device)
         return seconds / count, reference_seconds / count
 

@@ -295,7 +295,8 @@ def _users(latest: dict[str, float], settings: Settings) -> Finding | None:
         ("min_loss_weight", settings.min_loss_weight, max(1.0, settings.min_loss_weight)),
         ("cond_drop_prob", settings.cond_drop_prob, min(0.15, settings.cond_drop_prob))) if now != wanted]
     remedies = [f"train again with {' and '.join(better)}; until then" if better else "",
-                f"raise the guidance: {settings.more_guidance}, or" if settings.more_guidance else "",
+                f"raise the guidance: {settings.more_guidance}, or"
+                if settings.more_guidance and not _is_overguided(latest) else "",
                 "use an earlier milestone; check that the images lie in the right ID_* folders"]
     return Finding("users not distinguishable",
                    f"told a wrong user, the network's loss rises by {gain:.2%}, expected more than {CLASS_GAIN:.1%}; "
@@ -303,6 +304,11 @@ def _users(latest: dict[str, float], settings: Settings) -> Finding | None:
                    f"expected {RECOGNISED:.0%} or more",
                    "samples look like another person than they are labelled: for a classifier, wrong labels",
                    " ".join(remedy for remedy in remedies if remedy))
+
+
+def _is_overguided(latest: dict[str, float]) -> bool:
+    """Whether the samples look as if there were too much guidance, whatever else is wrong."""
+    return latest.get("sharpness", 1.0) > NOISY or latest.get("diversity", 1.0) < COLLAPSED
 
 
 def _sharpness(latest: dict[str, float], settings: Settings) -> Finding | None:

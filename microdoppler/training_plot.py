@@ -38,7 +38,7 @@ def plot(metrics: Metrics, settings: Settings) -> Figure:
     for axis in axes.values():
         axis.set(xlim=(0, max(settings.train_num_steps, metrics.step)), xlabel="step")
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, loc="upper right")
+        axis.legend(fontsize=8)
     return figure
 
 
@@ -46,6 +46,6 @@ def _curve(axis: Axes, step: np.ndarray, values: np.ndarray) -> None:
     """Raw and smoothed; where a value is NaN or infinite, a red mark at the top."""
     bad = ~np.isfinite(values)
     axis.plot(step, np.where(bad, np.nan, values), color="C0", alpha=0.3, linewidth=0.8)
-    axis.plot(step, smooth(values), color="C0", linewidth=1.6, label="smoothed")
+    axis.plot(step, smooth(values), "." if len(step) == 1 else "-", color="C0", linewidth=1.6, label="smoothed")
     if bad.any():
         axis.plot(step[bad], np.full(bad.sum(), 0.97), "rx", transform=axis.get_xaxis_transform(), label="NaN or inf")

@@ -2,6 +2,7 @@
 import csv
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 import classify
+from generate import classify_command
 from groundwork.errors import InputError
 from microdoppler.synthetic_sets import match_to_folds
-from train_latent_cfg import PRESETS
+from train_latent_cfg import PRESETS, Config
 
 NUM_USERS = 3
 
@@ -60,6 +63,15 @@ def test_outputs(config, tmp_path, capsys):
     assert html.count("data:image/png;base64,") == 2
     printed = capsys.readouterr().out
     assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
+
+
+def test_the_command_that_generation_names_next_means_the_same_data_and_split():
+    config = replace(PRESETS["cpu-minutes"], data_path=Path("my data"), num_users=3, class_folders=True, split_fold=2)
+    command = classify_command(replace(config, train_lr=0.5), Path("sets/a"))
+    assert command.startswith("python classify.py --preset cpu-minutes ") and command.endswith(" --synthetic sets/a")
+    options = shlex.split(command)[4:-2]
+    assert tyro.cli(Config, args=options, default=PRESETS["cpu-minutes"], use_underscores=True) == config
+    assert classify_command(Config(), Path("sets/a")) == "python classify.py --synthetic sets/a"
 
 
 def test_baseline_alone(config, capsys):

@@ -136,6 +136,8 @@ def test_remedies_speak_of_the_runs_own_constants(tmp_path):
     assert "cond_scale 2 (now 4)" in remedies(tmp_path, **same, cond_scale=4.0)
     assert "cond_scale 0.3 (now 0.6)" in remedies(tmp_path, **same, cond_scale=0.6, use_cfg_plus_plus=True)
     assert remedies(tmp_path, **same, cond_scale=1.0).startswith("generate from an earlier milestone")
+    both = remedies(tmp_path, milestone=lambda step: {"recognised": 0.3, "sharpness": 1.8}, cond_scale=4.0)
+    assert "use an earlier milestone" in both and "guidance" not in both     # the other finding asks to lower it
     stuck = ILLNESSES["loss not falling"]
     assert remedies(tmp_path, **stuck, train_lr=1e-6).startswith("train_lr 0.0001 (now 1e-06")
     assert remedies(tmp_path, **stuck, train_lr=0.03).startswith("train_lr 0.001 (now 0.03")
