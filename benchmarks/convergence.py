@@ -56,7 +56,8 @@ def main(config: Config, *, same_constants: bool = False, output: Path = Path("r
             theirs.step()
         done = step
         for user in split.users:
-            draw_reference(theirs, vae, user, samples_per_user, of_reference.cond_scale, output / f"reference-{milestone}")
+            draw_reference(theirs, vae, user, samples_per_user, of_reference.cond_scale,
+                           output / f"reference-{milestone}")
         generate.main(checkpoint=milestone_path(config.results_folder, milestone), all_users=True,
                       samples_per_user=samples_per_user, output_dir=output / f"ours-{milestone}",
                       vae_path=config.vae_path, latents_cache_folder=config.latents_cache_folder, device=config.device)

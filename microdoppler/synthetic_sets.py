@@ -125,7 +125,8 @@ def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split], fo
         if trained_on == split.identity():
             return fold
     now = next(iter(splits.values())).identity()
-    other = differences(trained_on, now) or f"it names {shortened(sorted(trained_on.keys() - now.keys()))}, unknown here"
+    unknown = shortened(sorted(trained_on.keys() - now.keys()))
+    other = differences(trained_on, now) or f"it names {unknown}, unknown here"
     if force and len(splits) == 1:
         print(printable(f"warning: {folder} comes from a model trained on another split: {other}; if it saw images "
                         "that are tested on now, its result is too good. runs.csv says so"))
