@@ -162,6 +162,15 @@ def has_screen() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
 
 
+def wait_for_training(folder: Path, seconds: float) -> None:
+    """Until it has begun: before, images are split and encoded, for minutes."""
+    expected = (folder / "config.json", folder / "metrics.jsonl")
+    if not all(path.exists() for path in expected):
+        print(f"waiting for training to begin in {folder} (python train_latent_cfg.py); Ctrl-C ends", flush=True)
+    while not all(path.exists() for path in expected):
+        time.sleep(seconds)
+
+
 def main(config: Config, *, watch: Seconds = None, html: Path | None = None) -> None:
     """Say how training stands, what is wrong, and what to do; draws results/training.png.
 
@@ -174,6 +183,8 @@ def main(config: Config, *, watch: Seconds = None, html: Path | None = None) -> 
         raise InputError(f"--watch {watch:g}; expected a number of seconds above 0")
     folder, shown = config.results_folder, None
     try:
+        if watch:
+            wait_for_training(folder, watch)
         with Live(screen=True, refresh_per_second=1) if watch and has_screen() else nullcontext() as live:
             while True:
                 metrics, settings, text = look(folder)

@@ -52,6 +52,7 @@ class ResultsRecorder(Recorder):
         self.trackers = Trackers(trainer.accelerator, self.travels["config"], step=trainer.step,
                                  folder=self.folder / "trackers")
         write_json(self.folder / "config.json", self.travels["config"])
+        (self.folder / "metrics.jsonl").touch()     # so that monitor_training.py knows that training has begun
         if trainer.step == 0:
             self.trackers.show_latents(self._training_latents(), "training", step=0)
 
@@ -87,7 +88,7 @@ class ResultsRecorder(Recorder):
         """As training draws them, of some images from all over the data set."""
         count = self.trainer.num_items
         indices = torch.linspace(0, count - 1, min(count, SHOWN_LATENTS)).long()
-        return self.trainer.draw_batch(indices, seeded(self.config.seed, device=self.trainer.accelerator.device))[0]
+        return self.trainer.draw_batch(indices, seeded(self.config.seed, device=self.trainer.device))[0]
 
     def save(self, milestone: int) -> None:
         save_tensors(milestone_path(self.folder, milestone), {**self.trainer.state_dict(), **self.travels})

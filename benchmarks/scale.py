@@ -20,6 +20,7 @@ from denoising_diffusion_pytorch.trainer import batch_indices
 from groundwork.command_line import run
 from groundwork.device import choose_device, describe_work
 from groundwork.files import digest_file, read_json, write_json
+from groundwork.seeding import seeded
 from microdoppler.latents import INDEX_FILE, LATENTS_FILE, LatentCache, LatentStatistics, load_cached
 from train_latent_cfg import Config
 
@@ -45,8 +46,8 @@ def make_cache(folder: Path, config: Config, num_latents: int) -> None:
 
 
 def measure(folder: Path, config: Config, num_steps: int) -> dict[str, float]:
-    """Seconds to open the cache, to draw a batch from the file and from memory, and of a training step; megabytes of
-    memory that are this process's own, which pages of the mapped file are not."""
+    """Seconds to open the cache, to draw a batch from the file and from memory (the device's, where it has room), and
+    of a training step; megabytes of memory that are this process's own, which pages of the mapped file are not."""
     device = choose_device(config.device)
     statistics = LatentStatistics(**read_json(folder / INDEX_FILE)["statistics"])
     started = time.perf_counter()
@@ -57,13 +58,17 @@ def measure(folder: Path, config: Config, num_steps: int) -> dict[str, float]:
 
     def draw_seconds() -> float:
         batches = [batch_indices(step, 16, len(cache), seed=0) for step in range(200)]
-        return median(time_once(lambda: trainer.draw_batch(batch, torch.Generator(device).manual_seed(0)), device)
+        return median(time_once(lambda: trainer.draw_batch(batch, seeded(0, device=trainer.device)), device)
                       for batch in batches)
     trainer.train_step()
     found["step_seconds"] = median(time_once(trainer.train_step, device) for _ in range(num_steps))
+    on_device, cache.resident = cache.resident, None
     found["draw_from_file_seconds"] = draw_seconds()
     found["own_megabytes"] = _own_megabytes()
-    if cache.posteriors.nbytes <= IN_MEMORY_BYTES:
+    if on_device is not None:
+        cache.resident = on_device
+        found["draw_from_memory_seconds"] = draw_seconds()
+    elif cache.posteriors.nbytes <= IN_MEMORY_BYTES:
         cache.posteriors = np.array(cache.posteriors)
         found["draw_from_memory_seconds"] = draw_seconds()
     return found

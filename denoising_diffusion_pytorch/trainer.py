@@ -3,6 +3,7 @@ import copy
 import os
 import sys
 import time
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable, Protocol, Sequence
@@ -25,6 +26,7 @@ MOST_SKIPPED = 10               # steps in a row, after which the weights themse
 MOST_SKIPPED_BY_SCALER = 40     # with float16 it first looks for a scale that does not overflow, halving every time
 ASK_EVERY = 10                  # steps between two times that several processes ask each other whether to stop
 LR_FACTOR = 0.25                # of the learning rate, once rolled back
+LONGEST_WAIT = timedelta(hours=12)      # of one process for another
 
 
 def batch_indices(step: int, batch_size: int, num_items: int, seed: int) -> Tensor:
@@ -56,7 +58,8 @@ def join_processes(device: torch.device) -> PartialState:
         AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    processes = PartialState(cpu=device.type == "cpu")
+    # The others wait for the main one to encode the images and train the recogniser: NCCL's ten minutes are too few.
+    processes = PartialState(cpu=device.type == "cpu", timeout=LONGEST_WAIT)
     if not processes.is_main_process:
         sys.stdout = open(os.devnull, "w")
     return processes
@@ -103,6 +106,7 @@ class Trainer:
         self.draw_batch, self.num_items, self.seed, self.max_grad_norm = draw_batch, num_items, seed, max_grad_norm
         self.diffusion = diffusion.to(self.accelerator.device).train()
         self.parameters = list(diffusion.parameters())
+        self.device = self.parameters[0].device     # with its number, which accelerator.device may lack
         self.ema = EMA(self.diffusion, beta=ema_decay, update_every=ema_update_every, include_online_model=False,
                        use_foreach=True)
         self.ema.ema_model.eval()
@@ -110,7 +114,7 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(optimizer)
         self.gradients = Gradients(self._backward, self.parameters)
         self.step, self.seconds = 0, 0.0
-        self.skipped, self.skipped_in_a_row = torch.zeros(2, device=self.accelerator.device)
+        self.skipped, self.skipped_in_a_row = torch.zeros(2, device=self.device)
         self.has_rolled_back = False
 
     def train_step(self) -> tuple[Tensor, Tensor]:
@@ -126,7 +130,7 @@ class Trainer:
 
     def _draw_share(self) -> Batch:
         """What the loss takes, of the global batch the part that is this process's."""
-        generator = seeded(self.seed, 1, self.step, device=self.accelerator.device)
+        generator = seeded(self.seed, 1, self.step, device=self.device)
         indices = batch_indices(self.step, self.global_batch, self.num_items, self.seed)
         x, classes = self.draw_batch(indices, generator)
         share = self.global_batch // self.accelerator.num_processes
@@ -214,7 +218,7 @@ class Trainer:
             return stop.reason
         if not is_time_to_ask:
             return None
-        wishes = torch.tensor(float(stop.reason is not None), device=self.accelerator.device)
+        wishes = torch.tensor(float(stop.reason is not None), device=self.device)
         return (stop.reason or "another process stops") if self.accelerator.reduce(wishes).item() > 0 else None
 
     def _has_failed(self) -> bool:

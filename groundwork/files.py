@@ -67,7 +67,7 @@ def append_json(path: str | Path, value: Any) -> None:
     try:
         with open(path, "ab+") as file:
             is_torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-            file.write(b"\n" * bool(is_torn) + json.dumps(_strict(value)).encode() + b"\n")
+            file.write(b"\n" * bool(is_torn) + to_json(value).encode() + b"\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -78,8 +78,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """NaN and infinity, which JSON has no words for, become null."""
-    write_text(path, json.dumps(_strict(value), indent=1, ensure_ascii=False, default=str) + "\n")
+    write_text(path, to_json(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def to_json(value: Any, **style: Any) -> str:
+    """NaN and infinity, which JSON has no words for, become null; what else it does not know, as paths, text."""
+    return json.dumps(_strict(value), default=str, **style)
 
 
 def _strict(value: Any) -> Any:
@@ -138,7 +142,7 @@ def save_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], about: 
     """Tensors, and plain values about them in the file's header, whole or not at all."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:        # not by save_file: it keeps the file from all other users
-        temporary.write_bytes(safetensors.torch.save(whole, {ABOUT: json.dumps(_strict(about), default=str)}))
+        temporary.write_bytes(safetensors.torch.save(whole, {ABOUT: to_json(about)}))
 
 
 def load_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

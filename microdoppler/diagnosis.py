@@ -3,12 +3,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from groundwork.errors import InputError
 
 TRAINING_KEYS = ("step", "loss", "grad_norm", "lr", "images_per_second", "wall_time", "skipped_steps")
 MILESTONE_KEYS = ("step", "milestone", "class_gain", "sharpness", "recognised", "diversity", "copies")
+ALWAYS_FINITE = ("step", "milestone", "images_per_second", "wall_time", "skipped_steps")    # or the line is damaged
 
 # Losses are judged in units of the start level, the loss of a network that outputs zero, since both depend on schedule,
 # weighting and objective. "Measured" = a small U-Net on linear latents of six real persons, or of std 0.18.
@@ -158,13 +160,18 @@ def _parse(line: bytes) -> dict[str, float] | None:
     try:
         record = json.loads(line)
         if "milestone" in record:       # earlier versions wrote fewer figures
-            record = {key: float(record.get(key, math.nan)) for key in MILESTONE_KEYS}
+            record = {key: _number(record.get(key)) for key in MILESTONE_KEYS}
         else:
-            record = {key: float(record[key]) for key in TRAINING_KEYS[:-1]} | {
-                "skipped_steps": float(record.get("skipped_steps", 0))}      # earlier versions skipped none
+            record = {key: _number(record[key]) for key in TRAINING_KEYS[:-1]} | {
+                "skipped_steps": _number(record.get("skipped_steps", 0))}      # earlier versions skipped none
     except (ValueError, KeyError, TypeError):
         return None
-    return record if math.isfinite(record["step"]) else None
+    return record if all(math.isfinite(record.get(key, 0)) for key in ALWAYS_FINITE) else None
+
+
+def _number(value: Any) -> float:
+    """JSON has no NaN and no infinity: append_json writes null for them."""
+    return math.nan if value is None else float(value)
 
 
 def _columns(records: list[dict], keys: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -53,27 +53,35 @@ def best_checkpoint(study: Path, folder: Path) -> tuple[Path, str] | None:
         if not arms:
             return None
         best = max(arms, key=lambda arm: arm["accuracy"])
-    return drawn_by[best["synthetic"]], ("the only one in the classifier study" if len(arms) == 1 else
-                                         f"the most accurate of {len(arms)} in the classifier study ({CHOSEN_BY})")
+    compared = len({drawn_by[arm["synthetic"]] for arm in arms})        # one may have drawn several sets
+    return drawn_by[best["synthetic"]], ("the only one in the classifier study" if compared == 1 else
+                                         f"the most accurate of {compared} in the classifier study ({CHOSEN_BY})")
 
 
 def study_section(path: Path, model: dict[str, str]) -> Section:
     """From classify.py's summary: the arms of the sets that this model drew, and those that they are compared with."""
     heading, study = "Whether the images help to tell persons apart", read_measured(path, "sets")
     with reading(path):
-        own = {drawn["name"]: drawn["fold"] for drawn in study.get("sets", []) if is_of(drawn, model)}
+        own = {drawn["name"]: drawn for drawn in study.get("sets", []) if is_of(drawn, model)}
         if not own:
             return Section(heading, ["Not measured of these weights (`python classify.py`)."])
         arms = [{**arm, "recalls": {int(user): recall for user, recall in arm["recalls"].items()}}
                 for arm in study["arms"] if not arm["synthetic"] or arm["synthetic"] in own]
         numbers = {user: f"user {user}" for arm in arms for user in arm["recalls"]}     # names of persons stay at home
         folds = (f" Of {study['num_folds']} folds, each with a model of its own, these weights are fold "
-                 f"{min(own.values())}'s." if study["num_folds"] > 1 else "")
+                 f"{min(drawn['fold'] for drawn in own.values())}'s." if study["num_folds"] > 1 else "")
         compared = max(choice["num_candidates"] for choice in study["choices"])
         chosen = (f" Of {compared} sets the table shows this model's; if it was chosen for these figures, they are a "
                   "little too good, and those in this paragraph are not." if compared > 1 else "")
-        return Section(heading, [conclusion(study) + chosen + folds],
+        return Section(heading, [conclusion(study) + chosen + folds, *(
+            f"The images of {name} were drawn with {sampling_of(drawn)}." for name, drawn in own.items())],
                        result_tables({**study, "names": numbers, "arms": arms, "choices": []}))
+
+
+def sampling_of(facts: dict[str, Any]) -> str:
+    """How a synthetic set was drawn, of its facts_of."""
+    return ", ".join(f"{name.removeprefix('sampling_')} {value}" for name, value in facts.items()
+                     if name.startswith("sampling_"))
 
 
 def fidelity_section(path: Path, model: dict[str, str]) -> Section:
@@ -86,9 +94,7 @@ def fidelity_section(path: Path, model: dict[str, str]) -> Section:
         overall = {"users": {}, "all": {
             kind: {name: math.nan if value is None else value for name, value in own.items()}    # JSON has no NaN
             for kind, own in report["all"].items()}}
-        sampling = ", ".join(f"{name.removeprefix('sampling_')} {value}" for name, value in made_by.items()
-                             if name.startswith("sampling_"))
-        return Section(heading, [f"Images drawn with {sampling}.", *sentences(overall)], tables(overall))
+        return Section(heading, [f"Images drawn with {sampling_of(made_by)}.", *sentences(overall)], tables(overall))
 
 
 def training_section(metrics: Path, step: int) -> Section:

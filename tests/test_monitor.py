@@ -17,6 +17,7 @@ from PIL import Image
 import monitor_training
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from groundwork.errors import InputError
+from groundwork.files import to_json
 from microdoppler.diagnosis import diagnose, read_metrics, smooth
 from train_latent_cfg import Config, config_to_plain
 
@@ -56,7 +57,7 @@ def write_run(folder: Path, loss=standardized, *, steps: int = TOTAL, line=lambd
         lines.append({**training_line(step, loss(step) * scatter.normal(1, 0.06)), **line(step)})
         if step % MILESTONE_EVERY == 0 or step == config.get("train_num_steps"):
             lines.append({**milestone_line(step), **milestone(step)})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))     # as append_json
     return folder
 
 

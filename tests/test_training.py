@@ -392,3 +392,14 @@ def test_saving_leaves_no_temporary_file_and_keeps_the_old_one_when_it_fails(tmp
     with pytest.raises(Exception):
         save_tensors(path, {"step": lambda: 0})
     assert load_tensors(path) == {"step": 1} and [file.name for file in tmp_path.iterdir()] == ["model-1.pt"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_random_numbers_are_drawn_on_the_very_device_that_holds_the_weights_by_its_number():
+    """A cache on cuda:0 is not used for a generator on "cuda", which is how accelerate calls a single process's."""
+    seen = []
+    trainer = make_trainer(device=torch.device("cuda", 0))
+    trainer.draw_batch = lambda indices, generator: (seen.append(generator.device), (
+        torch.zeros(len(indices), 2, 8, 8, device=generator.device), (indices % 2).to(generator.device)))[1]
+    trainer.train_step()
+    assert seen == [torch.device("cuda", 0)]

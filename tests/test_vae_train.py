@@ -98,14 +98,19 @@ def mse_of_best_constant(images: torch.Tensor) -> float:
     return (images / 255).var(unbiased=False, dim=(0, 2, 3)).mean().item()
 
 
-def test_interrupted_and_resumed_run_ends_with_the_same_weights(tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["amid steps", "before the first", "between weights and state of a validation"])
+def test_interrupted_and_resumed_run_ends_with_the_same_weights(tmp_path, monkeypatch, when):
     images, validation = stripes(12), stripes(4, seed=1)
     train_vae(images, validation, output=tmp_path / "whole.pt", **SETTINGS)
 
-    step = train.VAETrainer.train_step
+    step, save = train.VAETrainer.train_step, train.save_if_best
     with monkeypatch.context() as patch:
-        patch.setattr(train.VAETrainer, "train_step",
-                      lambda self, *args: step(self, *args) if self.step < 5 else interrupt())
+        if when.startswith("between"):
+            patch.setattr(train, "save_if_best", lambda *args: (save(*args), interrupt()))
+        else:
+            most = 5 if when.startswith("amid") else 0
+            patch.setattr(train.VAETrainer, "train_step",
+                          lambda self, *args: step(self, *args) if self.step < most else interrupt())
         with pytest.raises(KeyboardInterrupt):
             train_vae(images, validation, output=tmp_path / "parts.pt", **SETTINGS)
     torch.manual_seed(123)                                       # the global generator must have no say
@@ -119,6 +124,12 @@ def test_interrupted_and_resumed_run_ends_with_the_same_weights(tmp_path, monkey
 
 def interrupt():
     raise KeyboardInterrupt
+
+
+def test_reconstructions_that_are_not_finite_end_training_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "measure_quality", lambda *args, **kwargs: ({"mse": float("nan")}, None))
+    with pytest.raises(InputError, match="not finite at step .*; try a lower --lr"):
+        train_vae(stripes(8), stripes(4), output=tmp_path / "vae.pt", **SETTINGS)
 
 
 def test_another_seed_gives_other_weights(tmp_path):

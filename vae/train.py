@@ -173,6 +173,9 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
     """Validate the averaged weights; write them and the reconstruction picture when no earlier ones did better."""
     figures, reconstructions = measure_quality(trainer.average, validation_images, batch_size=8, seed=trainer.seed)
+    if not math.isfinite(figures["mse"]):
+        raise InputError(f"the VAE's reconstructions are not finite at step {trainer.step}; try a lower --lr than "
+                         f"{trainer.lr}, and start anew")
     if figures["mse"] < trainer.best_mse:
         trainer.best_mse = figures["mse"]
         save_tensors(output, {**trainer.average.checkpoint(), "step": trainer.step, "validation": figures, **notes})
@@ -186,10 +189,10 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     """Train a VAE and keep the moving average of its weights that reconstructs the validation images best.
 
     Images are (n, c, s, s) uint8. Every `validate_every` steps writes `output` (which KL_VAE.load reads) if it is the
-    best yet, and, beside it, <stem>_state.pt (for `resume`) and <stem>_reconstruction.png (validation images above
-    their reconstructions). Returns vae.quality's figures of the best on the validation images, its step, and the
-    seconds spent. Raises InputError when the output exists and `resume` is False, or when the settings differ from
-    the resumed ones.
+    best yet, and, beside it, <stem>_state.pt (for `resume`; also when training begins) and <stem>_reconstruction.png
+    (validation images above their reconstructions). Returns vae.quality's figures of the best on the validation
+    images, its step, and the seconds spent. Raises InputError when there is something and `resume` is False, when the
+    settings differ from the resumed ones, or when loss or reconstructions are not finite.
     """
     output = Path(output)
     state_path = output.with_name(f"{output.stem}_state.pt")
@@ -204,6 +207,8 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     trainer.vae.latent_size(image_size)                 # refuses a size that does not suit, before any work
     if state:
         trainer.load_state(state)
+    else:       # from now on there is a state to go on from, whenever this is killed
+        save_tensors(state_path, {**trainer.state(), "settings": settings})
     start, loss_average = time.monotonic(), None
     with tqdm(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step", disable=None) as bar:
         while trainer.step < num_steps:
