@@ -16,6 +16,7 @@ from assembly import open_cache, open_split, open_vae
 from benchmarks import reference
 from benchmarks.measure import machine
 from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path
+from generation import Sampling
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
@@ -25,14 +26,19 @@ from microdoppler import fidelity
 from train_latent_cfg import PRESETS, Config, check_constants
 from vae.kl_vae import KL_VAE
 
+OURS = {"ours": Sampling(noise_level=1.0), "variations": Sampling(noise_level=0.75)}
 
-def main(config: Config, *, same_constants: bool = False, output: Path = Path("results/convergence"),
-         samples_per_user: int = 30, json: Path | None = None) -> list[dict[str, Any]]:
+
+def main(config: Config, *, reference_steps: int | None = None, same_constants: bool = False,
+         output: Path = Path("results/convergence"), samples_per_user: int = 30,
+         json: Path | None = None) -> list[dict[str, Any]]:
     """Compare KID through training with denoising-diffusion-pytorch 2.2.5, each drawn with its own sampler.
 
-    The reference learns raw latents with min-SNR weights, hides half of the users, and draws with 250 steps of DDIM.
+    Ours is drawn from noise alone, and as variations of training images (noise_level 0.75), as it is for a study. The
+    reference learns raw latents with min-SNR weights, hides half of the users, and draws with 250 steps of DDIM.
 
     Args:
+        reference_steps: that the reference is trained for; default: as many as ours
         same_constants: train and draw the reference with the learning rate, the average of weights and the guidance of
             the constants given; default: with those of its README
         output: gets the images and their fidelity
@@ -46,32 +52,38 @@ def main(config: Config, *, same_constants: bool = False, output: Path = Path("r
         raise InputError(f"no checkpoint in {config.results_folder}; run train_latent_cfg.py with these constants")
     split, vae = open_split(config), open_vae(config, device)
     cache = open_cache(config, split, vae, device)
+    rows: dict[int, dict[str, Any]] = {}
+    for milestone in milestones:
+        path = milestone_path(config.results_folder, milestone)
+        rows[step := load_checkpoint(path)["step"]] = {}
+        for name, sampling in OURS.items():
+            folder = output / f"{name}-{step}"
+            generate.main(checkpoint=path, all_users=True, samples_per_user=samples_per_user, output_dir=folder,
+                          sampling=sampling, vae_path=config.vae_path,
+                          latents_cache_folder=config.latents_cache_folder, device=config.device)
+            rows[step][name] = judged(config, folder)
     torch.manual_seed(config.seed)
     theirs = reference.Training(of_reference, (cache.scaled_means(torch.arange(len(cache))) + 1) / 2, cache.labels,
                                 device)
-    rows, done = [], 0
-    for milestone in milestones:
-        step = load_checkpoint(milestone_path(config.results_folder, milestone))["step"]
+    last, done = reference_steps or max(rows), 0
+    for step in sorted({last, *(step for step in rows if step < last)}):
         for _ in tqdm(range(step - done), desc="training the reference", unit="step", disable=None):
             theirs.step()
-        done = step
+        done, folder = step, output / f"reference-{step}"
         for user in split.users:
-            draw_reference(theirs, vae, user, samples_per_user, of_reference.cond_scale,
-                           output / f"reference-{milestone}")
-        generate.main(checkpoint=milestone_path(config.results_folder, milestone), all_users=True,
-                      samples_per_user=samples_per_user, output_dir=output / f"ours-{milestone}",
-                      vae_path=config.vae_path, latents_cache_folder=config.latents_cache_folder, device=config.device)
-        found = {name: judged(config, output / f"{name}-{milestone}") for name in ("ours", "reference")}
-        rows.append({"step": step, **found})
-    print("\n| step | KID, ours | KID, reference |\n|---|---|---|")
-    for row in rows:
-        print(f"| {row['step']} | " + " | ".join(f"{row[name]['kid']:.2f} ± {row[name]['kid_error']:.2f}"
-                                                 for name in ("ours", "reference")) + " |")
-    print(conclusion(rows))
+            draw_reference(theirs, vae, user, samples_per_user, of_reference.cond_scale, folder)
+        rows.setdefault(step, {})["reference"] = judged(config, folder)
+    found = [{"step": step, **rows[step]} for step in sorted(rows)]
+    print("\n| step | KID, ours | KID, ours, variations | KID, reference |\n|---|---|---|---|")
+    for row in found:
+        print(f"| {row['step']} | " + " | ".join(
+            f"{row[name]['kid']:.2f} ± {row[name]['kid_error']:.2f}" if name in row else "" for name in (
+                *OURS, "reference")) + " |")
+    print("\n".join(f"{name}: {conclusion(found, name)}" for name in OURS))
     if json:
-        write_json(json, {"machine": machine(device), "same_constants": same_constants, "rows": rows})
+        write_json(json, {"machine": machine(device), "same_constants": same_constants, "rows": found})
         print(f"written: {json}")
-    return rows
+    return found
 
 
 @torch.no_grad()
@@ -93,13 +105,14 @@ def judged(config: Config, folder: Path) -> dict[str, float]:
     return figures["all"]["synthetic"]
 
 
-def conclusion(rows: list[dict]) -> str:
-    last = rows[-1]["reference"]["kid"]
-    reached = next((row["step"] for row in rows if row["ours"]["kid"] <= last), None)
+def conclusion(rows: list[dict], name: str) -> str:
+    """Of rows by rising steps: after how many the images called so are as good as the reference's last."""
+    end, last = max((row["step"], row["reference"]["kid"]) for row in rows if "reference" in row)
+    reached = next((row["step"] for row in rows if name in row and row[name]["kid"] <= last), None)
     if reached is None:
         return f"the reference's last KID, {last:.2f}, is not reached"
-    return (f"the reference's last KID, {last:.2f} after {rows[-1]['step']} steps, is reached by step {reached}: "
-            f"{reached / rows[-1]['step']:.2f} of its steps at most")
+    return (f"the reference's last KID, {last:.2f} after {end} steps, is reached by step {reached}: "
+            f"{reached / end:.2f} of its steps at most")
 
 
 if __name__ == "__main__":
