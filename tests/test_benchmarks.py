@@ -45,10 +45,10 @@ def test_an_unknown_row_is_named():
 
 
 def test_convergence_names_the_first_milestone_that_is_as_good_as_the_references_last():
-    def rows(*kids):
-        return [{"step": 100 * (i + 1), "ours": {"kid": ours}, "reference": {"kid": theirs}}
-                for i, (ours, theirs) in enumerate(kids)]
-    assert "step 200: 0.67 of its steps" in conclusion(rows((0.9, 1.0), (0.4, 0.7), (0.2, 0.5)), "ours")
-    assert "not reached" in conclusion(rows((0.9, 1.0), (0.6, 0.5)), "ours")
-    longer = [*rows((0.9, 1.0), (0.4, 0.7)), {"step": 1000, "reference": {"kid": 0.4}}]
-    assert "0.40 after 1000 steps, is reached by step 200: 0.20 of its steps" in conclusion(longer, "ours")
+    rows = [{"step": 100, "ours": {"kid": 0.9}}, {"step": 200, "ours": {"kid": 0.4}},
+            {"step": 300, "ours": {"kid": 0.2}, "reference": {"kid": 0.5}}]
+    assert "0.50 after 300 steps, is reached by step 200: 0.67 of its steps" in conclusion(rows, "ours")
+    rows = [rows[0], {"step": 1000, "reference": {"kid": 0.9}}]
+    assert "is reached by step 100: 0.10 of its steps" in conclusion(rows, "ours")
+    rows[1]["reference"]["kid"] = 0.6
+    assert "0.60, is not reached" in conclusion(rows, "ours")

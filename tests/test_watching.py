@@ -113,18 +113,12 @@ def test_without_a_terminal_there_is_a_report_per_change_and_no_control_characte
     assert out.count("step 1000 of 1000") == 1 and not re.search(r"[\x00-\x09\x0b-\x1f]", out + err)
 
 
-def test_watching_waits_for_training_to_begin(script, tmp_path):
-    def begin():
-        while not waiting.is_set():
-            waiting.wait(0.05)
+def test_watching_waits_for_training_to_begin(tmp_path):
+    command = [sys.executable, ROOT / "monitor_training.py", "--results_folder", tmp_path / "run", "--watch", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:
+        assert monitor.stdout.readline().startswith(f"waiting for training to begin in {tmp_path / 'run'}")
         write_run(tmp_path / "run", steps=1000, train_num_steps=1000)
-    waiting = threading.Event()
-    trainer = threading.Thread(target=begin)
-    trainer.start()
-    threading.Timer(8, waiting.set).start()     # by then the script, which takes seconds to start, has begun to wait
-    out, _ = script("monitor_training.py", "--results_folder", tmp_path / "run", "--watch", "0.2")
-    trainer.join()
-    assert out.startswith(f"waiting for training to begin in {tmp_path / 'run'}") and "step 1000 of 1000" in out
+        assert "step 1000 of 1000" in monitor.stdout.read() and monitor.wait() == 0
 
 
 def test_the_curve_of_a_terminal_falls_with_the_loss_and_leaves_gaps():
