@@ -164,10 +164,11 @@ def has_screen() -> bool:
 
 def wait_for_training(folder: Path, seconds: float) -> None:
     """Until it has begun: before, images are split and encoded, for minutes."""
-    expected = (folder / "config.json", folder / "metrics.jsonl")
-    if not all(path.exists() for path in expected):
+    def has_begun() -> bool:
+        return all((folder / name).exists() for name in ("config.json", "metrics.jsonl"))
+    if not has_begun():
         print(f"waiting for training to begin in {folder} (python train_latent_cfg.py); Ctrl-C ends", flush=True)
-    while not all(path.exists() for path in expected):
+    while not has_begun():
         time.sleep(seconds)
 
 

@@ -78,12 +78,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    write_text(path, to_json(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def to_json(value: Any, **style: Any) -> str:
-    """NaN and infinity, which JSON has no words for, become null; what else it does not know, as paths, text."""
-    return json.dumps(_strict(value), default=str, **style)
+    """By json.dumps; NaN and infinity, which JSON has no words for, become null."""
+    return json.dumps(_strict(value), **style)
 
 
 def _strict(value: Any) -> Any:
@@ -142,7 +142,7 @@ def save_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], about: 
     """Tensors, and plain values about them in the file's header, whole or not at all."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:        # not by save_file: it keeps the file from all other users
-        temporary.write_bytes(safetensors.torch.save(whole, {ABOUT: to_json(about)}))
+        temporary.write_bytes(safetensors.torch.save(whole, {ABOUT: to_json(about, default=str)}))
 
 
 def load_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 
 from groundwork.command_line import run
 from groundwork.errors import InputError
-from groundwork.files import atomic_path, read_json, save_tensors, write_json
+from groundwork.files import atomic_path, load_tensors, read_json, save_tensors, write_json
 
 
 def test_a_full_disk_is_named_and_what_was_there_stays():
@@ -93,3 +93,11 @@ def test_an_error_of_the_user_is_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(refuse)
     assert stopped.value.code == 2 and capsys.readouterr().err == "error: found a b\n"
+
+
+def test_saving_leaves_no_temporary_file_and_keeps_the_old_one_when_it_fails(tmp_path):
+    path = tmp_path / "model-1.pt"
+    save_tensors(path, {"step": 1})
+    with pytest.raises(Exception):
+        save_tensors(path, {"step": lambda: 0})
+    assert load_tensors(path) == {"step": 1} and [file.name for file in tmp_path.iterdir()] == ["model-1.pt"]

@@ -386,14 +386,6 @@ def test_files_that_are_no_checkpoint_are_refused_and_run_no_code(tmp_path, caps
         load_checkpoint(path)
 
 
-def test_saving_leaves_no_temporary_file_and_keeps_the_old_one_when_it_fails(tmp_path):
-    path = tmp_path / "model-1.pt"
-    save_tensors(path, {"step": 1})
-    with pytest.raises(Exception):
-        save_tensors(path, {"step": lambda: 0})
-    assert load_tensors(path) == {"step": 1} and [file.name for file in tmp_path.iterdir()] == ["model-1.pt"]
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_random_numbers_are_drawn_on_the_very_device_that_holds_the_weights_by_its_number():
     """A cache on cuda:0 is not used for a generator on "cuda", which is how accelerate calls a single process's."""
