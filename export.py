@@ -1,89 +1,9 @@
-"""A trained model to share: averaged weights and VAE as safetensors, with a model card."""
-from dataclasses import replace
-from pathlib import Path
+"""Write a model's averaged weights and its VAE as safetensors, with a model card, to a folder to share.
 
-import torch
-
-from denoising_diffusion_pytorch.checkpoint import load_checkpoint, save_ema
-from generation import MODEL_FILE, VAE_FILE, ImageGenerator, Sampling, find_checkpoint
+Options: those of export in microdoppler/pipeline/sharing.py.
+"""
 from groundwork.command_line import run
-from groundwork.errors import InputError, shortened
-from groundwork.lock import sole_writer
-from microdoppler.class_names import default_names
-from microdoppler.model_card import (best_checkpoint, config_section, data_section, fidelity_section,
-                                     study_section, training_section, write_card)
-from train_latent_cfg import Config, config_of, config_to_plain
-
-CARD_FILE = "README.md"
-
-
-def shared_config(checkpoint: dict) -> dict:
-    """A checkpoint's whole Config as plain values, but for its paths: they say where one machine keeps its files."""
-    return {name: value for name, value in config_to_plain(config_of(checkpoint)).items()
-            if not isinstance(getattr(Config, name), Path) and name != "class_names"}
-
-
-def main(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path("results/export"),
-         vae_path: Path | None = None, fidelity: Path | None = None, study: Path | None = None) -> None:
-    """Write a model's averaged weights and its VAE as safetensors, with a model card, to a folder to share.
-
-    generate.py and ImageGenerator.load read the folder; nothing else is needed to draw the same images.
-
-    Args:
-        checkpoint: model-<m>.pt, or a results folder: there the model whose images the classifier study found best, or
-            the newest where there is no study of them
-        output_dir: gets model.safetensors, vae.safetensors and README.md, the model card
-        vae_path: weights of the VAE, where they are not at the checkpoint's vae_path
-        fidelity: folder that python -m microdoppler.fidelity wrote; default: fidelity beside the checkpoint
-        study: folder that classify.py wrote; default: classify beside the checkpoint
-    """
-    if (output_dir / CARD_FILE).exists():
-        raise InputError(f"{output_dir / CARD_FILE} exists, and may have been edited; choose another --output_dir, or "
-                         "delete it")
-    results = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    study = (study or results / "classify") / "summary.json"
-    path, reason = choose(checkpoint, study)
-    generator = ImageGenerator.load(path, "cpu", Sampling(noise_level=1.0), vae_path)      # all of it fits together
-    content, identity, classes = load_checkpoint(path), generator.identity, generator.legend.classes
-    config, model = shared_config(content), {f"model_{name}": identity[name] for name in ("weights", "vae")}
-    names = default_names(classes, config["class_folders"])     # what persons are called stays at home
-    content["legend"] = replace(generator.legend, names=names).to_plain()
-    sections = [data_section(config, list(classes.values()), identity["split"], content.get("latent_statistics", {})),
-                fidelity_section((fidelity or results / "fidelity") / "fidelity.json", model),
-                study_section(study, model), training_section(results / "metrics.jsonl", content["step"]),
-                config_section(config)]
-    with sole_writer(output_dir):
-        save_ema(output_dir / MODEL_FILE, content, config)
-        generator.vae.save_safetensors(output_dir / VAE_FILE)
-        write_card(output_dir / CARD_FILE, facts=facts_of(generator, content, reason), sections=sections,
-                   num_users=config["num_users"], is_gait=not config["class_folders"],
-                   sample_shape=(16, generator.vae.channels, config["image_size"], config["image_size"]))
-    print(f"{path}: {reason}\nwritten: {output_dir}/{MODEL_FILE}, {VAE_FILE}, {CARD_FILE}")
-    for section in sections:
-        if not section.tables:
-            print(f"{section.heading}: {section.paragraphs[0]}")
-    if config["class_folders"]:
-        print(f"whoever gets it learns the names of your folders: {shortened(list(classes.values()))}")
-    print(f"next: python generate.py --checkpoint {output_dir} --all_users")
-
-
-def choose(checkpoint: Path, study: Path) -> tuple[Path, str]:
-    """(the checkpoint to share, why it)."""
-    if not checkpoint.is_dir():
-        return checkpoint, "named by who shares it"
-    return best_checkpoint(study, checkpoint) or (
-        find_checkpoint(checkpoint), "the newest of its training; no study has compared it with others")
-
-
-def facts_of(generator: ImageGenerator, content: dict, reason: str) -> list[tuple[str, str]]:
-    """What tells these weights from others."""
-    def millions(network: torch.nn.Module) -> str:
-        return f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.1f} million"
-    return [("step", f"{content['step']} of {generator.config.train_num_steps}"), ("chosen", reason),
-            ("weights", f"{millions(generator.diffusion.model)}, SHA-256 {generator.identity['weights']}"),
-            ("VAE", f"{millions(generator.vae)}, fingerprint {generator.identity['vae']}"),
-            ("trained by", f"microdoppler-diffusion {content.get('package_version', 'of before 0.1')}")]
-
+from microdoppler.pipeline.sharing import export as main
 
 if __name__ == "__main__":
     run(main)

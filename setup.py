@@ -1,5 +1,5 @@
 """Installation. Only lower bounds, so that a notebook's own torch is never replaced."""
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="microdoppler-diffusion",
@@ -7,15 +7,13 @@ setup(
     description="Latent diffusion that draws micro-Doppler spectrograms of walking persons, and measures their use",
     license="MIT",
     python_requires=">=3.10",
-    packages=["denoising_diffusion_pytorch", "vae", "microdoppler", "groundwork"],
-    # The API's
-    py_modules=["animation", "assembly", "classify", "generate", "generation", "recording", "tracking",
-                "train_latent_cfg"],
+    packages=find_packages(include=["denoising_diffusion_pytorch", "groundwork", "microdoppler*", "vae"]),
+    py_modules=["train_latent_cfg"],        # Config; the other scripts' names could be those of a user's own files
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
         "numpy>=1.24",
-        "scipy>=1.10",
+        "scipy>=1.12",          # ShortTimeFFT
         "einops>=0.7",
         "ema-pytorch>=0.7",
         "accelerate>=0.25",
@@ -24,12 +22,15 @@ setup(
         "tqdm>=4.65",
         "filelock>=3.24",       # one writer per folder; before, it took no notice of a lock file that is gone
         "tyro>=0.9.1",          # command lines out of dataclasses and functions
+        "pydantic>=2.5",        # limits of the constants, and those to and from JSON
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped
         "rich>=13.0",           # monitor_training.py --watch: a screen that is drawn over
         "scikit-learn>=1.2",    # scores
     ],
-    extras_require={"test": [
+    extras_require={"docs": [
+        "mkdocs-material>=9.5",     # the pages as a site
+    ], "test": [
         "pytest>=7.4",
         "hypothesis>=6.80",
         "pytest-xdist>=3.5",    # as many tests at once as there are cores

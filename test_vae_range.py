@@ -1,79 +1,14 @@
-"""Step 1: the range of the VAE's latents, hence auto_normalize, and how well it reconstructs. A script, not a test."""
+"""Step 1 of 5 (a script, not a test): the range of the VAE's latents, hence auto_normalize; how well it reconstructs.
+
+Options: the constants of Config in train_latent_cfg.py, and those of check_vae in microdoppler/pipeline/vae_range.py.
+"""
 import sys
 
-import numpy as np
-
-from assembly import legend_of, open_split, open_vae
 from groundwork.command_line import run
-from groundwork.device import choose_device, describe_work
-from groundwork.errors import InputError
-from groundwork.files import write_json
-from groundwork.images import load_images
-from microdoppler.latents import is_unit_range
-from microdoppler.pictures import image_grid
-from microdoppler.report import save_figure
-from microdoppler.spectrograms import labels_of
-from train_latent_cfg import PRESETS, Config, check_constants
-from vae.quality import measure_quality
-
-GOOD_MSE, ACCEPTABLE_MSE = 0.01, 0.05       # of pixels in [0, 1]; 20 dB and 13 dB
-SHOWN = 8
-
-
-def judge(figures: dict) -> dict:
-    """What the figures mean: auto_normalize, and a verdict on the reconstruction."""
-    mse = figures["mse"]
-    verdict = "good" if mse < GOOD_MSE else "acceptable" if mse < ACCEPTABLE_MSE else "poor"
-    return {"auto_normalize": is_unit_range(figures["min"], figures["max"]), "verdict": verdict}
-
-
-def report(figures: dict, config: Config) -> str:
-    inside = figures["auto_normalize"]
-    lines = [f"latents {tuple(figures['shape'])}: min {figures['min']:.4f}, max {figures['max']:.4f}, "
-             f"mean {figures['mean']:.4f}, std {figures['std']:.4f}"]
-    for i, values in enumerate(zip(*(figures[f"channel_{name}"] for name in ("min", "max", "mean", "std")))):
-        lines.append(f"  channel {i}: " + "min {:.4f}, max {:.4f}, mean {:.4f}, std {:.4f}".format(*values))
-    lines.append("auto_normalize may be True only with standardize_latents False: latents are inside [0, 1]" if inside
-                 else "auto_normalize must be False: it maps [0, 1] to [-1, 1], and these latents are not inside it")
-    if not config.standardize_latents and not inside and figures["std"] < 0.5:
-        lines.append(f"standardize_latents is False: std {figures['std']:.2f} against noise of 1 wastes most of the "
-                     "noise schedule; True is better")
-    lines.append(f"reconstruction: MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB: {figures['verdict']} "
-                 f"(< {GOOD_MSE} good, < {ACCEPTABLE_MSE} acceptable)")
-    return "\n".join(lines)
-
-
-def main(config: Config, *, num_images: int = 100) -> dict:
-    """Check the VAE before training, step 1 of 5. Exit status 1 when it reconstructs poorly.
-
-    Args:
-        num_images: training images to encode, spread over all users
-    """
-    if num_images < 1:
-        raise InputError(f"num_images is {num_images}; expected at least 1")
-    check_constants(config)
-    device = choose_device(config.device)
-    print(describe_work(device, amp=False, at_once=config.vae_batch_size))
-    vae = open_vae(config, device)
-    split = open_split(config)
-    legend = legend_of(config, split)
-    paths, labels = labels_of(split.train_images)
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
-    images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading", vae.channels)
-    figures, reconstructions = measure_quality(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
-    figures |= judge(figures)
-    print(report(figures, config))
-
-    write_json(config.results_folder / "vae_range.json", {"vae_path": str(config.vae_path), **figures})
-    shown = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).astype(int))
-    grid = image_grid([("original", list(images[shown])), ("reconstruction", list(reconstructions[shown]))],
-                      [legend.names[int(labels[chosen[i]]) + 1] for i in shown],
-                      f"MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB", legend.axes)
-    save_figure(grid, config.results_folder / "vae_reconstruction.png")
-    print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")
-    return figures
-
+from microdoppler.pipeline.vae_range import check_vae as main
+from train_latent_cfg import PRESETS, Config
 
 if __name__ == "__main__":
     if run(main, PRESETS, Config.preset)["verdict"] == "poor":
         sys.exit(1)
+    print("next: python train_latent_cfg.py")

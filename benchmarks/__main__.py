@@ -14,7 +14,7 @@ from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import save_tensors, write_json
-from microdoppler import simulate
+from microdoppler.simulate.dataset import simulate_dataset
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
@@ -45,7 +45,7 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
     print("| what | ours | limit | reference | ratio | at least | aim |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
-            simulate.main(Path(folder) / "data", num_users=NUM_USERS, images_per_user=IMAGES_PER_USER)
+            simulate_dataset(Path(folder) / "data", NUM_USERS, IMAGES_PER_USER)
         torch.manual_seed(0)
         save_tensors(Path(folder) / "vae.pt", KL_VAE().checkpoint())     # loaded as every script loads it
         bench = Bench(dataclasses.replace(config, num_users=NUM_USERS), torch_device, 1 if quick else 5, quick,

@@ -11,19 +11,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-import generate
-from assembly import open_cache, open_split, open_vae
 from benchmarks import reference
 from benchmarks.measure import machine
 from denoising_diffusion_pytorch.checkpoint import list_milestones, load_checkpoint, milestone_path
-from generation import Sampling
 from groundwork.command_line import run
 from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import save_image
-from microdoppler import fidelity
-from train_latent_cfg import PRESETS, Config, check_constants
+from microdoppler.fidelity.measure import main as measure_fidelity
+from microdoppler.pipeline.assembly import open_cache, open_split, open_vae
+from microdoppler.pipeline.constants import check_constants
+from microdoppler.pipeline.generation import Sampling
+from microdoppler.pipeline.synthetic_folder import generate
+from train_latent_cfg import PRESETS, Config
 from vae.kl_vae import KL_VAE
 
 OURS = {"ours": Sampling(noise_level=1.0), "variations": Sampling(noise_level=0.75)}
@@ -58,7 +59,7 @@ def main(config: Config, *, reference_steps: int | None = None, same_constants: 
         rows[step := load_checkpoint(path)["step"]] = {}
         for name, sampling in OURS.items():
             folder = output / f"{name}-{step}"
-            generate.main(checkpoint=path, all_users=True, samples_per_user=samples_per_user, output_dir=folder,
+            generate(checkpoint=path, all_users=True, samples_per_user=samples_per_user, output_dir=folder,
                           sampling=sampling, vae_path=config.vae_path,
                           latents_cache_folder=config.latents_cache_folder, device=config.device)
             rows[step][name] = judged(config, folder)
@@ -98,7 +99,7 @@ def draw_reference(training: reference.Training, vae: KL_VAE, user: int, count: 
 
 def judged(config: Config, folder: Path) -> dict[str, float]:
     """Of all users: KID with its standard error, recognised, copies and the others of `microdoppler.fidelity`."""
-    figures = fidelity.main(config.data_path, folder, split=config.latents_cache_folder / "data_split.json",
+    figures = measure_fidelity(config.data_path, folder, split=config.latents_cache_folder / "data_split.json",
                             output=folder.with_name(folder.name + "-fidelity"), device=config.device)
     return figures["all"]["synthetic"]
 

@@ -8,19 +8,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from assembly import build_diffusion, build_trainer
 from benchmarks import reference
 from benchmarks.measure import alternate
-from generate import draw_missing
-from generation import ImageGenerator
+from microdoppler.pipeline.synthetic_folder import draw_missing
 from groundwork.images import load_image, load_images, save_image
 from groundwork.memory import keep_freed_memory
-from microdoppler.arms import Arm, ImageSet
-from microdoppler.classifier import train_classifier
-from microdoppler.legend import Legend
-from microdoppler.latents import LatentCache, LatentScaling, load_or_encode
-from microdoppler.spectrograms import find_users, labels_of
-from microdoppler.stitching import Cut
+from microdoppler.data.latents import LatentCache, LatentScaling, load_or_encode
+from microdoppler.data.spectrograms import find_users, labels_of
+from microdoppler.data.stitching import Cut
+from microdoppler.figures.legend import Legend
+from microdoppler.pipeline.assembly import build_diffusion, build_trainer
+from microdoppler.pipeline.generation import ImageGenerator
+from microdoppler.study.arms import Arm, ImageSet
+from microdoppler.study.classifier import train_classifier
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 

@@ -14,14 +14,14 @@ from statistics import median
 import numpy as np
 import torch
 
-from assembly import build_diffusion, build_trainer
 from benchmarks.measure import machine, time_once
 from denoising_diffusion_pytorch.trainer import batch_indices
 from groundwork.command_line import run
 from groundwork.device import choose_device, describe_work
 from groundwork.files import digest_file, read_json, write_json
 from groundwork.seeding import seeded
-from microdoppler.latents import INDEX_FILE, LATENTS_FILE, LatentCache, LatentStatistics, load_cached
+from microdoppler.data.latents import INDEX_FILE, LATENTS_FILE, LatentCache, LatentStatistics, load_cached
+from microdoppler.pipeline.assembly import build_diffusion, build_trainer
 from train_latent_cfg import Config
 
 SIZES, USERS = (1_550, 15_500, 155_000, 1_000_000), (31, 1_000, 10_000)

@@ -6,7 +6,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from groundwork.memory import Parts
+from groundwork.memory import AdaptiveBatches
 
 Batch = dict[str, Tensor]
 
@@ -24,7 +24,7 @@ class Gradients:
         self.grads = [torch.zeros_like(parameter) for parameter in parameters]
         for parameter, grad in zip(parameters, self.grads):     # for good: graphs write to the addresses captured
             parameter.grad = grad
-        self.parts = Parts(sys.maxsize, "image")
+        self.parts = AdaptiveBatches(sys.maxsize, "image")
         self.use_graphs = parameters[0].is_cuda
         self.graphs: dict[tuple[int, float], Graph] = {}        # by size and share of a micro-batch
 

@@ -58,7 +58,7 @@ def join_processes(device: torch.device) -> PartialState:
         AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # The others wait for the main one to encode the images and train the recogniser: NCCL's ten minutes are too few.
+    # The others wait while the main one encodes images and trains a classifier, longer than NCCL's ten minutes.
     processes = PartialState(cpu=device.type == "cpu", timeout=LONGEST_WAIT)
     if not processes.is_main_process:
         sys.stdout = open(os.devnull, "w")

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from denoising_diffusion_pytorch.guidance import combine
 from denoising_diffusion_pytorch.rms_norm import rms_norm
-from groundwork.convolution import Conv3x3
 from groundwork.device import in_memory_format
 
 LINEAR_ATTENTION_HEADS, LINEAR_ATTENTION_DIM_HEAD = 4, 32      # fixed in existing checkpoints, whatever attn_heads says
@@ -65,7 +64,7 @@ class SinusoidalPosEmb(nn.Module):
 class Block(nn.Module):
     def __init__(self, dim: int, dim_out: int):
         super().__init__()
-        self.proj = Conv3x3(dim, dim_out)
+        self.proj = nn.Conv2d(dim, dim_out, 3, padding=1)
         self.norm = RMSNorm(dim_out)
 
     def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -183,7 +182,7 @@ class Unet(nn.Module):
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         for i, (dim_in, dim_out) in enumerate(levels):
             last = i == len(levels) - 1
-            resize = Conv3x3(dim_in, dim_out) if last else nn.Conv2d(dim_in, dim_out, 4, 2, 1)
+            resize = nn.Conv2d(dim_in, dim_out, 3, padding=1) if last else nn.Conv2d(dim_in, dim_out, 4, 2, 1)
             self.downs.append(nn.ModuleList([resnet(dim_in, dim_in), resnet(dim_in, dim_in),
                                              attend(dim_in, LinearAttention(dim_in)), resize]))
 
@@ -194,7 +193,7 @@ class Unet(nn.Module):
 
         for i, (dim_in, dim_out) in enumerate(reversed(levels)):
             last = i == len(levels) - 1
-            resize = Conv3x3(dim_out, dim_in) if last else UpsampledConv(dim_out, dim_in)
+            resize = nn.Conv2d(dim_out, dim_in, 3, padding=1) if last else UpsampledConv(dim_out, dim_in)
             self.ups.append(nn.ModuleList([resnet(dim_out + dim_in, dim_out), resnet(dim_out + dim_in, dim_out),
                                            attend(dim_out, LinearAttention(dim_out)), resize]))
 

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from groundwork.errors import InputError
 
-
 ABOUT = "about"     # the entry of a safetensors file's header that holds plain values, as JSON
 TEMPORARY = re.compile(r"\..*\.(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")       # atomic_path's, with its process's number
 

@@ -29,7 +29,7 @@ def keep_freed_memory(keep: bool = True) -> None:
             mallopt(parameter, value)
 
 
-class Parts:
+class AdaptiveBatches:
     """Runs functions on parts of what they are to work on, of `size` items at most; whenever memory runs out, the size
     is halved, for good.
 

@@ -1,22 +1,21 @@
-"""What is particular to radar spectrograms of persons; and, under one roof, what the scripts are used for from Python:
+"""Radar micro-Doppler spectrograms: data, study, generation. What Python users need, under one roof:
 
     from microdoppler import ImageGenerator
     generator = ImageGenerator.load("results", device="cuda")
     images = generator.sample(user=3, count=16, seed=0)     # (16, 3, 256, 256) in [0, 1]
 
-These names live with the scripts, above the packages, and are looked up there when they are first asked for: importing
-a module of this package loads none of them.
+The names below are imported when they are first asked for, so that importing one room does not load all others.
 """
 from importlib import import_module
 from typing import Any
 
-API = {     # name: (module, its name there)
-    "Config": ("train_latent_cfg", "Config"),           # the constants
-    "train": ("train_latent_cfg", "main"),              # step 3: train(Config(…))
-    "ImageGenerator": ("generation", "ImageGenerator"),     # from a checkpoint to images, as tensors
-    "Sampling": ("generation", "Sampling"),             # how it draws them, where that differs from the checkpoint's
-    "generate": ("generate", "main"),                   # step 4: the same as files
-    "classify": ("classify", "main"),                   # step 5: whether they help
+API = {     # name: module
+    "Config": "train_latent_cfg",                                   # the constants
+    "train": "microdoppler.pipeline.training",                      # step 3: train(Config(…))
+    "ImageGenerator": "microdoppler.pipeline.generation",           # from a checkpoint to images, as tensors
+    "Sampling": "microdoppler.pipeline.generation",                 # sampling constants other than the checkpoint's
+    "generate": "microdoppler.pipeline.synthetic_folder",           # step 4: from a checkpoint to image files
+    "classify": "microdoppler.pipeline.classification",             # step 5: whether they help
 }
 __all__ = list(API)
 
@@ -24,8 +23,7 @@ __all__ = list(API)
 def __getattr__(name: str) -> Any:
     if name not in API:
         raise AttributeError(f"module 'microdoppler' has no attribute '{name}'")
-    module, name_there = API[name]
-    return getattr(import_module(module), name_there)
+    return getattr(import_module(API[name]), name)
 
 
 def __dir__() -> list[str]:

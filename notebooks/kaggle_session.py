@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from denoising_diffusion_pytorch.checkpoint import list_milestones
 from groundwork.files import atomic_path
 from groundwork.lock import LOCK, OWNER
-from microdoppler.spectrograms import SUFFIXES, folders_by_class
+from microdoppler.data.spectrograms import SUFFIXES, folders_by_class
 
 DEPTH = 6       # folders below the root that are looked into: Kaggle puts three above what was uploaded
 LEFT_BEHIND = "data", "kl_vae_best*", "latents_cache", "results", "synthetic_data"      # by a session

@@ -1,11 +1,12 @@
-"""Print README.md's table of constants, from Config and its comments:  python scripts/config_table.py"""
+"""Print the table of constants in docs/configuration.md, from Config and its comments:  python scripts/config_table.py"""
 import inspect
 import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from train_latent_cfg import PRESETS, Config, config_to_plain  # noqa: E402
+from groundwork.limits import to_plain
+from train_latent_cfg import PRESETS, Config  # noqa: E402
 
 
 def shown(value: object) -> str:
@@ -13,7 +14,7 @@ def shown(value: object) -> str:
 
 
 def table() -> str:
-    full, *others = (config_to_plain(config) for config in PRESETS.values())
+    full, *others = (to_plain(config) for config in PRESETS.values())
     lines = [f"| constant | default | {' | '.join(list(PRESETS)[1:])} | |", "|---|---|---|---|---|"]
     constants = re.findall(r"^    (?:# --- (.*)|(\w+): .*?  # (.*))$", inspect.getsource(Config), re.M)
     for heading, name, reason in constants:

@@ -30,12 +30,14 @@ from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.files import read_json
 from groundwork.images import load_images
-from microdoppler.data_split import Split, SplitSettings, split_images
-from microdoppler.diagnosis import read_metrics
-from microdoppler.latents import LatentStatistics, load_cached
-from microdoppler.study import RunLog
-from microdoppler.synthetic_sets import read_manifest
-from train_latent_cfg import Config, config_of, config_to_plain
+from groundwork.limits import to_plain
+from microdoppler.data.latents import LatentStatistics, load_cached
+from microdoppler.data.split import Split, SplitSettings, split_images
+from microdoppler.data.synthetic_sets import read_manifest
+from microdoppler.pipeline.constants import config_of
+from microdoppler.study.runs import RunLog
+from microdoppler.watch.metrics import read_metrics
+from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 from vae.train import read_split
 
@@ -77,13 +79,13 @@ def _split() -> Split:
 
 def _checkpoint() -> dict:
     weights = {"init_conv.weight": torch.zeros(1)}
-    return {"format": 2, "step": 1, "config": config_to_plain(Config()), "opt": {},
+    return {"format": 2, "step": 1, "config": to_plain(Config()), "opt": {},
             "model": {f"model.{name}": value for name, value in weights.items()},
             "ema": {f"ema_model.model.{name}": value for name, value in weights.items()}}
 
 
 def write_ema(path: Path) -> None:
-    save_ema(path, _checkpoint(), config_to_plain(Config()))
+    save_ema(path, _checkpoint(), to_plain(Config()))
 
 
 def _vae() -> KL_VAE:
@@ -152,9 +154,10 @@ KINDS = {
 GUIDING = (         # modules whose branches guide atheris; all there are would take minutes to prepare
     "torch._weights_only_unpickler", "numpy.lib.format", "numpy.lib._format_impl", "json.decoder", "csv", "zipfile",
     "PIL.Image", "PIL.ImageOps", "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.ImageFile", "PIL.ExifTags",
-    "groundwork.files", "groundwork.images", "denoising_diffusion_pytorch.checkpoint", "microdoppler.data_split",
-    "microdoppler.diagnosis", "microdoppler.latents", "microdoppler.study", "microdoppler.synthetic_sets",
-    "train_latent_cfg", "vae.kl_vae", "vae.train")
+    "groundwork.files", "groundwork.images", "groundwork.limits", "denoising_diffusion_pytorch.checkpoint",
+    "microdoppler.data.split", "microdoppler.data.latents", "microdoppler.data.synthetic_sets",
+    "microdoppler.study.runs", "microdoppler.watch.metrics", "microdoppler.pipeline.constants", "vae.kl_vae",
+    "vae.train")
 
 
 def functions_of(modules: tuple[str, ...]) -> list[FunctionType]:

@@ -24,17 +24,17 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import classify
-import generate
-import recording
-import train_latent_cfg
-from assembly import open_cache, open_judge, open_split, open_vae
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.files import TEMPORARY, load_tensors, save_tensors
 from groundwork.lock import LOCK
-from microdoppler import simulate
+from microdoppler.pipeline import recording
+from microdoppler.pipeline.assembly import open_cache, open_sample_evaluator, open_split, open_vae
+from microdoppler.pipeline.classification import classify
+from microdoppler.pipeline.synthetic_folder import generate
+from microdoppler.pipeline.training import train as train_model
+from microdoppler.simulate.dataset import simulate_dataset
 from train_latent_cfg import PRESETS, Config
 from vae.kl_vae import KL_VAE
 
@@ -56,18 +56,18 @@ def make_config(shared: Path, own: Path) -> Config:
 def prepare(shared: Path) -> None:
     """Data, VAE, latents, a trained model and its images."""
     config = make_config(shared, shared)
-    simulate.main(config.data_path, num_users=config.num_users, images_per_user=20, image_size=config.image_size)
+    simulate_dataset(config.data_path, config.num_users, images_per_user=20, image_size=config.image_size)
     torch.manual_seed(0)
     save_tensors(config.vae_path, KL_VAE({"ch": 8, "ch_mult": (1, 2, 4), "num_res_blocks": 1}).checkpoint())
     encode(shared, shared)
-    open_judge(config, open_split(config), CPU, channels=3)
+    open_sample_evaluator(config, open_split(config), CPU, channels=3)
     train(shared, shared)
     generate_images(shared, shared)
 
 
 def train(shared: Path, own: Path) -> None:
     config = make_config(shared, own)
-    train_latent_cfg.main(config, resume="latest" if list_milestones(config.results_folder) else None)
+    train_model(config, "latest" if list_milestones(config.results_folder) else None)
 
 
 def train_and_die_saving(shared: Path, own: Path) -> None:
@@ -91,12 +91,12 @@ def encode(shared: Path, own: Path) -> None:
 
 def generate_images(shared: Path, own: Path) -> None:
     newest = milestone_path(shared / "results", 4)
-    generate.main(checkpoint=newest, all_users=True, samples_per_user=8, batch_size=3, output_dir=own / "synthetic",
+    generate(checkpoint=newest, all_users=True, samples_per_user=8, batch_size=3, output_dir=own / "synthetic",
                   device="cpu", save_grid=True)
 
 
 def classify_images(shared: Path, own: Path) -> None:
-    classify.main(make_config(shared, own), synthetic=(shared / "synthetic",))
+    classify(make_config(shared, own), synthetic=(shared / "synthetic",))
 
 
 def weights(own: Path) -> dict:

@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from toys import RGB
 
@@ -17,6 +18,11 @@ TINY = ["--num_users", "3", "--images_per_user_train", "10", "--dim", "16", "--t
         "--sampling_timesteps", "4", "--no_amp"]
 DEMO_SIZE = ["--images_per_user", "20", "--samples_per_user", "3", "--vae_num_steps", "10", "--vae_ch", "8"]
 
+
+NATIVE_CAPABILITIES = getattr(torch.cpu, "get_capabilities", dict)()
+# What tests expect must not depend on the machine: they compute in float32 on the CPU, here and in every process that
+# imports this file. Tests about bfloat16 ask for the fixture native_bfloat16; tests about CUDA are marked cuda.
+torch.cpu.get_capabilities = dict
 
 PROCESSES = get_context("forkserver")       # importing PyTorch and all takes longer than most of what is tested
 PROCESSES.set_forkserver_preload(["demo"])
@@ -36,11 +42,29 @@ def run_script(*arguments, expect=0):
 def _be_script(arguments, folder):
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT), number)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.chdir(ROOT)
     is_module = arguments[0] == "-m"
     sys.argv = arguments[is_module:]
     sys.modules.pop(sys.argv[0], None)      # else runpy warns that it is there already
     (runpy.run_module if is_module else runpy.run_path)(sys.argv[0], run_name="__main__")
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """Device "auto" is the CPU, but in tests that are marked cuda."""
+    if not request.node.get_closest_marker("cuda"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    elif not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
+@pytest.fixture
+def native_bfloat16(monkeypatch):
+    """On a CPU with bfloat16 instructions: half_precision says so again."""
+    if not (NATIVE_CAPABILITIES.get("avx512_bf16") or NATIVE_CAPABILITIES.get("amx_bf16")):
+        pytest.skip("this CPU has no bfloat16 instructions")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: NATIVE_CAPABILITIES)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import torch
 
-from microdoppler.arms import ImageSet
+from microdoppler.study.arms import ImageSet
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(64, axis=0)         # dark left, bright right
 RGB = np.stack([RAMP] * 3, axis=-1)

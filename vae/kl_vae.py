@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundwork.convolution import Conv3x3
 from groundwork.device import in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors, load_safetensors, load_tensors, save_safetensors
@@ -63,9 +62,9 @@ class ResnetBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
         self.norm1 = group_norm(channels)
-        self.conv1 = Conv3x3(channels, out_channels)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.norm2 = group_norm(out_channels)
-        self.conv2 = Conv3x3(out_channels, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if channels != out_channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
 
@@ -128,7 +127,7 @@ class Encoder(nn.Module):
     def __init__(self, ddconfig: dict):
         super().__init__()
         widths = [ddconfig["ch"] * mult for mult in ddconfig["ch_mult"]]
-        self.conv_in = Conv3x3(ddconfig["in_channels"], ddconfig["ch"])
+        self.conv_in = nn.Conv2d(ddconfig["in_channels"], ddconfig["ch"], 3, padding=1)
         self.down = nn.ModuleList()
         for i, (channels, out_channels) in enumerate(zip([ddconfig["ch"]] + widths, widths)):
             level = Level(channels, out_channels, ddconfig["num_res_blocks"])
@@ -137,7 +136,7 @@ class Encoder(nn.Module):
             self.down.append(level)
         self.mid = Middle(widths[-1])
         self.norm_out = group_norm(widths[-1])
-        self.conv_out = Conv3x3(widths[-1], 2 * ddconfig["z_channels"])
+        self.conv_out = nn.Conv2d(widths[-1], 2 * ddconfig["z_channels"], 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -152,7 +151,7 @@ class Decoder(nn.Module):
     def __init__(self, ddconfig: dict):
         super().__init__()
         widths = [ddconfig["ch"] * mult for mult in ddconfig["ch_mult"]]
-        self.conv_in = Conv3x3(ddconfig["z_channels"], widths[-1])
+        self.conv_in = nn.Conv2d(ddconfig["z_channels"], widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1])
         self.up = nn.ModuleList()
         for i, (channels, out_channels) in enumerate(zip(widths[1:] + widths[-1:], widths)):
@@ -161,7 +160,7 @@ class Decoder(nn.Module):
                 level.upsample = nn.ConvTranspose2d(out_channels, out_channels, 4, stride=2, padding=1)
             self.up.append(level)
         self.norm_out = group_norm(widths[0])
-        self.conv_out = Conv3x3(widths[0], ddconfig["out_ch"])
+        self.conv_out = nn.Conv2d(widths[0], ddconfig["out_ch"], 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))

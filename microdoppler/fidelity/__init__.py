@@ -1,0 +1,1 @@
+"""How similar to real images, how diverse and how new synthetic images are, and whether their gait is right."""

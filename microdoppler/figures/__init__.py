@@ -1,0 +1,1 @@
+"""Pictures, their axes and labels, animations, and HTML report pages."""

@@ -1,0 +1,45 @@
+"""Config: whether its constants go together, and to and from the plain values that checkpoints hold."""
+from dataclasses import replace
+
+from denoising_diffusion_pytorch.checkpoint import read_off_tensors
+from groundwork.errors import InputError
+from groundwork.limits import check_limits, from_plain
+from microdoppler.study.selection import FARTHEST_DOPPLER_SHIFT
+from train_latent_cfg import Config
+
+# A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
+FIXED_BY_CHECKPOINT = (
+    "num_users", "class_folders", "images_per_user_train", "split_strategy", "split_fold", "split_guard",
+    "cuts_per_hop", "doppler_shift", "image_size", "latent_size", "latent_channels", "standardize_latents", "seed",
+    "dim", "dim_mults", "attn_dim_head", "attn_heads", "timesteps", "objective", "beta_schedule", "auto_normalize",
+    "min_loss_weight", "save_and_sample_every")
+
+
+def check_constants(config: Config) -> None:
+    """Raises InputError with the first constant that is outside its limits, or contradicts another."""
+    check_limits(config)
+    if config.doppler_shift > FARTHEST_DOPPLER_SHIFT:
+        raise InputError(f"doppler_shift is {config.doppler_shift}; expected 0 … {FARTHEST_DOPPLER_SHIFT:g}, as far as "
+                         "near-copies are searched for")
+    if config.latent_size % (factor := 2 ** (len(config.dim_mults) - 1)):
+        raise InputError(f"latent_size is {config.latent_size}; expected a multiple of {factor}, as the "
+                         f"{len(config.dim_mults)} dim_mults halve it {len(config.dim_mults) - 1} times")
+    if (config.window_seconds > 0) != (config.velocity_range_mps != (0.0, 0.0)):
+        raise InputError(f"window_seconds is {config.window_seconds}, velocity_range_mps {config.velocity_range_mps}; "
+                         "expected both or neither")
+    if config.use_cfg_plus_plus and not 0 < config.cond_scale <= 1:
+        raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected (0, 1], try 0.6")
+
+
+def config_of(checkpoint: dict) -> Config:
+    """The Config that a checkpoint was trained with; what an older one does not say is read off its tensors."""
+    # Constants that older versions did not have yet, with the values that give what those versions did.
+    defaults = replace(Config(), cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0)
+    if not checkpoint.get("config"):
+        known = read_off_tensors(checkpoint)
+        return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),
+                       standardize_latents=False, **known)
+    try:
+        return from_plain(checkpoint["config"], defaults)
+    except InputError as error:
+        raise InputError(f"the checkpoint's config is none of ours ({error}); expected constants of Config") from None

@@ -1,0 +1,133 @@
+"""While training runs, or after: where it stands, what is wrong, what to do."""
+import dataclasses
+import math
+import os
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from rich.live import Live
+from tyro.constructors import PrimitiveConstructorSpec
+
+from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, min_snr_weight
+from groundwork.errors import InputError
+from groundwork.files import read_json
+from microdoppler.figures.report import save_figure
+from microdoppler.watch.diagnosis import Settings, diagnose
+from microdoppler.watch.metrics import Metrics, read_metrics
+from microdoppler.watch.page import find_samples, write_page
+from microdoppler.watch.plot import plot
+from microdoppler.watch.progress import is_complete, progress, verdict
+from microdoppler.watch.screen import TrainingScreen
+from train_latent_cfg import Config
+
+WATCH_SECONDS = 5.0
+Seconds = Annotated[float | None, PrimitiveConstructorSpec(       # an option that may stand alone
+    nargs="*", metavar="[SECONDS]", instance_from_str=lambda given: float(" ".join(given) or WATCH_SECONDS),
+    is_instance=lambda value: value is None or isinstance(value, (int, float)),
+    str_from_instance=lambda value: [] if value is None else [f"{value:g}"])]
+RAW_STD = 0.18      # usual for these latents; config.json knows whether they are raw, not how large they are
+
+
+def zero_output_loss(config: dict) -> float:
+    """The mean weighted loss of a network that outputs zero: E_t[weight(t) * E[target^2]], for latents of variance 1
+    (standardized), 1/3 (uniform in [-1, 1], auto_normalize) or RAW_STD^2; config: the contents of config.json.
+    """
+    variance = 1.0 if config["standardize_latents"] else 1 / 3 if config["auto_normalize"] else RAW_STD ** 2
+    alphas_cumprod = torch.cumprod(1 - BETA_SCHEDULES[config["beta_schedule"]](config["timesteps"]), dim=0)
+    gamma = config["min_snr_gamma"] if config["min_snr_loss_weight"] else None
+    target_power: dict[str, torch.Tensor | float] = {
+        "pred_v": alphas_cumprod + (1 - alphas_cumprod) * variance, "pred_x0": variance, "pred_noise": 1.0}
+    weight = min_snr_weight(alphas_cumprod, config["objective"], gamma).clamp(min=config["min_loss_weight"])
+    return (weight * target_power[config["objective"]]).mean().item()
+
+
+def read_settings(path: Path) -> Settings:
+    """What the diagnosis needs of the run's own config.json."""
+    config = read_json(path)
+    names = [field.name for field in dataclasses.fields(Settings) if field.name != "start_loss"]
+    try:
+        config = {"min_loss_weight": 0.0, **config}     # of runs before there was a choice
+        return Settings(**{name: config[name] for name in names}, start_loss=zero_output_loss(config))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not what train_latent_cfg.py writes ({type(error).__name__}: {error}); "
+                         "it is written anew when training is started or resumed") from None
+
+
+def look(folder: Path) -> tuple[Metrics, Settings, str]:
+    """Read, and say in words."""
+    metrics, settings = read_metrics(folder / "metrics.jsonl"), read_settings(folder / "config.json")
+    lines = progress(metrics, settings)
+    if len(metrics.training["step"]):
+        lines.append(f"figure: {folder / 'training.png'}")
+    return metrics, settings, "\n".join([*lines, "", verdict(diagnose(metrics, settings), metrics, settings)])
+
+
+def draw(folder: Path, metrics: Metrics, settings: Settings, html: Path | None) -> None:
+    """folder/training.png, and the page if there is to be one."""
+    figure = folder / "training.png" if len(metrics.training["step"]) else None
+    if figure:
+        save_figure(plot(metrics, settings), figure)
+    if html:
+        write_page(html, folder=folder, progress=progress(metrics, settings), findings=diagnose(metrics, settings),
+                   verdict=verdict([], metrics, settings), plot=figure,
+                   samples=find_samples(folder, settings.save_and_sample_every, settings.train_num_steps),
+                   is_complete=is_complete(metrics, settings))
+
+
+def screen(folder: Path, metrics: Metrics, settings: Settings) -> TrainingScreen:
+    findings = diagnose(metrics, settings)
+    return TrainingScreen(f"training in {folder}", min(1.0, metrics.step / settings.train_num_steps),
+                          progress(metrics, settings), verdict(findings, metrics, settings), not findings,
+                          metrics.training["loss"])
+
+
+def has_screen() -> bool:
+    """Whether standard output can be drawn over: a notebook's looks like a terminal, but cannot."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
+
+
+def wait_for_training(folder: Path, seconds: float) -> None:
+    """Until it has begun: before, images are split and encoded, for minutes."""
+    def has_begun() -> bool:
+        return all((folder / name).exists() for name in ("config.json", "metrics.jsonl"))
+    if not has_begun():
+        print(f"waiting for training to begin in {folder} (python train_latent_cfg.py); Ctrl-C ends", flush=True)
+    while not has_begun():
+        time.sleep(seconds)
+
+
+def monitor(config: Config, *, watch: Seconds = None, html: Path | None = None) -> None:
+    """Say how training stands, what is wrong, and what to do; draws results/training.png.
+
+    Args:
+        watch: look again every so many seconds, 5 if none are given, until training is complete. A terminal shows one
+            screen that is drawn over, anything else gets a report whenever there is something new
+        html: also write this page, which shows samples through time, and reads itself again until training is complete
+    """
+    if watch is not None and not 0 < watch < math.inf:
+        raise InputError(f"--watch {watch:g}; expected a number of seconds above 0")
+    folder, shown = config.results_folder, None
+    try:
+        if watch:
+            wait_for_training(folder, watch)
+        with Live(screen=True, refresh_per_second=1) if watch and has_screen() else nullcontext() as live:
+            while True:
+                metrics, settings, text = look(folder)
+                if text != shown:
+                    draw(folder, metrics, settings, html)
+                    if live:
+                        live.update(screen(folder, metrics, settings), refresh=True)
+                    else:
+                        print(("\n" if shown else "") + text, flush=True)
+                    shown = text
+                if watch is None or is_complete(metrics, settings):
+                    break
+                time.sleep(watch)
+        if live:
+            print(text)
+    except KeyboardInterrupt:       # the usual end of watching
+        print()

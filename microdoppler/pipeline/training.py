@@ -1,0 +1,124 @@
+"""Training: from a Config to a finished or interrupted run in results_folder."""
+from contextlib import closing, nullcontext
+from dataclasses import asdict
+
+import torch
+from accelerate import PartialState
+
+from denoising_diffusion_pytorch.checkpoint import ONLY_TO_RESUME, list_milestones, load_checkpoint, milestone_path
+from denoising_diffusion_pytorch.trainer import Trainer, join_processes
+from groundwork.device import choose_device, describe_work
+from groundwork.errors import InputError, differences
+from groundwork.images import load_images
+from groundwork.limits import to_plain
+from groundwork.lock import sole_writer
+from groundwork.stopping import StopRequest, deadline, stopping_on_signals
+from microdoppler.data.latents import LatentStatistics
+from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of,
+                                            legend_of, open_cache, open_sample_evaluator, open_split, open_vae)
+from microdoppler.pipeline.constants import FIXED_BY_CHECKPOINT, check_constants, config_of
+from microdoppler.pipeline.recording import ResultsRecorder, set_aside_later
+from microdoppler.pipeline.tracking import choose_trackers
+from microdoppler.watch.milestone import MilestoneWatcher
+from train_latent_cfg import Config
+
+
+def train(config: Config, resume: str | None = None) -> bool:
+    """Train the latent diffusion model, or go on with it; returns whether training is complete.
+
+    resume: go on from a checkpoint in results_folder: latest, or a milestone's number. Ctrl-C, SIGTERM and
+    max_train_hours save before they stop. Raises InputError when constants, files and checkpoint do not go together.
+    """
+    stop = StopRequest(deadline(config.max_train_hours))
+    check_constants(config)
+    device = choose_device(config.device)
+    processes = join_processes(device)
+    count = processes.num_processes
+    print(describe_work(device, amp=config.amp, uses_graph=True, processes=count,
+                        at_once=config.train_batch_size * config.gradient_accumulate_every // count))
+    with sole_writer(config.results_folder) if processes.is_main_process else nullcontext():
+        checkpoint = resume_point(config, resume)
+        trainer, recorder = prepare(config, checkpoint, device, processes)
+        with stopping_on_signals(stop), closing(recorder) if recorder else nullcontext():
+            reason = trainer.train(config.train_num_steps, log_every=config.log_every,
+                                   milestone_every=config.save_and_sample_every, recorder=recorder, stop=stop)
+    last = list_milestones(config.results_folder)[-1]
+    if reason:
+        print(f"{reason}: step {trainer.step} of {config.train_num_steps} is saved in {config.results_folder}/model-"
+              f"{last}.pt\nto go on: the same command with --resume latest")
+        return False
+    print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
+          f"next: python generate.py --checkpoint {config.results_folder}/model-{last}.pt --all_users "
+          f"--samples_per_user 50 --output_dir synthetic_data/checkpoint_{last}")
+    return True
+
+
+def prepare(config: Config, checkpoint: dict | None, device: torch.device,
+            processes: PartialState) -> tuple[Trainer, ResultsRecorder | None]:
+    """The trainer, at the checkpoint's step if there is one; and in the main process what records its results."""
+    trackers = choose_trackers(config.log_with)
+    vae = open_vae(config, device)
+    fingerprint = vae.fingerprint()
+    if checkpoint is not None and checkpoint["vae_fingerprint"] != fingerprint:
+        raise InputError(f"the run in {config.results_folder} was trained on the latents of another VAE than "
+                         f"{config.vae_path}; go back to that one to resume")
+    torch.manual_seed(config.seed)      # for the network's initial weights
+    diffusion = build_diffusion(config)
+    with processes.main_process_first():        # the others then read what the main one has written
+        split = open_split(config)
+        if checkpoint is not None and checkpoint["split"] != split.identity():
+            raise InputError(f"the run in {config.results_folder} was trained on other images than this split's: "
+                             f"{differences(checkpoint['split'], split.identity())}; go back to its data_split.json")
+        legend = legend_of(config, split)
+        cache = open_cache(config, split, vae, device)
+    statistics = cache.statistics
+    if checkpoint is not None:
+        statistics = LatentStatistics.of(checkpoint["latent_statistics"], config.results_folder)
+    print(f"latents: {len(cache)}, min {statistics.min:.3f}, max {statistics.max:.3f}, "
+          f"std per channel {', '.join(f'{std:.3f}' for std in statistics.std)}")
+    diffusion.clip_x_start = clipping_is_justified(config, statistics)
+    scaling = statistics.scaling(config.standardize_latents)
+    trainer = build_trainer(config, diffusion, cache, scaling, device, trackers)
+    if checkpoint is not None:
+        trainer.load_state_dict(checkpoint)
+        print(f"resumed at step {trainer.step}")
+    if not processes.is_main_process:
+        return trainer, None
+    evaluator = open_sample_evaluator(config, split, device, vae.channels)
+    watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, evaluator,
+                               num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
+    real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size,
+                              channels=vae.channels)[0]
+            for user in watcher.users}
+    recorder = ResultsRecorder(config, trainer, watcher, real, legend, {
+        "config": to_plain(config), "latent_statistics": asdict(statistics), "vae_fingerprint": fingerprint,
+        "split": split.identity()})
+    set_aside_later(config.results_folder, trainer.step, config.save_and_sample_every)
+    recorder.finish_interrupted_milestone()
+    return trainer, recorder
+
+
+def resume_point(config: Config, resume: str | None) -> dict | None:
+    """The checkpoint to go on from, or None for a fresh start. Raises InputError rather than overwrite a run."""
+    milestones = list_milestones(config.results_folder)
+    if resume is None:
+        if milestones:
+            raise InputError(f"{config.results_folder} already holds milestones up to {milestones[-1]}; go on with "
+                             "--resume latest, or choose another results_folder")
+        return None
+    if resume == "latest" and not milestones:
+        raise InputError(f"--resume latest, but {config.results_folder} holds no checkpoint; start without --resume")
+    if not (resume == "latest" or resume.isdecimal()):
+        raise InputError(f"--resume {resume}; expected latest or a milestone's number")
+    path = milestone_path(config.results_folder, milestones[-1] if resume == "latest" else int(resume))
+    checkpoint = load_checkpoint(path)
+    if "format" in checkpoint and not set(ONLY_TO_RESUME) <= checkpoint.keys():
+        raise InputError(f"{path} was thinned out and only draws images now; the newest keep_last = {config.keep_last} "
+                         f"can be resumed, up to {milestones[-1]}")
+    if not {"opt", "scaler", "seconds", "latent_statistics", "vae_fingerprint", "split"} <= checkpoint.keys():
+        raise InputError(f"{path} is of the older format, which can generate but not be resumed")
+    was, now = to_plain(config_of(checkpoint)), to_plain(config)
+    changed = differences(was, {name: now[name] for name in FIXED_BY_CHECKPOINT})
+    if changed:
+        raise InputError(f"{path} was trained with {changed}; go back to those constants to resume")
+    return checkpoint

@@ -1,0 +1,1 @@
+"""What a training run says about itself: milestones, diagnosis, plot, terminal screen and HTML page."""

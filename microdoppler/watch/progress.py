@@ -1,0 +1,79 @@
+"""Where a training run stands, and its diagnosis, as lines of text."""
+import math
+import textwrap
+
+import numpy as np
+
+from microdoppler.watch.diagnosis import Finding, Settings
+from microdoppler.watch.metrics import Metrics, recent
+
+
+def progress(metrics: Metrics, settings: Settings) -> list[str]:
+    """Where training stands, a line each."""
+    training, total = metrics.training, settings.train_num_steps
+    if not len(training["step"]):
+        return [f"step 0 of {total}: no line of metrics yet"]
+    milestones = math.ceil(total / settings.save_and_sample_every)
+    done = int(metrics.milestones["milestone"][-1]) if len(metrics.milestones["milestone"]) else 0
+    left = max(0, total - metrics.step) * seconds_per_step(training)     # below 0 where fewer steps are asked for since
+    lines = [f"step {metrics.step} of {total} ({metrics.step / total:.1%}), milestone {done} of {milestones}",
+             f"{np.median(recent(training['images_per_second'])):.3g} images/s, {clock(training['wall_time'][-1])} of "
+             f"training, " + ("complete" if is_complete(metrics, settings) else
+                             f"{clock(left)} left, milestones not counted"),
+             f"loss {trend(training)}", f"healthy: {settings.expected_loss}"]
+    if skipped := int(training["skipped_steps"][-1]):
+        lines.append(f"{skipped} steps skipped, as their gradients were not finite")
+    if done:
+        latest = {key: values[-1] for key, values in metrics.milestones.items()}
+        lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), "
+                     f"sharpness {latest['sharpness']:.2f} (1 = as training images)")
+        if math.isfinite(latest["recognised"]):         # runs of earlier versions did not look at it
+            lines.append(f"  samples: {latest['recognised']:.0%} recognised as their user, diversity "
+                         f"{latest['diversity']:.2f} (1 = as training images), {latest['copies']:.0%} near-copies")
+    if metrics.broken_lines:
+        lines.append(f"{metrics.broken_lines} lines of metrics.jsonl cannot be read, and were left out")
+    return lines
+
+
+def is_complete(metrics: Metrics, settings: Settings) -> bool:
+    """Whether the last milestone has been looked at, which takes a while after the last step."""
+    told = metrics.milestones["step"]
+    return len(told) > 0 and told[-1] >= settings.train_num_steps
+
+
+def seconds_per_step(training: dict[str, np.ndarray]) -> float:
+    """Of the recent lines; training started at step 0 and 0 seconds."""
+    step, wall_time = (np.insert(training[key], 0, 0) for key in ("step", "wall_time"))
+    first = -1 - len(recent(step[1:]))
+    return (wall_time[-1] - wall_time[first]) / (step[-1] - step[first])
+
+
+def trend(training: dict[str, np.ndarray]) -> str:
+    """The recent mean loss, and how it changed from the same number of lines before."""
+    loss, window = training["loss"], len(recent(training["loss"]))
+    now, before = loss[-window:].mean(), loss[-2 * window:-window]
+    if len(before) < window:
+        return f"{now:.4g}"
+    steps = training["step"][-1] - training["step"][-1 - window]
+    return f"{now:.4g}, {now / before.mean() - 1:+.1%} from the {steps:.0f} steps before"
+
+
+def clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def verdict(findings: list[Finding], metrics: Metrics, settings: Settings) -> str:
+    """The diagnosis as text."""
+    if not findings:
+        starts = {"the loss": settings.judge_loss_from, "sample quality": settings.judge_milestones_from}
+        early = [f"{what} is judged from step {step}" for what, step in starts.items() if metrics.step < step]
+        return "all is well" + (f" so far ({', '.join(early)})" if early else "")
+    parts = []
+    for finding in findings:
+        parts += [finding.name.upper()] + [
+            textwrap.fill(f"{title:<9}{text}", 100, initial_indent="  ", subsequent_indent=" " * 11)
+            for title, text in (("seen", finding.seen), ("means", finding.meaning), ("remedy", finding.remedy))]
+    return "\n".join(parts)

@@ -1,0 +1,154 @@
+"""Folders with any names, any number of them, and what tables and figures call them."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from groundwork.errors import InputError
+from microdoppler.data.class_names import default_names, read_names
+from microdoppler.data.spectrograms import find_classes, find_users
+from microdoppler.data.split import Split, SplitSettings, load_or_make_split
+from microdoppler.data.synthetic_sets import find_synthetic
+from microdoppler.figures.axes import PictureAxes, known_axes
+from microdoppler.figures.legend import Legend
+from microdoppler.figures.pictures import image_grid, sample_grid
+from microdoppler.simulate.dataset import simulate_dataset
+from microdoppler.simulate.radar import Radar
+
+SETTINGS = SplitSettings(3, 2, "contiguous", 0, 0, 0, class_folders=True)
+
+
+@pytest.fixture
+def gestures(tmp_path):
+    """Three classes whose names sort otherwise as text than as people count."""
+    for name in ("swipe 10", "swipe 2", "Wave"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "data" / name / f"{number}.png")
+    (tmp_path / "data" / ".cache").mkdir()
+    return tmp_path / "data"
+
+
+def test_all_folders_are_classes_in_natural_order(gestures):
+    assert find_classes(gestures, 3, class_folders=True) == {1: "Wave", 2: "swipe 2", 3: "swipe 10"}
+    assert find_users(gestures, 3, class_folders=True)[2][0] == "swipe 2/0.png"
+
+
+def test_a_wrong_number_of_classes_says_the_right_one(gestures):
+    with pytest.raises(InputError, match="holds 3 folders .Wave, swipe 2, swipe 10., but num_users is 31"):
+        find_classes(gestures, 31, class_folders=True)
+    with pytest.raises(InputError, match="set class_folders"):
+        find_classes(gestures, 3)
+
+
+def test_a_split_keeps_its_names_until_others_are_given(gestures, tmp_path):
+    path, names = tmp_path / "split.json", tmp_path / "names.json"
+    assert load_or_make_split(path, gestures, SETTINGS)[0].names == {1: "Wave", 2: "swipe 2", 3: "swipe 10"}
+    names.write_text(json.dumps({"Wave": "hello"}))
+    named, _ = load_or_make_split(path, gestures, SETTINGS, names)
+    assert named.names == {1: "hello", 2: "swipe 2", 3: "swipe 10"}
+    kept, _ = load_or_make_split(path, gestures, SETTINGS)
+    assert kept.names == named.names and kept.identity() == named.identity()
+
+
+def test_splits_from_before_there_were_names_are_read(tmp_path):
+    users = {str(user): {"label": user - 1, "train_images": [f"Id_{user}/1.png"], "test_images": [f"Id_{user}/2.png"]}
+             for user in (1, 2)}
+    settings = {"num_users": 2, "images_per_user_train": 1, "strategy": "contiguous", "fold": 0, "guard": 0, "seed": 0}
+    split = Split.from_json({**settings, "users": users}, tmp_path)
+    assert split.names == {1: "user 1", 2: "user 2"} and split.classes == {1: "ID_1", 2: "ID_2"}
+    assert "class_folders" not in split.identity()
+
+
+@pytest.mark.parametrize("content, complaint", [
+    ([], "no class-to-name file"), ({"Wave": 3}, "no class-to-name file"), ({"Wave": " "}, "no class-to-name file"),
+    ({"wave": "hello"}, "names wave, which is no class"), ({"Wave": "swipe 2"}, "more than one class swipe 2")])
+def test_nonsense_for_names_is_refused(tmp_path, content, complaint):
+    (tmp_path / "names.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=complaint):
+        read_names(tmp_path / "names.json", {1: "Wave", 2: "swipe 2"}, {1: "Wave", 2: "swipe 2"})
+
+
+def test_numbered_folders_are_called_users_and_others_as_they_are():
+    assert default_names({1: "ID_1", 2: "ID_2"}, class_folders=False) == {1: "user 1", 2: "user 2"}
+    assert default_names({1: "ID_3", 2: "user 1"}, class_folders=True) == {1: "ID_3", 2: "user 1"}
+
+
+def test_padded_numbers_are_one_class_wherever_they_are_read(tmp_path):
+    for name in ("ID_01", "id_2"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
+    split, _ = load_or_make_split(tmp_path / "split.json", tmp_path, replace(SETTINGS, num_users=2))
+    assert split.classes == find_classes(tmp_path, 2, class_folders=True) == {1: "ID_1", 2: "ID_2"}
+    assert list(find_synthetic(tmp_path, split.classes)) == [1, 2]
+
+
+def test_a_split_of_all_folders_is_none_of_numbered_ones(gestures, tmp_path):
+    load_or_make_split(tmp_path / "split.json", gestures, SETTINGS)
+    with pytest.raises(InputError, match="class_folders True .now False"):
+        load_or_make_split(tmp_path / "split.json", gestures, replace(SETTINGS, class_folders=False))
+
+
+def test_a_name_too_long_for_files_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / ("步" * 40)).mkdir()
+    with pytest.raises(InputError, match="120 bytes; expected 100 at most"):
+        find_classes(tmp_path, 1, class_folders=True)
+
+
+def test_a_synthetic_set_holds_exactly_the_classes(gestures):
+    classes = find_classes(gestures, 3, class_folders=True)
+    assert list(find_synthetic(gestures, classes)) == [1, 2, 3]
+    with pytest.raises(InputError, match="holds Wave, but the users are swipe 2, swipe 10"):
+        find_synthetic(gestures, {1: "swipe 2", 2: "swipe 10"})
+    with pytest.raises(InputError, match="lacks circle"):
+        find_synthetic(gestures, classes | {4: "circle"})
+
+
+@pytest.mark.parametrize("change", [{"classes": ["../x", "b"]}, {"classes": ["a"]}, {"axes": {"seconds": 1}},
+                                    {"axes": {"window_seconds": 0, "lowest_mps": 0, "highest_mps": 1}}])
+def test_a_damaged_legend_is_refused(tmp_path, change):
+    whole = Legend({1: "a", 2: "b"}, {1: "A", 2: "B"}, PictureAxes(2.0, -1.0, 3.0))
+    assert Legend.of(whole.to_plain(), 2, tmp_path) == whole
+    with pytest.raises(InputError):
+        Legend.of(whole.to_plain() | change, 2, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- axes
+
+def test_axes_are_those_given_or_the_simulators_or_none(tmp_path):
+    simulate_dataset(tmp_path, num_users=1, images_per_user=1, image_size=16)
+    radar, found = Radar(), known_axes(tmp_path, 0.0, (0.0, 0.0))
+    widest = radar.chirp_rate_hz * radar.wavelength_m / 2           # all speeds that a chirp rate tells apart
+    assert found.highest_mps - found.lowest_mps == pytest.approx(widest)
+    assert found.window_seconds == pytest.approx(56 * 152 / 3750)
+    assert known_axes(tmp_path, 1.5, (-2.0, 2.0)) == PictureAxes(1.5, -2.0, 2.0)
+    assert known_axes(tmp_path / "ID_1", 0.0, (0.0, 0.0)) is None
+    with pytest.raises(InputError, match="window_seconds 1.5, speeds 0 … 0"):
+        known_axes(tmp_path, 1.5, (0.0, 0.0))
+
+
+def test_a_grid_has_a_time_below_and_speeds_beside():
+    images, legend = torch.zeros(2, 3, 16, 16, dtype=torch.uint8), Legend(
+        {1: "a", 2: "b"}, {1: "Anna", 2: "B$n"}, PictureAxes(2.27, -1.4, 6.0))
+    figure = sample_grid({1: images[0], 2: images[0]}, {1: images, 2: images}, legend, "step 5")
+    figure.draw_without_rendering()
+    cells = figure.subfigs[0].axes
+    assert [cell.get_ylabel() for cell in cells[::3]] == ["Anna", r"B\$n"]
+    assert [tick.get_text() for tick in cells[0].get_yticklabels()] == ["-1.4", "0", "6 m/s"]
+    assert [tick.get_text() for tick in cells[-1].get_xticklabels()] == ["0", "2.27 s"]
+    assert len(cells[0].get_xticks()) == 0
+    assert cells[0].images[0].get_extent() == [0.0, 2.27, -1.4, 6.0]
+
+
+def test_31_users_fit_a_page_and_none_is_lost():
+    images = torch.zeros(5, 3, 16, 16, dtype=torch.uint8)
+    figure = image_grid([(f"user {user}", images) for user in range(1, 32)], ["real", "synthetic"])
+    width, height = figure.get_size_inches()
+    assert 0.4 < width / height < 2.5
+    labels = [cell.get_ylabel() for part in figure.subfigs for cell in part.axes if cell.get_ylabel()]
+    assert labels == [f"user {user}" for user in range(1, 32)]
+    assert np.array([len(cell.images) for part in figure.subfigs for cell in part.axes]).sum() == 31 * 5

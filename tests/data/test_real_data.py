@@ -1,0 +1,50 @@
+"""On real spectrograms, where they lie beside the repository (they carry no licence, so they are not in it)."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from groundwork.images import load_image
+from microdoppler.data.audit import audit_split
+from microdoppler.data.overlap import find_overlaps
+from microdoppler.data.spectrograms import find_users
+from microdoppler.data.split import SplitSettings, split_images
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_gait" / "Normal_line"
+HOPS = range(52, 80, 4)     # columns between consecutive windows of 256: about 64
+pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="the real spectrograms are not here")
+
+
+def overlap_correlation(names):
+    """The correlation of each window's last columns with the next one's first, at the best hop."""
+    images = [load_image(REAL / name, 256).mean(axis=2) for name in names]
+    return np.array([max(np.corrcoef(before[:, hop:].ravel(), after[:, :-hop].ravel())[0, 1] for hop in HOPS)
+                     for before, after in zip(images, images[1:])])
+
+
+def test_images_are_found_in_time_order():
+    for user, names in find_users(REAL, 6).items():
+        in_time = overlap_correlation(names[:40])
+        as_strings = overlap_correlation(sorted(names[:40]))
+        assert np.median(in_time) > 0.8 and in_time.mean() > as_strings.mean(), user
+
+
+def test_contiguous_split_shares_no_columns_between_its_parts():
+    """Away from the guard no test window continues a training window; in the random split many do."""
+    images = find_users(REAL, 6)
+    def leaks(strategy):
+        split = split_images(images, SplitSettings(6, 50, strategy, 0, 4, 42))
+        trained, tested = set(split.train_images[1]), set(split.test_images[1])
+        correlations = overlap_correlation(images[1])
+        pairs = zip(images[1], images[1][1:], correlations)
+        return sum(c > 0.8 for a, b, c in pairs if (a in trained) != (b in trained) and {a, b} <= trained | tested)
+    assert leaks("contiguous") == 0
+    assert leaks("random") > 20
+
+
+def test_the_audit_finds_the_hop_and_the_leak_of_the_random_split():
+    overlaps = find_overlaps(REAL, find_users(REAL, 6))
+    assert overlaps.hop_columns == 64
+    audits = {strategy: audit_split(split_images(overlaps.names, SplitSettings(6, 50, strategy, 0, 4, 42)), overlaps)
+              for strategy in ("contiguous", "random")}
+    assert audits["random"].share(range(1, 7)) > 0.7 and audits["contiguous"].share(range(1, 7)) < 0.01

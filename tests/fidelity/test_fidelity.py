@@ -1,0 +1,179 @@
+"""python -m microdoppler.fidelity: copies are caught, figures stand beside their yardstick, bad input is named."""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from groundwork.errors import InputError
+from groundwork.files import read_json
+from microdoppler.fidelity import measure as fidelity
+from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pass
+from microdoppler.fidelity.report import sentences
+from microdoppler.study.arms import ImageSet
+from microdoppler.study.classifier import build_classifier
+from microdoppler.study.selection import closest_training
+
+SIZE = 32
+
+
+def noise(count: int, seed: int, size: int = SIZE) -> torch.Tensor:
+    """Smooth noise, no two pictures of which are alike."""
+    small = torch.rand(count, 3, size // 4, size // 4, generator=torch.Generator().manual_seed(seed)) * 255
+    return torch.nn.functional.interpolate(small, size=size, mode="bicubic").clamp(0, 255).byte()
+
+
+def test_a_planted_copy_is_caught_shifted_in_time_or_doppler_noisy_or_not():
+    training = ImageSet(noise(12, seed=0, size=64), torch.arange(12) % 2)
+    images = noise(6, seed=1, size=64)
+    images[0] = training.images[4]                                                  # as it is
+    images[2] = training.images[6].roll(-20, dims=-1)                               # later in time
+    images[2, :, :, -20:] = noise(1, seed=2, size=64)[0, :, :, :20]
+    images[4] = (training.images[8].float() + 30 * torch.randn(3, 64, 64)).clamp(0, 255).byte()
+    images[5] = training.images[2]                                                  # of another user: no copy of theirs
+    images[1] = training.images[3].roll(2, dims=-2)                                 # a little higher in Doppler
+    closest = closest_training(ImageSet(images, torch.arange(6) % 2), training)
+    assert closest.is_copy.tolist() == [True, True, True, False, True, False]
+    assert closest.index[[0, 1, 2, 4]].tolist() == [4, 3, 6, 8]
+    assert closest.shift[[0, 2]].tolist() == pytest.approx([0, 20 / 64], abs=0.02)
+
+
+def test_cheap_figures_of_copies_of_a_collapsed_set_and_of_training_images_themselves():
+    training = ImageSet(noise(20, seed=0), torch.arange(20) % 2)
+    evaluator = SampleEvaluator(build_classifier(2, seed=0).eval(), training)
+    itself = evaluator.evaluate(training)
+    assert itself["copies"] == 1 and itself["diversity"] == pytest.approx(1)
+    predicted = evaluator.probabilities(training.images).argmax(dim=1)
+    assert itself["recognised"] == pytest.approx((predicted == training.labels).float().mean().item())
+    new = evaluator.evaluate(ImageSet(noise(1, seed=5).repeat(6, 1, 1, 1), torch.arange(6) % 2))
+    assert new["copies"] == 0 and new["diversity"] == pytest.approx(0, abs=1e-3)
+    one_per_user = ImageSet(noise(2, seed=6), torch.arange(2))
+    assert np.isnan(evaluator.evaluate(one_per_user)["diversity"])
+
+
+def test_halves_hold_whole_passes():
+    passes = ["a", "a", "b", "c", "c", "d"]
+    assert halves_by_pass(passes, torch.zeros(6)).tolist() == [True, True, False, True, True, False]
+    assert halves_by_pass(passes, torch.tensor([0, 0, 0, 1, 1, 2])).tolist() == [True, True, False, True, True, True]
+
+
+@pytest.fixture
+def folders(demo, tmp_path):
+    folder, _ = demo
+    shutil.copytree(folder / "synthetic", tmp_path / "synthetic")
+    shutil.copytree(folder / "latents_cache", tmp_path / "cache")
+    return folder / "data", tmp_path / "synthetic", tmp_path / "cache" / "data_split.json", tmp_path / "out"
+
+
+def run(folders, **options):
+    real, synthetic, split, output = folders
+    return fidelity.main(real, synthetic, split=split, output=output, image_size=64, device="cpu", **options)
+
+
+def test_outputs(folders, capsys):
+    real, synthetic, split, output = folders
+    copied = Path(json.loads(split.read_text())["users"]["2"]["train_images"][3])
+    with Image.open(real / copied) as image:
+        image.save(synthetic / "ID_2" / "ID2_synthetic_Doppler2.png")
+    report = run(folders)
+    assert report["users"][2]["synthetic"]["copies"] == pytest.approx(1 / 3)
+    assert report["closest"][0]["image"] == "ID_2/ID2_synthetic_Doppler2.png"
+    assert report["closest"][0]["training"] == str(copied) and report["closest"][0]["correlation"] > 0.95
+    for kind in ("synthetic", "real"):
+        figures = report["all"][kind]
+        assert 0 <= figures["recognised"] <= 1 and 0 <= figures["separation"] <= 1
+        assert set(figures) >= {"kid", "kid_error", "precision", "recall", "diversity", "copies", "cadence_hz"}
+    assert report["all"]["real"]["copies"] < 0.05 and report["all"]["real"]["num_images"] == 3 * 6
+    printed = capsys.readouterr().out
+    assert "Near-copies" in printed and "cadence in Hz" in printed and "KID" in printed
+    stored = read_json(output / "fidelity.json")
+    assert stored["all"]["real"]["recognised"] == report["all"]["real"]["recognised"]
+    for name in ("closest_pairs", "novelty", "gait"):
+        Image.open(output / f"{name}.png").verify()
+    assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png") == 3
+
+
+def side(labels: list[int], seed: int) -> fidelity.EvaluatedSet:
+    """Features of two normal distributions, four images per pass."""
+    features = np.random.default_rng(seed).normal(np.array(labels)[:, None], 1, (len(labels), 8))
+    passes = np.array([f"user {label} pass {i // 4}" for i, label in enumerate(labels)])
+    images = ImageSet(noise(len(labels), seed), torch.tensor(labels))
+    return fidelity.EvaluatedSet(images, list(map(str, range(len(labels)))), features,
+                                 torch.ones(len(labels), dtype=torch.bool), passes)
+
+
+def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
+    training = ImageSet(noise(6, seed=3), torch.arange(6) % 3)
+    report = fidelity.measure(side([0] * 32 + [1] * 32 + [2] * 32, 1), side([0] * 16 + [1] + [2] * 16, 2),
+                              training, fidelity.PictureAxes.of_simulator())
+    found, others = report["all"]["synthetic"], [report["users"][user]["synthetic"] for user in (1, 3)]
+    assert np.isnan(report["users"][2]["synthetic"]["kid"]) and found["kid_users"] == 2
+    assert found["kid"] == pytest.approx(np.mean([user["kid"] for user in others]))
+    assert found["kid_error"] == pytest.approx(np.sqrt(sum(user["kid_error"]**2 for user in others)) / 2)
+    real = report["all"]["real"]            # of the same users: another's would be no yardstick
+    assert real["kid"] == pytest.approx(np.mean([report["users"][user]["real"]["kid"] for user in (1, 3)]))
+    assert real["diversity"] == pytest.approx(np.mean([report["users"][user]["real"]["diversity"] for user in (1, 3)]))
+    assert any("KID over all is of 2 of 3 users" in said for said in sentences(report))
+
+
+def test_overall_diversity_is_within_users_however_far_apart_they_are():
+    real, synthetic = side([0] * 32 + [1] * 32, 1), side([0] * 16 + [1] * 16, 2)
+    centres = np.array([-50, 50])[synthetic.images.labels]      # half as varied, and much easier to tell apart
+    synthetic.features[:] = 0.5 * (synthetic.features - synthetic.images.labels.numpy()[:, None]) + centres[:, None]
+    report = fidelity.measure(real, synthetic, ImageSet(noise(6, seed=3), torch.arange(6) % 2),
+                              fidelity.PictureAxes.of_simulator())
+    assert report["all"]["synthetic"]["diversity"] == pytest.approx(0.5, rel=0.15)
+    assert report["all"]["synthetic"]["separation"] > 0.99
+
+
+def test_real_images_are_as_diverse_as_real_images():
+    """Half against half and the other way round: not above 1 because one of two halves is the more varied."""
+    real = side([0] * 32, 1)
+    real.features[np.isin(real.passes, ["user 0 pass 0", "user 0 pass 2", "user 0 pass 4", "user 0 pass 6"])] *= 5
+    assert fidelity.feature_figures(real, side([0] * 32, 2))["real"]["diversity"] == pytest.approx(1)
+
+
+def test_units_follow_the_axes_that_are_given(folders):
+    report = run(folders)
+    slower = run(folders, window_seconds=2 * fidelity.PictureAxes.of_simulator().window_seconds)
+    assert slower["users"][1]["real"]["torso_mps"] == report["users"][1]["real"]["torso_mps"]
+    with pytest.raises(InputError, match="lowest speed below"):
+        run(folders, lowest_mps=9.0)
+
+
+@pytest.mark.parametrize("size", [-64, 0, 8])
+def test_impossible_sizes_are_named(folders, size):
+    real, synthetic, split, output = folders
+    with pytest.raises(InputError, match=f"--image_size {size}; expected at least 32"):
+        fidelity.main(real, synthetic, split=split, output=output, image_size=size)
+    assert not output.exists()
+
+
+def shrink(path: Path) -> None:
+    with Image.open(path) as image:
+        image.resize((48, 48)).save(path)
+
+
+@pytest.mark.parametrize("spoil, named", [
+    (lambda folder: shutil.rmtree(folder), "no folder"),
+    (lambda folder: [shutil.rmtree(path) for path in folder.glob("ID_*")], "holds none of ID_1"),
+    (lambda folder: shutil.rmtree(folder / "ID_2"), "lacks ID_2"),
+    (lambda folder: [path.unlink() for path in (folder / "ID_2").iterdir()], "in ID_2"),
+    (lambda folder: shrink(folder / "ID_1" / "ID1_synthetic_Doppler2.png"), "different sizes"),
+    (lambda folder: (folder / "ID_1" / "ID1_synthetic_Doppler2.png").write_bytes(b"\x89PNG"), "cannot be decoded"),
+    (lambda folder: (folder / "manifest.json").write_text('{"split": {"fold": 2}}'), "another split")])
+def test_bad_input_is_named(folders, spoil, named):
+    spoil(folders[1])
+    with pytest.raises(InputError, match=named):
+        run(folders)
+    assert not folders[3].exists()
+
+
+def test_command_line_ends_in_one_line(script, folders):
+    real, synthetic, split, output = folders
+    out, error = script("-m", "microdoppler.fidelity", "--real", real, "--synthetic", synthetic / "nothing", "--split",
+                        split, "--output", output, expect=2)
+    assert error.startswith("error: ") and error.count("\n") == 1

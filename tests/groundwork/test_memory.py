@@ -1,0 +1,146 @@
+"""When memory runs out: half as much at once, and the same results; and freed memory that serves again."""
+import platform
+import resource
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from toys import toy_set
+
+import generate
+from groundwork.errors import InputError
+from groundwork.images import load_image, save_image
+from groundwork.memory import AdaptiveBatches, keep_freed_memory
+from microdoppler.data.latents import load_or_encode
+from microdoppler.data.stitching import Cut
+from microdoppler.study.arms import Arm
+from microdoppler.study.classifier import features, predict, train_classifier
+from vae.kl_vae import KL_VAE
+
+CPU = torch.device("cpu")
+
+
+def short_of_memory(monkeypatch, owner, name, fits, tried):
+    """Let owner.name(self, batch, …) raise what CUDA does for more than `fits` items; `tried` gets the sizes."""
+    plain = getattr(owner, name)
+
+    def limited(self, batch, *rest, **options):
+        tried.append(len(batch))
+        if len(batch) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return plain(self, batch, *rest, **options)
+    monkeypatch.setattr(owner, name, limited)
+
+
+@pytest.mark.parametrize("count, size, fits", [(1, 8, 1), (7, 8, 3), (16, 8, 8), (20, 16, 1), (5, 2, 100)])
+def test_parts_join_to_the_whole(count, size, fits, capsys):
+    tried = []
+
+    def double(numbers, names):
+        tried.append(len(numbers))
+        assert len(numbers) == len(names)
+        if len(numbers) > fits:
+            raise RuntimeError("CUDA out of memory.")
+        return numbers * 2
+    parts = AdaptiveBatches(size, "number")
+    for _ in range(2):
+        assert torch.equal(parts.map(double, torch.arange(count), list("x" * count)), torch.arange(count) * 2)
+    assert max(tried[len(tried) // 2:]) <= max(fits, 1)        # the second time it knows
+    assert ("out of memory: from here on" in capsys.readouterr().out) == (min(count, size) > fits)
+
+
+def test_what_is_no_lack_of_memory_is_raised():
+    with pytest.raises(RuntimeError, match="shapes"):
+        AdaptiveBatches(4, "x").map(lambda x: (_ for _ in ()).throw(RuntimeError("shapes")), torch.arange(4))
+
+
+def test_one_that_does_not_fit_is_refused():
+    def too_much(_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(InputError, match="not even one image at a time"):
+        AdaptiveBatches(4, "image").map(too_much, torch.arange(4))
+
+
+def test_encoding(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    vae, tried = KL_VAE({"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1}).eval(), []
+    noise = np.random.default_rng(0)
+    for i in range(5):
+        save_image(tmp_path / "ID_1" / f"{i}.png", noise.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+    def encode(folder):
+        return np.array(load_or_encode(vae, tmp_path, [Cut(f"ID_1/{i}.png") for i in range(5)], torch.zeros(5).long(),
+                                       image_size=16, folder=tmp_path / folder, batch_size=4, device=CPU).posteriors)
+    whole = encode("whole")
+    short_of_memory(monkeypatch, KL_VAE, "encode", 1, tried)
+    assert np.allclose(encode("parts"), whole, atol=2e-3) and tried == [4, 2, 1, 1, 1, 1, 1]
+
+
+def test_classification(monkeypatch):
+    data, tried = toy_set(8, seed=0), []
+
+    def train():
+        arm = Arm("real only", data)
+        return train_classifier(arm.batches(6, 8, (0, 0), 0), num_classes=2, num_steps=6, lr=1e-3, seed=0, device=CPU)
+    model = train()
+    whole = predict(model, data.images), features(model, data.images)
+    short_of_memory(monkeypatch, torchvision.models.ResNet, "forward", 4, tried)
+    parts = predict(model, data.images), features(model, data.images)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts))
+    tried.clear()
+    model = train()
+    assert tried[:3] == [8, 4, 4] and max(tried[1:]) == 4       # it knows from the second step on
+    assert predict(model, data.images).isfinite().all()
+
+
+def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(monkeypatch):
+    """Where batch normalisation does not look at the batch, that is in evaluation mode."""
+    from microdoppler.study.classifier import _set_gradients, build_classifier
+    data, tried = toy_set(4, seed=0), []
+    model, scaler = build_classifier(2, 0).eval(), torch.amp.GradScaler(enabled=False)
+
+    def gradients():
+        _set_gradients(model, data.images, data.labels, scaler, AdaptiveBatches(100, "image"))
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+    whole = gradients()
+    short_of_memory(monkeypatch, torchvision.models.ResNet, "forward", 3, tried)
+    assert (gradients() - whole).norm() < 1e-5 * whole.norm() and tried == [8, 4, 2, 2, 2, 2]
+
+
+def test_generation(monkeypatch, demo, tmp_path):
+    def draw(folder):
+        generate.main(checkpoint=demo[0] / "results" / "model-3.pt", user_id=(1,), num_samples=5, device="cpu",
+                      output_dir=tmp_path / folder)
+        return [load_image(path, 64).astype(int) for path in sorted((tmp_path / folder).rglob("*.png"))]
+    whole, tried = draw("whole"), []
+    short_of_memory(monkeypatch, KL_VAE, "decode_latents", 2, tried)
+    parts = draw("parts")
+    assert len(parts) == 5 and all(abs(a - b).max() <= 1 for a, b in zip(whole, parts)) and tried[0] == 5
+
+
+def page_faults(tensors=20):
+    """The median over tensors of 64 MB, one after the other, of how many pages the system handed out for each."""
+    counts = []
+    for _ in range(tensors):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2 ** 24)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return median(counts)
+
+
+def page_faults_without_and_with():
+    anew = page_faults()
+    keep_freed_memory()
+    return anew, page_faults()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
+def test_freed_memory_serves_the_next_tensor():
+    """In a fresh process: this one's heap may have room for them already."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        anew, kept = process.submit(page_faults_without_and_with).result()
+    assert kept < anew / 10

@@ -1,0 +1,278 @@
+"""classify.py as the user meets it: what it writes, and what it says about folders that it cannot use."""
+import csv
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+import classify
+from microdoppler.pipeline.classification import open_splits
+from microdoppler.pipeline.synthetic_folder import classify_command
+from groundwork.errors import InputError
+from microdoppler.data.synthetic_sets import match_to_folds
+from train_latent_cfg import PRESETS, Config
+
+NUM_USERS = 3
+
+
+def write_users(folder: Path, users, count: int, seed: int) -> Path:
+    """Noise with a bright line at a height that tells the user."""
+    random = np.random.default_rng(seed)
+    for user in users:
+        (folder / f"ID_{user}").mkdir(parents=True)
+        for number in range(1, count + 1):
+            image = random.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+            image[6 * user:6 * user + 4] += 150
+            Image.fromarray(image).save(folder / f"ID_{user}" / f"Doppler{number}.png")
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    data_path = write_users(tmp_path / "data", range(1, NUM_USERS + 1), 12, seed=0)
+    return replace(PRESETS["cpu-minutes"], data_path=data_path, results_folder=tmp_path / "results", device="cpu",
+                   latents_cache_folder=tmp_path / "cache", num_users=NUM_USERS, images_per_user_train=5, split_guard=2,
+                   classifier_image_size=32, classifier_steps=2, classifier_batch_size=4, classifier_seeds=2)
+
+
+def test_outputs(config, tmp_path, capsys):
+    synthetic = [write_users(tmp_path / name, range(1, NUM_USERS + 1), 4, seed) for seed, name in enumerate(["a", "b"])]
+    classify.main(config, synthetic=tuple(synthetic))
+    folder = config.results_folder / "classify"
+    with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 8 and [row["arm"] for row in rows[:2]] == ["real only", "real + classical"]
+    assert {(row["num_real"], row["num_synthetic"]) for row in rows} == {("15", "0"), ("15", "12"), ("0", "12")}
+    assert all({"recall_1", "recall_2", "recall_3"} <= set(row) and row["num_test"] == "15" for row in rows)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert [choice["num_candidates"] for choice in summary["choices"]] == [2, 2, 2]
+    for arm in summary["arms"]:
+        own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
+                                                                                            arm["synthetic"])]
+        assert [run["accuracy"] for run in arm["runs"]] == pytest.approx(own, abs=1e-6)
+    for name in ("accuracy.png", "confusion.png"):
+        Image.open(folder / name).verify()
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64,") == 2
+    printed = capsys.readouterr().out
+    assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
+
+
+def test_the_command_that_generation_names_next_means_the_same_data_and_split():
+    config = replace(PRESETS["cpu-minutes"], data_path=Path("my data"), num_users=3, class_folders=True, split_fold=2)
+    command = classify_command(replace(config, train_lr=0.5), Path("sets/a"))
+    assert command.startswith("python classify.py --preset cpu-minutes ") and command.endswith(" --synthetic sets/a")
+    options = shlex.split(command)[4:-2]
+    assert tyro.cli(Config, args=options, default=PRESETS["cpu-minutes"], use_underscores=True) == config
+    assert classify_command(Config(), Path("sets/a")) == "python classify.py --synthetic sets/a"
+
+
+def test_baseline_alone(config, capsys):
+    summary = classify.main(config, seeds=1)
+    assert [arm["name"] for arm in summary["arms"]] == ["real only", "real + classical"]
+    assert summary["arms"][0]["accuracy_std"] is None and "No synthetic set to compare" in capsys.readouterr().out
+
+
+def drawn_for(folder: Path, split, seed: int = 0, vae: str | None = None) -> Path:
+    write_users(folder, range(1, NUM_USERS + 1), 4, seed=seed)
+    (folder / "manifest.json").write_text(json.dumps({"split": split.identity(), "step": 7, "images": {},
+                                                      "vae": vae or f"of fold {seed}"}))
+    return folder
+
+
+def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path, capsys):
+    _, splits = open_splits(config, (0, 1, 2))
+    folders = tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold) for fold, split in splits.items())
+    summary = classify.main(config, synthetic=folders[::-1], folds=(0, 1, 2), seeds=1)
+    assert {arm["name"] for arm in summary["arms"]} == {"real only", "real + classical", "real + synthetic: x",
+                                                        "real + classical + synthetic: x", "synthetic only: x"}
+    assert all([run["fold"] for run in arm["runs"]] == [0, 1, 2] for arm in summary["arms"])
+    with open(config.results_folder / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
+        used = {(row["fold"], row["synthetic_folder"], row["model_step"]) for row in csv.DictReader(file)
+                if row["synthetic"]}
+    assert used == {(str(fold), str(folder), "7") for fold, folder in enumerate(folders)}
+    printed = capsys.readouterr().out
+    assert "fold 1: overlap audit: " in printed and "fold 2: overlap audit: " in printed and "one VAE" not in printed
+
+
+def test_folds_that_share_a_vae_are_warned_of(config, tmp_path, capsys):
+    _, splits = open_splits(config, (0, 1, 2))
+    match_to_folds(tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold, "old" if fold else "own")
+                         for fold, split in splits.items()), splits)
+    assert "folds 1 and 2 were drawn through one VAE" in capsys.readouterr().out
+
+
+def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):
+    _, splits = open_splits(config, (0, 1))
+    of_first = drawn_for(tmp_path / "fold_0" / "x", splits[0])
+    with pytest.raises(InputError, match="fold 1 lacks the synthetic set x"):
+        classify.main(config, synthetic=(of_first,), folds=(0, 1))
+    with pytest.raises(InputError, match="another split"):
+        classify.main(config, synthetic=(of_first,), folds=(1,))
+    (of_first / "manifest.json").unlink()
+    with pytest.raises(InputError, match="fits none of the 2 folds"):
+        classify.main(config, synthetic=(of_first,), folds=(0, 1))
+
+
+def test_a_forced_set_of_another_split_is_on_record(config, tmp_path, capsys):
+    _, splits = open_splits(config, (0, 1))
+    of_first = drawn_for(tmp_path / "fold_0" / "x", splits[0])
+    classify.main(config, synthetic=(of_first,), folds=(1,), seeds=1, force=True)
+    assert "its result is too good" in capsys.readouterr().out
+    with open(config.results_folder / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
+        assert {row["forced"] for row in csv.DictReader(file) if row["synthetic"]} == {"another split"}
+    with pytest.raises(InputError, match="another split"):      # of two folds it would be a guess which it belongs to
+        match_to_folds((drawn_for(tmp_path / "x", replace_fold(splits[0], 2)),), splits, force=True)
+
+
+def replace_fold(split, fold):
+    return dataclasses.replace(split, settings=dataclasses.replace(split.settings, fold=fold))
+
+
+def test_selected_images_are_an_arm_of_their_own(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("microdoppler.study.evaluation_classifier.EPOCHS", 60)
+    folder = write_users(tmp_path / "x", range(1, NUM_USERS + 1), 4, seed=5)
+    (folder / "ID_1" / "Doppler9.png").write_bytes((folder / "ID_2" / "Doppler1.png").read_bytes())    # mislabelled
+    (folder / "ID_3" / "Doppler9.png").write_bytes((config.data_path / "ID_3" / "Doppler3.png").read_bytes())   # copy
+    summary = classify.main(config, synthetic=(folder,), seeds=1, select=0.5)
+    assert "real + selected: x" in [arm["name"] for arm in summary["arms"]]
+    table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("user ")]
+    assert [row[2:] for row in table] == [["5", "4", "1", "0"], ["4", "4", "0", "0"], ["5", "4", "0", "1"]]
+    with open(config.results_folder / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
+        assert {(row["arm"], row["select"]) for row in csv.DictReader(file) if row["synthetic"]} == {
+            ("real + synthetic", ""), ("real + classical + synthetic", ""), ("synthetic only", ""),
+            ("real + selected", "0.5"), ("real + classical + selected", "0.5")}
+
+
+def test_a_selection_that_keeps_nothing_says_why(config, tmp_path):
+    (tmp_path / "x").mkdir()
+    for user in range(1, NUM_USERS + 1):        # every image is a training image
+        (tmp_path / "x" / f"ID_{user}").mkdir()
+        (tmp_path / "x" / f"ID_{user}" / "Doppler1.png").write_bytes(
+            (config.data_path / f"ID_{user}" / "Doppler3.png").read_bytes())
+    with pytest.raises(InputError, match="of 3, 0 have a lower confidence and 3 are near-copies"):
+        classify.main(config, synthetic=(tmp_path / "x",), seeds=1, select=0.0)
+
+
+def test_folders_of_one_name_are_told_apart(config, tmp_path):
+    _, splits = open_splits(config, ())
+    folders = tuple(drawn_for(tmp_path / name, splits[0]) for name in ("one/checkpoint_5", "two/checkpoint_5",
+                                                                      "two/checkpoint_6"))
+    assert list(match_to_folds(folders[1:], splits)[0]) == ["checkpoint_5", "checkpoint_6"]
+    assert list(match_to_folds(folders, splits)[0]) == ["one/checkpoint_5", "two/checkpoint_5", "two/checkpoint_6"]
+    with pytest.raises(InputError, match="more than once"):
+        match_to_folds((folders[0], tmp_path / "two" / ".." / "one" / "checkpoint_5"), splits)
+
+
+@pytest.mark.parametrize("content", [b"key,arm\n\xff\xfe,x\n", b"key,arm\n" + b"a" * 200_000 + b",x\n"])
+def test_a_damaged_list_of_runs_is_named_and_kept(config, content):
+    folder = config.results_folder / "classify"
+    folder.mkdir(parents=True)
+    (folder / "runs.csv").write_bytes(content)
+    with pytest.raises(InputError, match="runs.csv cannot be read"):
+        classify.main(config, seeds=1)
+    assert (folder / "runs.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize("options, named", [({"select": 1.5}, "--select 1.5"), ({"seeds": 0}, "--seeds 0"),
+                                            ({"select": 0.5}, "--select needs --synthetic"),
+                                            ({"folds": (0, 0)}, "each fold once"),
+                                            ({"folds": (3,)}, "split_fold is 3")])
+def test_impossible_options_are_named(config, options, named):
+    with pytest.raises(InputError, match=named):
+        classify.main(config, **options)
+
+
+@pytest.mark.parametrize("constant", [{"classifier_seeds": 0}, {"classifier_batch_size": 1}, {"classifier_lr": 0.0}])
+def test_impossible_constants_are_named(config, constant):
+    with pytest.raises(InputError, match=next(iter(constant))):
+        classify.main(replace(config, **constant))
+
+
+def missing(folder):
+    pass
+
+
+def without_users(folder):
+    (folder / "pictures").mkdir(parents=True)
+
+
+def lacking_a_user(folder):
+    write_users(folder, (1, 3), 1, seed=0)
+
+
+def with_an_empty_user(folder):
+    write_users(folder, (1, 3), 1, seed=0)
+    (folder / "ID_2").mkdir()
+
+
+def with_a_strange_user(folder):
+    write_users(folder, (1, 2, 3, 17), 1, seed=0)
+
+
+def with_an_image_of_another_size(folder):
+    write_users(folder, (1, 2, 3), 1, seed=0)
+    Image.new("RGB", (48, 48)).save(folder / "ID_2" / "Doppler2.png")
+
+
+def smaller_than_classifiers_look_at(folder):
+    for user in (1, 2, 3):
+        (folder / f"ID_{user}").mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(folder / f"ID_{user}" / "Doppler1.png")
+
+
+def with_a_broken_image(folder):
+    write_users(folder, (1, 2, 3), 1, seed=0)
+    (folder / "ID_2" / "Doppler1.png").write_bytes(b"\x89PNG half a file")
+
+
+@pytest.mark.parametrize("make, named", [
+    (missing, "is no folder"), (without_users, "holds none of ID_1, ID_2"), (lacking_a_user, "lacks ID_2"),
+    (with_an_empty_user, "ID_2"), (with_a_strange_user, "ID_17"),
+    (with_an_image_of_another_size, "different sizes"), (smaller_than_classifiers_look_at, "of 16 px"),
+    (with_a_broken_image, "Doppler1.png")])
+def test_unusable_folders_are_named_and_nothing_is_written(config, tmp_path, make, named):
+    make(tmp_path / "synthetic_x")
+    with pytest.raises(InputError) as caught:
+        classify.main(config, synthetic=(tmp_path / "synthetic_x",))
+    assert "synthetic_x" in str(caught.value) and named in str(caught.value)
+    assert not config.results_folder.exists()
+
+
+def test_command_line_says_it_in_one_line_with_status_2(config, tmp_path):
+    done = subprocess.run([sys.executable, classify.__file__, "--preset", "cpu-minutes", "--num_users", "3",
+                           "--data_path", config.data_path, "--synthetic", tmp_path / "nothing", tmp_path / "neither"],
+                          capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and f"{tmp_path / 'nothing'} is no folder" in done.stderr
+
+
+def test_a_set_drawn_by_a_model_of_another_split_is_refused_and_an_unfinished_one_warned_of(config, tmp_path, capsys):
+    folder = write_users(tmp_path / "x", range(1, NUM_USERS + 1), 1, seed=0)
+
+    def check(manifest: dict) -> str:
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        assert match_to_folds((folder,), splits) == {0: {"x": folder}}
+        return capsys.readouterr().out
+    _, splits = open_splits(config, ())
+    capsys.readouterr()
+    same = splits[0].identity()
+    assert check({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == ""
+    assert "is unknown" in check({"split": {}}) and "is unknown" in check({})
+    with pytest.raises(InputError, match="train_images other"):
+        check({"split": {**same, "train_images": "other"}})
+    with pytest.raises(InputError, match="fold 2 .now 0."):
+        check({"split": {**same, "fold": 2}})
+    for nonsense in ([], {"split": 1}, {"images": [1]}, {"vae": ["x"]}, {"vae": None}):
+        with pytest.raises(InputError, match="no manifest"):
+            check(nonsense)
+    said = check({"split": same, "images": dict.fromkeys(["ID_1/Doppler1.png", "ID_1/Doppler2.png"])})
+    assert "warning: " in said and "lacks 1 of the 2" in said

@@ -1,0 +1,398 @@
+"""The trainer and its checkpoints: learning, accumulation, resuming, older files."""
+import copy
+import math
+import pickle
+import time
+
+import pytest
+import torch
+from ema_pytorch import EMA
+from parity import state_dict
+from PIL import Image
+
+import generate
+from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
+                                                    load_unet_weights, read_off_tensors, thin_out)
+from denoising_diffusion_pytorch.trainer import Trainer, batch_indices, choose_precision
+from groundwork.errors import InputError
+from groundwork.files import load_tensors, save_tensors
+from groundwork.seeding import derive_seed
+from groundwork.stopping import StopRequest
+from microdoppler.pipeline.generation import Sampling
+
+DATA = torch.tensor([1.0, -1.0]).repeat(5).view(10, 1, 1, 1).expand(10, 2, 8, 8).contiguous()     # by class
+
+
+def make_trainer(**changes):
+    torch.manual_seed(0)
+    diffusion = GaussianDiffusion(Unet(8, 2, dim_mults=(1, 2), channels=2, attn_dim_head=8, attn_heads=2), image_size=8)
+    settings = {"train_batch_size": 4, "gradient_accumulate_every": 2, "train_lr": 1e-3, "adam_betas": (0.9, 0.99),
+                "max_grad_norm": 1.0, "ema_decay": 0.9, "ema_update_every": 2, "amp": True, "seed": 7,
+                "device": torch.device("cpu")} | changes
+    def draw_batch(indices, generator):
+        return DATA[indices] + 0.1 * torch.randn(len(indices), 2, 8, 8, generator=generator), indices % 2
+    return Trainer(diffusion, draw_batch, len(DATA), **settings)
+
+
+class Kept:
+    """A recorder that keeps what it gets; each milestone takes some seconds."""
+
+    def __init__(self, seconds=0.0):
+        self.records, self.milestones, self.seconds = [], [], seconds
+
+    def log(self, record):
+        self.records.append(record)
+
+    def milestone(self, milestone):
+        time.sleep(self.seconds)
+        self.milestones.append(milestone)
+
+    def save(self, milestone):
+        self.milestones.append(f"{milestone}, early")
+
+
+def run(trainer, num_steps, milestone_every=100):
+    kept = Kept()
+    trainer.train(num_steps, log_every=1, milestone_every=milestone_every, recorder=kept, stop=StopRequest())
+    return kept.records, kept.milestones
+
+
+def weights(trainer):
+    return torch.cat([p.flatten() for p in (*trainer.diffusion.parameters(), *trainer.ema.ema_model.parameters())])
+
+
+def test_every_epoch_is_a_permutation_and_epochs_join_without_a_gap():
+    order = torch.cat([batch_indices(step, 4, 10, seed=3) for step in range(10)]).tolist()
+    epochs = [order[i:i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert batch_indices(0, 4, 10, seed=4).tolist() != order[:4]
+    assert sorted(batch_indices(0, 25, 10, seed=3).tolist()).count(0) in (2, 3)     # a batch of over two epochs
+
+
+def test_derived_seeds_differ_for_neighbours_and_fit_a_generator():
+    seeds = {derive_seed(a, b) for a in range(30) for b in range(30)}
+    assert len(seeds) == 900 and all(0 <= seed < 2 ** 63 for seed in seeds)
+
+
+def test_training_lowers_the_loss():
+    records, _ = run(make_trainer(), 60)
+    first, last = (sum(record["loss"] for record in part) / 10 for part in (records[:10], records[-10:]))
+    assert last < 0.7 * first
+
+
+def test_a_step_is_of_the_whole_batch_however_much_of_it_fits_in_memory(monkeypatch):
+    whole, in_parts = make_trainer(amp=False), make_trainer(amp=False)
+    run(whole, 1)
+    forward = GaussianDiffusion.forward
+
+    def short_of_memory(self, img, **kwargs):
+        if len(img) > 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return forward(self, img, **kwargs)
+    monkeypatch.setattr(GaussianDiffusion, "forward", short_of_memory)
+    run(in_parts, 1)
+    assert in_parts.gradients.parts.size == 2
+    ours, theirs = (torch.cat([p.grad.flatten() for p in t.parameters]) for t in (whole, in_parts))
+    assert (ours - theirs).norm() < 1e-5 * ours.norm()
+
+
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
+    whole = make_trainer()
+    run(whole, 9)
+    first = make_trainer()
+    run(first, 4)
+    save_tensors(tmp_path / "model-1.pt", first.state_dict())
+    second = make_trainer()
+    second.load_state_dict(load_tensors(tmp_path / "model-1.pt"))
+    assert second.step == 4
+    run(second, 9)
+    assert torch.equal(weights(whole), weights(second))
+
+
+def test_gradients_are_clipped_and_their_norm_before_that_is_reported():
+    """Adam's first average of the gradient is (1 - beta_1) times the gradient that reached it."""
+    trainer = make_trainer(max_grad_norm=0.01)
+    records, _ = run(trainer, 1)
+    averages = [trainer.optimizer.state[p]["exp_avg"] for p in trainer.diffusion.parameters()]
+    assert torch.cat([average.flatten() for average in averages]).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert records[0]["grad_norm"] > 0.1
+
+
+def test_a_checkpoint_whose_adam_was_computed_otherwise_goes_on_as_todays_does():
+    first = make_trainer(amp=False)
+    run(first, 3)
+    state = pickle.loads(pickle.dumps(first.state_dict()))      # as from a file
+    for group in state["opt"]["param_groups"]:
+        group.update(fused=None, foreach=True)      # as before fused Adam
+    second = make_trainer(amp=False)
+    second.load_state_dict(state)
+    assert all(group["fused"] and not group["foreach"] for group in second.optimizer.param_groups)
+    for trainer in (first, second):
+        run(trainer, 5)
+    assert torch.equal(weights(first), weights(second))
+
+
+def test_a_resumed_run_takes_todays_learning_rate_and_averages():
+    before = make_trainer()
+    run(before, 2)
+    after = make_trainer(train_lr=5e-5, adam_betas=(0.8, 0.95))
+    after.load_state_dict(before.state_dict())
+    (record,), _ = run(after, 3)
+    assert record["lr"] == 5e-5 and after.optimizer.param_groups[0]["betas"] == (0.8, 0.95)
+
+
+def test_speed_and_time_leave_milestones_out():
+    """Two milestones of 0.3 s, the first between two logs."""
+    trainer, kept, started = make_trainer(), Kept(seconds=0.3), time.perf_counter()
+    trainer.train(6, log_every=4, milestone_every=3, recorder=kept, stop=StopRequest())
+    assert kept.records[-1]["wall_time"] <= time.perf_counter() - started - 0.6
+    assert kept.records[0]["images_per_second"] == pytest.approx(4 * 8 / kept.records[0]["wall_time"])
+
+
+# ---------------------------------------------------------------------------------------------------- bad numbers
+
+def spoil(trainer, is_bad):
+    """Let the images of those steps be NaN where is_bad(step, learning rate)."""
+    draw = trainer.draw_batch
+
+    def spoilt(indices, generator):
+        x, classes = draw(indices, generator)
+        return (x * float("nan") if is_bad(trainer.step, trainer.optimizer.param_groups[0]["lr"]) else x), classes
+    trainer.draw_batch = spoilt
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
+    trainer = make_trainer(amp=False, ema_update_every=1)
+    spoil(trainer, lambda step, lr: step in (3, 5))
+    run(trainer, 3)
+    before = [p.clone() for p in trainer.parameters], copy.deepcopy(trainer.optimizer.state_dict()["state"])
+    run(trainer, 4)
+    after = list(trainer.parameters), trainer.optimizer.state_dict()["state"]
+    assert all(map(torch.equal, before[0], after[0]))
+    assert all(torch.equal(before[1][i][name], after[1][i][name]) for i in before[1] for name in before[1][i])
+    records, _ = run(trainer, 8)
+    assert [record["skipped_steps"] for record in records] == [1, 2, 2, 2]
+    assert math.isnan(records[1]["loss"]) and math.isfinite(records[2]["loss"])
+    assert weights(trainer).isfinite().all()
+
+
+def test_a_resumed_run_counts_on():
+    first, second = make_trainer(amp=False), make_trainer(amp=False)
+    spoil(first, lambda step, lr: step == 1)
+    run(first, 3)
+    second.load_state_dict(first.state_dict())
+    records, _ = run(second, 4)
+    assert records[0]["skipped_steps"] == 1
+
+
+def test_many_steps_in_a_row_go_back_to_the_last_milestone_with_a_lower_learning_rate(capsys):
+    """As when weights have run away: no batch helps, but at a lower rate they had stayed."""
+    trainer, calm = make_trainer(amp=False), make_trainer(amp=False)
+    spoil(trainer, lambda step, lr: step >= 8 and lr > 5e-4)
+    records, milestones = run(trainer, 25, milestone_every=5)
+    assert "up to step 18, were not finite: back to step 5, on with a learning rate of 0.00025" in (
+        capsys.readouterr().out)
+    assert [record["step"] for record in records] == [*range(1, 19), *range(6, 26)]
+    assert milestones == [1, 2, 3, 4, 5] and trainer.step == 25 and weights(trainer).isfinite().all()
+    run(calm, 10)
+    calm.load_state_dict(trainer.state_dict())
+    assert calm.optimizer.param_groups[0]["lr"] == 2.5e-4       # and so does a run that is resumed from it
+    chosen = make_trainer(amp=False, train_lr=6e-4)     # unless its user lowered the rate
+    chosen.load_state_dict(trainer.state_dict())
+    assert chosen.optimizer.param_groups[0]["lr"] == 6e-4 and not chosen.has_rolled_back
+
+
+def test_what_a_lower_learning_rate_does_not_mend_ends_in_one_line():
+    trainer = make_trainer(amp=False)
+    spoil(trainer, lambda step, lr: step >= 2)
+    with pytest.raises(InputError, match="10 steps in a row, up to step .*, were not finite, at a learning rate of"):
+        run(trainer, 100, milestone_every=5)
+
+
+# ---------------------------------------------------------------------------------------------------- stopping
+
+class AfterSteps(StopRequest):
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    @property
+    def reason(self):
+        self.left -= 1
+        return "enough" if self.left <= 0 else None
+
+
+def test_stopped_in_between_it_saves_and_goes_on_to_the_same_weights():
+    whole, first, second = (make_trainer() for _ in range(3))
+    run(whole, 9)
+    kept = Kept()
+    assert first.train(9, log_every=4, milestone_every=3, recorder=kept, stop=AfterSteps(5)) == "enough"
+    assert kept.milestones == [1, "2, early"] and [record["step"] for record in kept.records] == [4, 5]
+    second.load_state_dict(first.state_dict())
+    run(second, 9)
+    assert torch.equal(weights(whole), weights(second))
+
+
+def test_stopped_at_a_milestone_or_at_the_end_it_is_an_ordinary_one():
+    kept = Kept()
+    trainer = make_trainer()
+    assert trainer.train(6, log_every=4, milestone_every=3, recorder=kept, stop=AfterSteps(3)) == "enough"
+    assert trainer.train(6, log_every=4, milestone_every=3, recorder=kept, stop=AfterSteps(3)) is None
+    assert kept.milestones == [1, 2]
+
+
+@pytest.mark.parametrize("amp, capability, precision", [(True, (6, 0), "fp16"), (True, (7, 5), "fp16"),
+                                                        (True, (9, 0), "bf16"), (False, (9, 0), "no")])
+def test_precision_follows_the_hardware_not_emulation(monkeypatch, amp, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision(amp, torch.device("cuda", 0)) == precision
+
+
+@pytest.mark.parametrize("found, precision", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"),
+                                              ({"avx512_bf16": False}, "no"), ({}, "no")])
+def test_a_cpu_computes_in_bf16_where_it_has_instructions_for_it(monkeypatch, found, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert choose_precision(True, torch.device("cpu")) == precision
+    assert choose_precision(False, torch.device("cpu")) == "no"
+
+
+def test_milestones_at_multiples_and_at_the_end():
+    records, milestones = run(make_trainer(), 5, milestone_every=2)
+    assert milestones == [1, 2, 3]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5]
+    assert {"step", "loss", "grad_norm", "lr", "images_per_second", "wall_time", "skipped_steps"} == set(records[0])
+    walls = [record["wall_time"] for record in records]
+    assert walls == sorted(walls) and records[0]["images_per_second"] > 0
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+@pytest.fixture(scope="module")
+def older_checkpoint(tmp_path_factory):
+    """As the first version of the system wrote it: everything there is, and an empty config."""
+    unet = Unet(48, 31, dim_mults=(1, 2, 4), channels=4, attn_dim_head=32, attn_heads=4)
+    unet.load_state_dict(state_dict("unet.shapes.json"))
+    diffusion = GaussianDiffusion(unet, image_size=32)
+    for name, buffer in list(diffusion.named_buffers()):
+        diffusion.register_buffer(name, buffer)         # persistent, as they were
+    ema = EMA(diffusion, include_online_model=True)
+    path = tmp_path_factory.mktemp("older") / "model-75.pt"
+    save_tensors(path, {"step": 150000, "model": diffusion.state_dict(), "ema": ema.state_dict(), "config": {},
+                        "opt": torch.optim.Adam(unet.parameters()).state_dict()})
+    return path
+
+
+def test_an_older_checkpoint_tells_its_network_and_diffusion(older_checkpoint):
+    checkpoint = load_checkpoint(older_checkpoint)
+    assert "online_model.model.init_conv.weight" in checkpoint["ema"] and "loss_weight" in checkpoint["model"]
+    known = read_off_tensors(checkpoint)
+    assert known == {"dim": 48, "dim_mults": (1, 2, 4), "channels": 4, "num_classes": 31, "attn_dim_head": 32,
+                     "attn_heads": 4, "timesteps": 1000, "beta_schedule": "cosine", "objective": "pred_v",
+                     "min_snr_loss_weight": True}
+    unet = Unet(48, 31, dim_mults=(1, 2, 4), channels=4)
+    load_unet_weights(unet, ema_unet_weights(checkpoint), older_checkpoint)
+    assert torch.equal(unet.init_conv.weight, state_dict("unet.shapes.json")["init_conv.weight"])
+
+
+def test_an_older_checkpoint_generates(older_checkpoint, tmp_path):
+    save_tensors(tmp_path / "kl_vae_best.pt", state_dict("kl_vae.shapes.json"))
+    generate.main(checkpoint=older_checkpoint, user_id=(31,), num_samples=1, device="cpu",
+                  sampling=Sampling(sampling_timesteps=3),
+                  vae_path=tmp_path / "kl_vae_best.pt", output_dir=tmp_path / "out")
+    (file,) = (tmp_path / "out" / "ID_31").iterdir()
+    assert Image.open(file).size == (256, 256)
+
+
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("min_snr", [True, False])
+def test_objective_and_schedule_are_read_off_the_buffers(objective, schedule, min_snr):
+    unet = Unet(8, 3, dim_mults=(1, 2, 2), channels=2, attn_heads=2)
+    diffusion = GaussianDiffusion(unet, image_size=8, timesteps=100, objective=objective, beta_schedule=schedule,
+                                  min_snr_loss_weight=min_snr)
+    checkpoint = {"model": dict(diffusion.named_buffers()), "ema": {f"ema_model.{key}": value for key, value
+                                                                    in diffusion.state_dict().items()}}
+    known = read_off_tensors(checkpoint)
+    assert known["dim_mults"] == (1, 2, 2) and known["attn_heads"] == 2 and known["timesteps"] == 100
+    assert (known["objective"], known["beta_schedule"], known["min_snr_loss_weight"]) == (objective, schedule, min_snr)
+
+
+def test_weights_of_another_network_are_refused(older_checkpoint):
+    with pytest.raises(InputError, match=r"another network: .*\(31, 48\).*expected \(30, 48\)"):
+        load_unet_weights(Unet(48, 30, dim_mults=(1, 2, 4), channels=4),
+                          ema_unet_weights(load_checkpoint(older_checkpoint)), older_checkpoint)
+
+
+def test_a_missing_milestone_names_those_that_exist(tmp_path):
+    for name in ("model-2.pt", "model-10.pt", "model-x.pt", "sample-3.png"):
+        (tmp_path / name).touch()
+    assert list_milestones(tmp_path) == [2, 10]
+    with pytest.raises(InputError, match="milestones in .*: 2, 10"):
+        load_checkpoint(tmp_path / "model-3.pt")
+
+
+class Planted:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_thinning_keeps_the_newest_whole_and_of_the_others_what_draws_images(tmp_path):
+    state = {"step": 1, "config": {"dim": 8}, "opt": {}, "scaler": None,        # as before there was a format
+             "model": {"model.init_conv.weight": torch.zeros(9)},
+             "ema": {"ema_model.model.init_conv.weight": torch.ones(9)}}
+    for milestone in range(1, 8):
+        save_tensors(tmp_path / f"model-{milestone}.pt", state)
+        thin_out(tmp_path, keep_last=2, keep_every=3)
+    assert list_milestones(tmp_path) == [3, 6, 7]
+    thinned, *whole = (load_checkpoint(tmp_path / f"model-{milestone}.pt") for milestone in (3, 6, 7))
+    assert set(thinned) == {"format", "step", "config", "ema"} and all(set(found) == set(state) for found in whole)
+    assert torch.equal(ema_unet_weights(thinned)["init_conv.weight"], torch.ones(9))
+
+
+def test_thinning_leaves_what_it_cannot_read_and_what_its_model_alone_describes(tmp_path, capsys):
+    older = {"step": 1, "config": {}, "model": {"model.init_conv.weight": torch.zeros(9)}, "opt": {},
+             "ema": {"ema_model.model.init_conv.weight": torch.ones(9)}}
+    for milestone in (1, 3, 4):
+        save_tensors(tmp_path / f"model-{milestone}.pt", older)
+    (tmp_path / "model-2.pt").write_bytes(b"damaged")
+    thin_out(tmp_path, keep_last=1, keep_every=1)
+    assert (tmp_path / "model-2.pt").read_bytes() == b"damaged" and "left as it is" in capsys.readouterr().out
+    assert "opt" in load_checkpoint(tmp_path / "model-1.pt") and "opt" in load_checkpoint(tmp_path / "model-4.pt")
+
+
+@pytest.mark.parametrize("found", [3, "2", None])
+def test_a_checkpoint_of_a_later_version_is_refused(tmp_path, found):
+    save_tensors(tmp_path / "model-1.pt", {"format": found, "step": 1, "ema": {}})
+    with pytest.raises(InputError, match="update"):
+        load_checkpoint(tmp_path / "model-1.pt")
+
+
+def test_files_that_are_no_checkpoint_are_refused_and_run_no_code(tmp_path, capsys):
+    path = tmp_path / "model-1.pt"
+    torch.save({"step": 1, "model": Planted(), "ema": {}}, path)
+    with pytest.raises(InputError, match="run code"):
+        load_checkpoint(path)
+    path.write_bytes(pickle.dumps(Planted()))
+    with pytest.raises(InputError):
+        load_checkpoint(path)
+    assert "code ran" not in capsys.readouterr().out
+    for content in (b"", b"no checkpoint", b"PK\x03\x04 cut short"):
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            load_checkpoint(path)
+    save_tensors(path, {"model_state_dict": {}})
+    with pytest.raises(InputError, match="no diffusion checkpoint: found model_state_dict"):
+        load_checkpoint(path)
+
+
+@pytest.mark.cuda
+def test_random_numbers_are_drawn_on_the_very_device_that_holds_the_weights_by_its_number():
+    """A cache on cuda:0 is not used for a generator on "cuda", which is how accelerate calls a single process's."""
+    seen = []
+    trainer = make_trainer(device=torch.device("cuda", 0))
+    trainer.draw_batch = lambda indices, generator: (seen.append(generator.device), (
+        torch.zeros(len(indices), 2, 8, 8, device=generator.device), (indices % 2).to(generator.device)))[1]
+    trainer.train_step()
+    assert seen == [torch.device("cuda", 0)]

@@ -1,0 +1,233 @@
+"""The verdict: pairing, the interval on data whose answer is known, and a choice that never sees what reports it."""
+import numpy as np
+import pytest
+
+from microdoppler.study.arms import Arm
+from microdoppler.study.comparison import (CorrectCounts, DegreesOfFreedom, Variance, accuracies, compare, differences,
+                                           half_width, seeds_needed)
+from microdoppler.study.cross_fitting import best_of, cross_fitted, halves, quarters
+from microdoppler.study.runs import Run
+
+KIND = "real + synthetic"
+
+
+def counts_of(accuracies: dict[str, np.ndarray], images: int = 20, users: int = 3) -> CorrectCounts:
+    """{arm: (folds, seeds, passes)} accuracies → counts with `images` per pass; users take turns in the passes."""
+    first = next(iter(accuracies.values()))
+    return CorrectCounts({name: values * images for name, values in accuracies.items()},
+                         np.full((first.shape[0], first.shape[2]), float(images)), np.arange(first.shape[2]) % users)
+
+
+def draw(rng, effect: float, folds=3, seeds=3, passes=30, by_fold=0.03, by_seed=0.03, by_run=0.0, by_pass=0.09,
+         users=3):
+    """A baseline and an arm that is better by `effect`, with differences that scatter by fold, seed, run and pass."""
+    base = 0.8 + rng.normal(0, 0.1, (1, 1, passes)) + rng.normal(0, 0.03, (folds, seeds, passes))
+    varies = (rng.normal(0, by_fold, (folds, 1, 1)) + rng.normal(0, by_seed, (1, seeds, 1))
+              + rng.normal(0, by_run, (folds, seeds, 1)) + rng.normal(0, by_pass, (1, 1, passes)))
+    return counts_of({"real only": base, "arm": base + effect + varies}, users=users)
+
+
+def test_counts_come_from_the_runs_and_differences_are_paired():
+    def run(kind, fold, seed, right):
+        labels = np.array([0, 0, 1, 1])
+        predicted = np.where(right, labels, 1 - labels)
+        return Run(Arm(kind), fold, seed, np.eye(2)[predicted], labels, ["a", "a", "b", "c"])
+    table = CorrectCounts.of([run("real only", 0, 5, [1, 0, 1, 0]), run(KIND, 0, 5, [1, 1, 1, 0]),
+                      run("real only", 2, 5, [0, 0, 1, 1]), run(KIND, 2, 5, [0, 0, 0, 1])])
+    assert table.shape == (2, 1, 3) and table.user_of.tolist() == [0, 1, 1]
+    assert table.correct[KIND][0, 0].tolist() == [2, 1, 0] and table.total[0].tolist() == [2, 1, 1]
+    assert accuracies(table, "real only")[0] == pytest.approx(np.array([[0.5], [0.5]]))
+    assert differences(table, KIND, "real only")[0] == pytest.approx(np.array([[0.25], [-0.25]]))
+    only_b = accuracies(table, KIND, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert only_b[0, :, 0].tolist() == [1, 0] and np.isnan(only_b[1]).all()
+
+
+def test_a_difference_common_to_all_runs_and_passes_has_no_spread():
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.5, 0.8, (3, 3, 12))
+    found = compare(counts_of({"real only": base, "arm": base + 0.1}), "arm", "real only")
+    assert found["difference"] == pytest.approx(0.1) and found["verdict"] == "helps"
+    assert found["interval_95"] == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize("axis, name", [(0, "folds"), (1, "seeds"), (2, "passes")])
+def test_each_factor_on_its_own_has_the_variance_of_a_mean(axis, name):
+    """s^2 / n with s^2 the sample variance, and nothing for the others."""
+    size, shape = (4, 5, 24)[axis], [1, 1, 1]
+    shape[axis] = size
+    effects, base = np.random.default_rng(1).normal(0, 0.05, size), np.full((4, 5, 24), 0.5)
+    found = Variance.of(counts_of({"real only": base, "arm": base + effects.reshape(shape)}, users=1), "arm",
+                        "real only")
+    expected = dict.fromkeys(["folds", "seeds", "runs", "passes"], 0.0) | {name: np.var(effects, ddof=1) / size}
+    for factor, value in expected.items():
+        assert getattr(found, factor) == pytest.approx(value, rel=0.1, abs=1e-9)
+
+
+def test_the_variance_of_folds_and_seeds_is_found_without_that_of_single_runs():
+    """On average over many studies, against what they were drawn with: each mean's own share of it."""
+    rng, found = np.random.default_rng(6), []
+    for _ in range(400):
+        table = draw(rng, 0.0, folds=3, seeds=4, by_fold=0.05, by_seed=0.06, by_run=0.03, by_pass=0.0)
+        found.append(Variance.of(table, "arm", "real only"))
+    assert np.mean([one.runs for one in found]) == pytest.approx(0.03**2 / 12, rel=0.1)
+    assert np.mean([one.folds for one in found]) == pytest.approx(0.05**2 / 3, rel=0.15)
+    assert np.mean([one.seeds for one in found]) == pytest.approx(0.06**2 / 4, rel=0.15)
+
+
+@pytest.mark.parametrize("scatter", [
+    {}, {"by_run": 0.04}, {"by_run": 0.04, "by_pass": 0}, {"by_fold": 0.02, "by_seed": 0.02, "by_run": 0.04},
+    {"seeds": 2, "by_fold": 0, "by_seed": 0, "by_run": 0.04, "by_pass": 0.02}, {"seeds": 2, "passes": 60},
+    {"by_seed": 0, "by_pass": 0}, {"folds": 1, "seeds": 2, "by_fold": 0},
+    {"users": 6, "passes": 6, "by_fold": 0, "by_seed": 0}, {"users": 2, "passes": 4, "by_fold": 0}])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(scatter):
+    """Also where three folds, two seeds or a pass per user are all there is to judge the scatter by."""
+    rng, covered = np.random.default_rng(2), []
+    for _ in range(150):
+        low, high = compare(draw(rng, effect=0.02, **scatter), "arm", "real only")["interval_95"]
+        covered.append(low <= 0.02 <= high)
+    assert 0.90 <= np.mean(covered) <= 0.995
+
+
+@pytest.mark.parametrize("effect, verdict", [(0.3, "helps"), (-0.3, "hurts"), (0.0, "not distinguishable")])
+def test_verdict(effect, verdict):
+    found = compare(draw(np.random.default_rng(3), effect), "arm", "real only")
+    assert found["verdict"] == verdict
+    assert verdict == "not distinguishable" or found["seeds_needed"] is None
+
+
+def test_one_run_has_nothing_to_vary():
+    found = compare(draw(np.random.default_rng(0), 0.3, folds=1, seeds=1), "arm", "real only")
+    assert found["interval_95"] is None and found["verdict"] == "not distinguishable"
+
+
+def variance(folds=0.0, seeds=0.0, runs=0.0, passes=0.0) -> Variance:
+    return Variance(folds, seeds, runs, passes)
+
+
+FREEDOM = DegreesOfFreedom(folds=2, seeds=1, passes=27)
+
+
+def test_the_half_width_against_students_t_by_hand():
+    assert half_width(variance(folds=4e-4), FREEDOM) == pytest.approx(4.303 * 0.02, rel=1e-3)
+    assert half_width(variance(runs=4e-4), FREEDOM) == pytest.approx(4.303 * 0.02, rel=1e-3)
+    assert half_width(variance(seeds=4e-4), FREEDOM) == pytest.approx(12.706 * 0.02, rel=1e-3)
+    both = variance(folds=4e-4, seeds=4e-4)                 # 8e-4^2 / (4e-4^2 / 2 + 4e-4^2 / 1) = 2.67 degrees
+    assert half_width(both, FREEDOM) == pytest.approx(3.41 * np.sqrt(8e-4), rel=0.01)
+
+
+def test_more_seeds_shrink_what_comes_from_seeds_and_runs_and_nothing_else():
+    # by seeds alone: t with n - 1 degrees of freedom times 0.01 * sqrt(2 / n), below 0.02 from n = 5 on:
+    # n = 3 4.303 * 0.00816 = 0.0351, n = 4 3.182 * 0.00707 = 0.0225, n = 5 2.776 * 0.00632 = 0.0176
+    assert seeds_needed(0.02, variance(seeds=1e-4), FREEDOM) == 5
+    # by runs alone: t with 2 (n - 1) degrees, n = 3 2.776 * 0.00816 = 0.0227, n = 4 2.447 * 0.00707 = 0.0173
+    assert seeds_needed(0.02, variance(runs=1e-4), FREEDOM) == 4
+    # the folds' standard error alone is 0.014
+    assert seeds_needed(0.02, variance(folds=2e-4, seeds=1e-4), FREEDOM) is None
+    assert seeds_needed(0.02, variance(seeds=1e-4, passes=2e-4), FREEDOM) is None
+    assert seeds_needed(0.0, variance(seeds=1e-4), FREEDOM) is None
+    assert seeds_needed(0.02, variance(folds=1e-9), DegreesOfFreedom(folds=2, seeds=0, passes=27)) is None
+
+
+@pytest.mark.parametrize("scatter", [{"by_seed": 0.03}, {"by_seed": 0.0, "by_run": 0.06}])
+def test_as_many_more_seeds_as_it_says_do_tell(scatter):
+    """Studies whose difference scatters by seed or by run alone, seen again with the seeds that were asked for."""
+    told = []
+    for number in range(120):
+        rng, same = np.random.default_rng(number), {"passes": 6, "by_fold": 0, "by_pass": 0, **scatter}
+        found = compare(draw(rng, 0.05, seeds=3, **same), "arm", "real only")
+        if (needed := found["seeds_needed"]) is not None:
+            again = compare(draw(rng, found["difference"], seeds=needed, **same), "arm", "real only")
+            told.append(again["verdict"] == "helps")
+    assert len(told) > 30 and np.mean(told) > 0.4       # at the needed number it is even odds
+
+
+def test_a_run_that_is_missing_or_there_twice_is_no_wrong_answer():
+    def run(kind, fold, seed):
+        return Run(Arm(kind), fold, seed, np.eye(2), np.array([0, 1]), ["a", "b"])
+    whole = [run(kind, fold, 0) for kind in ("real only", KIND) for fold in (0, 1)]
+    CorrectCounts.of(whole)
+    for wrong in (whole[:-1], [*whole, whole[0]]):
+        with pytest.raises(ValueError, match="expected one for each of 2 arms, 2 folds and 1 seeds"):
+            CorrectCounts.of(wrong)
+
+
+def test_halves_share_each_users_passes_out():
+    table = draw(np.random.default_rng(0), 0.0, passes=31)
+    first, second = halves(table)
+    assert (first ^ second).all()
+    for user in range(3):
+        assert abs(first[table.user_of == user].sum() - second[table.user_of == user].sum()) <= 1
+
+
+def test_users_of_one_pass_are_shared_out_too():
+    base = np.full((2, 2, 6), 0.7)
+    table = counts_of({"real only": base, "bad": base - 0.1, "good": base + 0.1}, users=6)
+    assert [half.sum() for half in halves(table)] == [3, 3]
+    assert best_of(table, KIND, ["bad", "good"])["cross_fitted"]["difference"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_opposite_quarters_share_no_pass_and_no_seed_and_all_report_once(seeds):
+    table = draw(np.random.default_rng(0), 0.0, seeds=seeds)
+    reported = np.zeros((seeds, 30), dtype=int)
+    for (own_seeds, own_passes), (other_seeds, other_passes) in zip(quarters(table), reversed(quarters(table))):
+        assert not (own_passes & other_passes).any() and (seeds == 1 or not (own_seeds & other_seeds).any())
+        reported[np.ix_(own_seeds, own_passes)] += 1
+    assert (reported == 1).all()
+
+
+def test_cross_fitting_never_sees_the_reporting_half():
+    """Candidate a is best on one half only, b on the other only: chosen by either half, each reports where it fails."""
+    table = draw(np.random.default_rng(0), 0.0, folds=1, seeds=1)
+    first, second = halves(table)
+    base = np.full((1, 1, 30), 0.5)
+    table = counts_of({"real only": base, "a": base + 0.2 * first, "b": base + 0.2 * second})
+    found = best_of(table, KIND, ["a", "b"])
+    assert found["naive"]["difference"] == pytest.approx(0.1)
+    assert found["choices"] == ["a", "b"] and found["cross_fitted"]["difference"] == pytest.approx(0.0)
+
+
+def test_what_a_quarter_reports_has_no_say_in_its_choice():
+    """Each cell is changed to favour one candidate, with no effect on which candidate reports it."""
+    rng = np.random.default_rng(7)
+    table = counts_of({name: rng.uniform(0.4, 0.6, (2, 3, 30)) for name in ("a", "b")})
+    before, _ = cross_fitted(table, ["a", "b"])
+    for seeds, passes in quarters(table):
+        where = np.ix_([0, 1], np.flatnonzero(seeds), np.flatnonzero(passes))
+        by_a = bool((before[where] == table.correct["a"][where]).all())
+        for name, value in (("a", 20 * (not by_a)), ("b", 20 * by_a)):      # what reports is now the worse of the two
+            changed = counts_of({arm: counts / 20 for arm, counts in table.correct.items()})
+            changed.correct[name][where] = value
+            changed.correct["ab".replace(name, "")][where] = 20 - value
+            after, _ = cross_fitted(changed, ["a", "b"])
+            assert (after[where] == 0).all()
+
+
+@pytest.mark.parametrize("seeds, by_run", [(1, 0.0), (2, 0.0), (2, 0.02), (5, 0.05)])
+def test_the_naive_choice_among_equal_sets_is_flattered_and_the_cross_fitted_one_is_not(seeds, by_run):
+    """By passes that suit a set, and by luck in training."""
+    rng, naive, fitted = np.random.default_rng(4), [], []
+    for _ in range(80):
+        base = np.full((2, seeds, 40), 0.8)
+        names = [f"set {i}" for i in range(8)]
+        table = counts_of({"real only": base, **{name: base + rng.normal(0, 0.1, (1, 1, 40))
+                                                + rng.normal(0, by_run, (2, seeds, 1)) for name in names}})
+        naive.append(max(differences(table, name, "real only").mean() for name in names))
+        table.correct["chosen"], _ = cross_fitted(table, names)
+        fitted.append(differences(table, "chosen", "real only").mean())
+    error = np.std(fitted, ddof=1) / np.sqrt(len(fitted))
+    assert np.mean(naive) > 0.015 and abs(np.mean(fitted)) < 3 * error and error < 0.003       # the truth is 0
+
+
+def test_a_really_better_set_is_chosen_by_all_quarters():
+    base = np.full((2, 2, 20), 0.7)
+    table = counts_of({"real only": base, "good": base + 0.1, "bad": base - 0.1})
+    found = best_of(table, KIND, ["bad", "good"])
+    assert found["naive_choice"] == "good" and found["choices"] == ["good"] * 4
+    assert found["cross_fitted"]["difference"] == pytest.approx(0.1) and found["cross_fitted"]["verdict"] == "helps"
+
+
+def test_a_single_set_leaves_no_choice_and_is_reported_as_the_paired_difference_that_it_is():
+    table = draw(np.random.default_rng(5), 0.02, folds=3, seeds=2)
+    found = best_of(table, KIND, ["arm"])
+    assert found["cross_fitted"] == found["naive"] == compare(table, "arm", "real only")

@@ -1,0 +1,196 @@
+"""The study: equal work in every arm, runs made once, and what is said about them."""
+import csv
+
+import numpy as np
+import pytest
+import torch
+from toys import toy_set
+
+from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
+from microdoppler.study.arms import Arm, ImageSet, arms_of
+from microdoppler.study.classifier import train_classifier
+from microdoppler.study.report import accuracy_figure, conclusion, confusion_figure, result_tables
+from microdoppler.study.runs import Fold, Run, run_study
+from microdoppler.study.summary import summarize
+
+CPU = torch.device("cpu")
+RECIPE = {"num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_shares": (1.0, 0.0)}
+
+
+def fold_of(arms, number=0):
+    passes = [f"pass {i // 2}" for i in range(6)]
+    facts = {arm.name: {"model_step": 7} for arm in arms if arm.synthetic}
+    return Fold(number, arms, toy_set(3, seed=9 + number), passes, {"split_guard": 4}, facts)
+
+
+def study(folder, arms, seeds=(0, 1), folds=(0,), **recipe):
+    return run_study([fold_of(arms, number) for number in folds], num_classes=2, seeds=seeds,
+                     recipe={**RECIPE, **recipe}, device=CPU, folder=folder)
+
+
+def rows_of(folder) -> list[dict]:
+    with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_arm_trains_for_the_same_steps_seeds_and_folds(tmp_path):
+    arms = arms_of(toy_set(4, 0), {"x": toy_set(20, 1)}, {"x": toy_set(5, 1)})
+    study(tmp_path, arms, folds=(0, 1))
+    rows = rows_of(tmp_path)
+    assert len(rows) == 2 * 2 * 7
+    assert {row["num_steps"] for row in rows} == {"3"}
+    for arm in arms:
+        own = [row for row in rows if (row["arm"], row["synthetic"]) == (arm.kind, arm.synthetic_name)]
+        assert sorted((row["fold"], row["seed"]) for row in own) == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+    numbers = {row["arm"]: (row["num_real"], row["num_synthetic"], row["model_step"]) for row in rows}
+    assert numbers["real only"] == ("8", "0", "") and numbers["synthetic only"] == ("0", "40", "7")
+    assert numbers["real + classical + selected"] == ("8", "10", "7")
+
+
+def count_trainings(monkeypatch) -> list[int]:
+    seeds = []
+
+    def counted(*args, **kwargs):
+        seeds.append(kwargs["seed"])
+        return train_classifier(*args, **kwargs)
+    monkeypatch.setattr("microdoppler.study.runs.train_classifier", counted)
+    return seeds
+
+
+def test_only_missing_runs_are_made_and_they_come_out_the_same(tmp_path, monkeypatch):
+    arms = [Arm("real only", toy_set(4, 0)), Arm("real + synthetic", toy_set(4, 0), toy_set(4, 1), "x")]
+    first = study(tmp_path, arms)
+    trained = count_trainings(monkeypatch)
+    study(tmp_path, arms)
+    assert trained == []
+
+    lost = rows_of(tmp_path)[2]
+    assert (lost["arm"], lost["seed"]) == ("real only", "1")
+    (tmp_path / "predictions" / f"{lost['key']}.npz").unlink()
+    again = study(tmp_path, arms)
+    assert trained == [1] and len(rows_of(tmp_path)) == 4
+    for before, after in zip(first, again):
+        assert (before.arm.name, before.seed) == (after.arm.name, after.seed)
+        np.testing.assert_array_equal(before.probabilities, after.probabilities)
+
+
+def test_anything_that_determines_a_run_makes_it_anew(tmp_path, monkeypatch):
+    real = toy_set(4, 0)
+    study(tmp_path, [Arm("real only", real)], seeds=[0])
+    trained = count_trainings(monkeypatch)
+    changed = ImageSet(real.images.clone(), real.labels)
+    changed.images[0, 0, 0, 0] += 1
+    study(tmp_path, [Arm("real only", changed)], seeds=[0])
+    study(tmp_path, [Arm("real only", ImageSet(real.images, 1 - real.labels))], seeds=[0])
+    study(tmp_path, [Arm("real only", real)], seeds=[0], lr=2e-3)
+    study(tmp_path, [Arm("real only", real)], seeds=[0], num_steps=4)
+    study(tmp_path, [Arm("real + classical", real, classical=True)], seeds=[0])
+    assert len(trained) == 5
+    study(tmp_path, [Arm("renamed", real)], seeds=[0])
+    assert len(trained) == 5 and len(rows_of(tmp_path)) == 7
+
+
+def test_arms_of_the_same_images_share_a_training_and_are_runs_of_their_own(tmp_path, monkeypatch):
+    """As when --select keeps every image of a set."""
+    trained = count_trainings(monkeypatch)
+    arms = arms_of(toy_set(4, 0), {"x": toy_set(4, 1)}, {"x": toy_set(4, 1)})
+    for _ in range(2):
+        runs = study(tmp_path, arms, seeds=[0])
+        assert [run.arm.name for run in runs] == [arm.name for arm in arms]
+        assert len(trained) == 5 and len(rows_of(tmp_path)) == 7
+    accuracy = {arm["name"]: arm["accuracy"] for arm in summarize(runs, NAMES)["arms"]}
+    assert accuracy["real + selected: x"] == accuracy["real + synthetic: x"] > 0
+
+
+@pytest.mark.parametrize("content", [b"PK half a file", b""])
+def test_damaged_predictions_are_made_again(tmp_path, monkeypatch, content):
+    arms = [Arm("real only", toy_set(4, 0))]
+    study(tmp_path, arms, seeds=[0])
+    next((tmp_path / "predictions").glob("*.npz")).write_bytes(content)
+    trained = count_trainings(monkeypatch)
+    study(tmp_path, arms, seeds=[0])
+    assert trained == [0] and len(rows_of(tmp_path)) == 1
+
+
+NAMES = {user: f"user {user}" for user in range(1, 32)}
+
+
+def fake_run(kind: str, fold: int, seed: int, predicted: list[int], labels: list[int], name: str = "",
+             num_classes: int = 3) -> Run:
+    arm = Arm(kind, None, None, name)
+    return Run(arm, fold, seed, np.eye(num_classes, dtype=np.float32)[predicted], np.array(labels),
+               [f"user {label} pass {i % 2}" for i, label in enumerate(labels)])
+
+
+def small_summary(name: str = "x", num_classes: int = 3, sets: int = 2, seeds: int = 2,
+                  kinds: tuple[str, ...] = ("real + synthetic", "real + classical + synthetic")):
+    labels = list(range(num_classes)) * 4
+    wrong = [1, *labels[1:]]
+    runs = []
+    for seed in range(seeds):
+        runs += [fake_run(kind, 0, seed, wrong, labels, "", num_classes) for kind in ("real only", "real + classical")]
+        for i in range(sets):
+            runs += [fake_run(kind, 0, seed, labels if i == 0 else wrong, labels, f"{name}{i}", num_classes)
+                     for kind in kinds]
+    return summarize(runs, NAMES)
+
+
+def test_summary_pairs_each_run_with_the_baseline_of_its_kind():
+    labels = [0, 0, 1, 1, 2]
+    summary = summarize([
+        fake_run("real only", 0, 0, [0, 1, 1, 1, 0], labels),                               # 3 of 5
+        fake_run("real + classical", 0, 0, [0, 0, 1, 1, 0], labels),                        # 4 of 5
+        fake_run("real + classical + synthetic", 0, 0, [0, 0, 1, 1, 2], labels, "x"),       # 5 of 5
+        fake_run("real only", 0, 1, [0, 1, 0, 1, 0], labels),                               # 2 of 5
+        fake_run("real + classical", 0, 1, [0, 0, 1, 1, 0], labels),                        # 4 of 5
+        fake_run("real + classical + synthetic", 0, 1, [1, 1, 0, 1, 2], labels, "x")], NAMES)      # 2 of 5
+    real, classical, synthetic = summary["arms"]
+    assert real["accuracy"] == pytest.approx(0.5) and real["baseline"] is None
+    assert real["accuracy_std"] == pytest.approx(0.1 * 2**0.5)
+    assert classical["baseline"] == "real only" and classical["difference"] == pytest.approx((0.2 + 0.4) / 2)
+    assert synthetic["baseline"] == "real + classical" and synthetic["difference"] == pytest.approx((0.2 - 0.4) / 2)
+    assert real["confusion"] == [[2, 2, 0], [1, 3, 0], [2, 0, 0]] and real["recalls"] == {1: 0.5, 2: 0.75, 3: 0.0}
+    assert (real["worst_user"], real["best_user"]) == (3, 2)
+    assert (summary["num_folds"], summary["num_seeds"]) == (1, 2)
+
+
+@pytest.mark.parametrize("folds, needed", [(1, "more folds, more recordings"), (3, "it takes more recordings")])
+def test_where_no_number_of_seeds_would_tell_it_says_what_would(folds, needed):
+    summary = small_summary(sets=1) | {"num_folds": folds}
+    summary["choices"][0]["cross_fitted"] |= {"interval_95": [-0.02, 0.02], "seeds_needed": None,
+                                              "verdict": "not distinguishable"}
+    assert "200 seeds per fold would not tell" in conclusion(summary) and needed in conclusion(summary)
+
+
+def test_words_say_what_was_chosen_where_and_when_one_run_cannot_tell():
+    assert "chosen on other passes and seeds than those" in conclusion(small_summary())
+    assert "chosen on other passes than those" in conclusion(small_summary(seeds=1))
+    assert "chosen" not in conclusion(small_summary(sets=1))
+    assert "one run cannot tell" in conclusion(small_summary(seeds=1))
+    assert "No synthetic set" in conclusion(small_summary(sets=0))
+    assert "Real + selected against real only" in conclusion(small_summary(kinds=("real + selected",)))
+    assert len(result_tables(small_summary())) == 2 and len(result_tables(small_summary(sets=1))) == 1
+
+
+def test_figures_draw_31_users_and_odd_names(tmp_path):
+    summary = small_summary("$\\frac{_x", num_classes=31)
+    for name, figure in (("accuracy", accuracy_figure(summary)), ("confusion", confusion_figure(summary))):
+        save_figure(figure, tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    labels = [tick.get_text() for tick in confusion_figure(summary).axes[0].get_yticklabels()]
+    assert labels == [str(user) for user in range(1, 32)]
+
+
+def test_report_is_one_file_and_escapes(tmp_path):
+    bad = "<script>alert(1)</script>"
+    (tmp_path / "a.png").write_bytes(b"\x89PNG not really")
+    render_report(tmp_path / "report.html", bad, [
+        Section(bad, [bad], result_tables(small_summary(bad)), [Picture(tmp_path / "a.png", bad + '" onload="x')])])
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in html and html.count("&lt;script&gt;") >= 5 and '" onload' not in html
+    assert "data:image/png;base64,iVBORyBub3QgcmVhbGx5" in html and str(tmp_path) not in html
+
+
+def test_table_as_text_is_aligned():
+    assert Table(["arm", "accuracy"], [["a", "9"], ["long name", "10.5"]]).as_text().splitlines() == [
+        "arm        accuracy", "---------  --------", "a                 9", "long name      10.5"]
