@@ -1,7 +1,7 @@
-"""Step 5 of 5: does the synthetic data help? ResNet18 with and without it, compared.
+"""Step 5 of 5: compare ResNet18 classifiers that were trained with and without synthetic images.
 
-Options: the constants of Config in train_latent_cfg.py, and those of classify in
-microdoppler/pipeline/classification.py.
+Options: the constants of Config (train_latent_cfg.py) and the parameters of classify
+(microdoppler/pipeline/classification.py).
 """
 from groundwork.command_line import run
 from microdoppler.pipeline.classification import classify as main

@@ -1,7 +1,7 @@
-"""The whole way, small, on simulated data: from radar to report.html.
+"""All steps at small size on simulated data: from radar signals to report.html.
 
-Options: the constants of Config in train_latent_cfg.py, and those of demonstrate in
-microdoppler/pipeline/demonstration.py.
+Options: the constants of Config (train_latent_cfg.py) and the parameters of demonstrate
+(microdoppler/pipeline/demonstration.py).
 """
 from groundwork.command_line import run
 from microdoppler.pipeline.demonstration import demonstrate as main

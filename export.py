@@ -1,6 +1,6 @@
-"""Write a model's averaged weights and its VAE as safetensors, with a model card, to a folder to share.
+"""Write a model to a folder that can be shared: averaged weights and VAE as safetensors, and a model card.
 
-Options: those of export in microdoppler/pipeline/sharing.py.
+Options: the parameters of export (microdoppler/pipeline/sharing.py).
 """
 from groundwork.command_line import run
 from microdoppler.pipeline.sharing import export as main

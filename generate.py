@@ -1,6 +1,7 @@
 """Step 4 of 5: generate spectrograms of each user from a checkpoint.
 
-Options: those of generate in microdoppler/pipeline/synthetic_folder.py; the rest is as the checkpoint was trained.
+Options: the parameters of generate (microdoppler/pipeline/synthetic_folder.py). All other constants come from the
+checkpoint.
 """
 from groundwork.command_line import run
 from microdoppler.pipeline.synthetic_folder import generate as main

@@ -1,6 +1,7 @@
-"""While step 3 runs, or after: where training stands, what is wrong, and what to do.
+"""Report on step 3 while it runs or afterwards: progress of the training, problems, and what to do about them.
 
-Options: results_folder of Config, and those of monitor in microdoppler/pipeline/monitoring.py.
+Options: results_folder of Config (train_latent_cfg.py) and the parameters of monitor
+(microdoppler/pipeline/monitoring.py).
 """
 from groundwork.command_line import run
 from microdoppler.pipeline.monitoring import monitor as main

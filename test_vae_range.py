@@ -1,6 +1,7 @@
-"""Step 1 of 5 (a script, not a test): the range of the VAE's latents, hence auto_normalize; how well it reconstructs.
+"""Step 1 of 5: check the range of the VAE's latents, which decides auto_normalize, and the VAE's reconstructions.
 
-Options: the constants of Config in train_latent_cfg.py, and those of check_vae in microdoppler/pipeline/vae_range.py.
+This is a script, not a test. Options: the constants of Config (train_latent_cfg.py) and the parameters of check_vae
+(microdoppler/pipeline/vae_range.py).
 """
 import sys
 

@@ -1,1 +1,1 @@
-"""How fast this is: beside what a user would otherwise run, and beside what the machine could do."""
+"""Benchmarks: speed compared with the reference library (denoising-diffusion-pytorch) and with the machine's limit."""

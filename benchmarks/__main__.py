@@ -1,4 +1,4 @@
-"""How fast this is, beside the reference and beside the machine:  python -m benchmarks --device cuda"""
+"""Compare the speed with the reference library and with the machine's limit:  python -m benchmarks --device cuda"""
 import contextlib
 import dataclasses
 import io
@@ -18,17 +18,17 @@ from microdoppler.simulate.dataset import simulate_dataset
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
-NUM_USERS, IMAGES_PER_USER = 4, 80      # simulated, for the rows that read image files
+NUM_USERS, IMAGES_PER_USER = 4, 80      # of the simulated data set, for the rows that read image files
 
 
 def main(*, device: str = "auto", quick: bool = False, json: Path | None = None, only: tuple[str, ...] = ()) -> None:
-    """Time the default Config against denoising-diffusion-pytorch 2.2.5, in turn, and print medians and ratios.
+    """Time the default Config and denoising-diffusion-pytorch 2.2.5 alternately; print medians and their ratios.
 
     Args:
         device: auto, cpu, cuda or cuda:<n>
-        quick: fewer repeats: minutes, and figures that say little
-        json: also write them there
-        only: these rows alone
+        quick: fewer repetitions: takes minutes, but the results are unreliable
+        json: also write the results to this file
+        only: names of rows to measure; default: all
     """
     torch_device = choose_device(device)
     unknown = [name for name in only if name not in ROWS]
@@ -47,19 +47,19 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
         with contextlib.redirect_stdout(io.StringIO()):
             simulate_dataset(Path(folder) / "data", NUM_USERS, IMAGES_PER_USER)
         torch.manual_seed(0)
-        save_tensors(Path(folder) / "vae.pt", KL_VAE().checkpoint())     # loaded as every script loads it
+        save_tensors(Path(folder) / "vae.pt", KL_VAE().checkpoint())     # so that it is loaded as in all scripts
         bench = Bench(dataclasses.replace(config, num_users=NUM_USERS), torch_device, 1 if quick else 5, quick,
                       Path(folder) / "data", Path(folder), KL_VAE.load(Path(folder) / "vae.pt", torch_device))
         for name in only or ROWS:
             row = ROWS[name]
-            ours, theirs = row.measure(bench)
+            ours, reference = row.measure(bench)
             gflop = row.gflop(bench)
             limit = gflop / max(rates.values())
             least, aim = (target[torch_device.type == "cuda"] for target in (row.at_least, row.aim))
             rows[name] = {"unit": row.unit, "ours_seconds": ours, "gflop": gflop, "limit_seconds": limit,
-                          "reference_seconds": theirs, "ratio": theirs / ours, "at_least": least, "aim": aim}
-            print(f"| {name} | {_seconds(ours)} per {row.unit} | {_seconds(limit)} | {_seconds(theirs)} | "
-                  f"{theirs / ours:.2f} | {least:g} | {aim:g} |", flush=True)
+                          "reference_seconds": reference, "ratio": reference / ours, "at_least": least, "aim": aim}
+            print(f"| {name} | {_seconds(ours)} per {row.unit} | {_seconds(limit)} | {_seconds(reference)} | "
+                  f"{reference / ours:.2f} | {least:g} | {aim:g} |", flush=True)
     print("\nLimit: ours' matrix products and convolutions, none of their multiplications saved, at the higher of the "
           "rates above.")
     print(f"Drawing: ours {config.sampler} with {config.sampling_timesteps} network evaluations in "

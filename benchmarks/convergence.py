@@ -1,8 +1,9 @@
-"""After how many steps the images are as good as the reference's last ones:  python -m benchmarks.convergence …
+"""Steps that our model needs until its images are as good as the reference's:  python -m benchmarks.convergence …
 
-Takes a finished run of train_latent_cfg.py, and its constants; trains the reference's network on the same images'
-latents (their posteriors' means, as it is usual to store them) with steps of as many images, draws images from ours at
-every milestone and from the reference at its end, and compares them with held-out real images.
+Needs a finished run of train_latent_cfg.py; give the same constants. The reference network is trained on the latents of
+the same images (the means of their posteriors, which are what is usually stored) with as many images per step. Images
+are generated from our model at every milestone, and from the reference at its end. Both are compared with held-out real
+images by KID.
 """
 from dataclasses import replace
 from pathlib import Path
@@ -27,27 +28,28 @@ from microdoppler.pipeline.synthetic_folder import generate
 from train_latent_cfg import PRESETS, Config
 from vae.kl_vae import KL_VAE
 
-OURS = {"ours": Sampling(noise_level=1.0), "variations": Sampling(noise_level=0.75)}
+OUR_SAMPLINGS = {"ours": Sampling(noise_level=1.0), "variations": Sampling(noise_level=0.75)}
 
 
 def main(config: Config, *, reference_steps: int | None = None, same_constants: bool = False,
          output: Path = Path("results/convergence"), samples_per_user: int = 30,
          json: Path | None = None) -> list[dict[str, Any]]:
-    """Compare KID through training with denoising-diffusion-pytorch 2.2.5, each drawn with its own sampler.
+    """Compare KID during training with denoising-diffusion-pytorch 2.2.5. Each model uses its own sampler.
 
-    Ours is drawn from noise alone, and as variations of training images (noise_level 0.75), as it is for a study. The
-    reference learns raw latents with min-SNR weights, hides half of the users, and draws with 250 steps of DDIM.
+    Our images are generated from noise alone ("ours") and from noised training images (noise_level 0.75, "variations"),
+    as for a study. The reference learns raw latents with min-SNR weights and cond_drop_prob 0.5, and samples with 250
+    steps of DDIM.
 
     Args:
-        reference_steps: that the reference is trained for; default: as many as ours
-        same_constants: train and draw the reference with the learning rate, the average of weights and the guidance of
-            the constants given; default: with those of its README
-        output: gets the images and their fidelity
+        reference_steps: training steps of the reference; default: as many as ours
+        same_constants: train and sample the reference with the learning rate, EMA and guidance of the given constants;
+            default: with those of its README
+        output: folder for the images and their fidelity
         samples_per_user: images of each user at each milestone
-        json: also write the figures there
+        json: also write the results to this file
     """
     check_constants(config)
-    of_reference = replace(config, cond_drop_prob=0.5, **({} if same_constants else reference.README))
+    reference_config = replace(config, cond_drop_prob=0.5, **({} if same_constants else reference.README_CONSTANTS))
     device, milestones = choose_device(config.device), list_milestones(config.results_folder)
     if not milestones:
         raise InputError(f"no checkpoint in {config.results_folder}; run train_latent_cfg.py with these constants")
@@ -57,28 +59,29 @@ def main(config: Config, *, reference_steps: int | None = None, same_constants: 
     for milestone in milestones:
         path = milestone_path(config.results_folder, milestone)
         rows[step := load_checkpoint(path)["step"]] = {}
-        for name, sampling in OURS.items():
+        for name, sampling in OUR_SAMPLINGS.items():
             folder = output / f"{name}-{step}"
             generate(checkpoint=path, all_users=True, samples_per_user=samples_per_user, output_dir=folder,
-                          sampling=sampling, vae_path=config.vae_path,
-                          latents_cache_folder=config.latents_cache_folder, device=config.device)
-            rows[step][name] = judged(config, folder)
+                     sampling=sampling, vae_path=config.vae_path, latents_cache_folder=config.latents_cache_folder,
+                     device=config.device)
+            rows[step][name] = fidelity_of(config, folder)
     torch.manual_seed(config.seed)
-    theirs = reference.Training(of_reference, (cache.scaled_means(torch.arange(len(cache))) + 1) / 2, cache.labels,
-                                device)
-    last = reference_steps or max(rows)
-    for _ in tqdm(range(last), desc="training the reference", unit="step", disable=None):
-        theirs.step()
+    training = reference.Training(reference_config, (cache.scaled_means(torch.arange(len(cache))) + 1) / 2,
+                                  cache.labels, device)
+    num_steps = reference_steps or max(rows)
+    for _ in tqdm(range(num_steps), desc="training the reference", unit="step", disable=None):
+        training.step()
+    folder = output / f"reference-{num_steps}"
     for user in split.users:
-        draw_reference(theirs, vae, user, samples_per_user, of_reference.cond_scale, output / f"reference-{last}")
-    rows.setdefault(last, {})["reference"] = judged(config, output / f"reference-{last}")
+        sample_reference(training, vae, user, samples_per_user, reference_config.cond_scale, folder)
+    rows.setdefault(num_steps, {})["reference"] = fidelity_of(config, folder)
     found = [{"step": step, **rows[step]} for step in sorted(rows)]
     print("\n| step | KID, ours | KID, ours, variations | KID, reference |\n|---|---|---|---|")
     for row in found:
         print(f"| {row['step']} | " + " | ".join(
             f"{row[name]['kid']:.2f} ± {row[name]['kid_error']:.2f}" if name in row else "" for name in (
-                *OURS, "reference")) + " |")
-    print("\n".join(f"{name}: {conclusion(found, name)}" for name in OURS))
+                *OUR_SAMPLINGS, "reference")) + " |")
+    print("\n".join(f"{name}: {conclusion(found, name)}" for name in OUR_SAMPLINGS))
     if json:
         write_json(json, {"machine": machine(device), "same_constants": same_constants, "rows": found})
         print(f"written: {json}")
@@ -86,26 +89,26 @@ def main(config: Config, *, reference_steps: int | None = None, same_constants: 
 
 
 @torch.no_grad()
-def draw_reference(training: reference.Training, vae: KL_VAE, user: int, count: int, cond_scale: float,
-                   folder: Path) -> None:
-    """`count` images of a user, from the average of the reference's weights."""
+def sample_reference(training: reference.Training, vae: KL_VAE, user: int, count: int, cond_scale: float,
+                     folder: Path) -> None:
+    """Write `count` images of a user (1, 2, …) to `folder`, from the averaged (EMA) weights of the reference."""
     diffusion = training.ema.ema_model.eval()
     classes = torch.full((count,), user - 1, device=training.device)
-    latents = diffusion.sample(classes, cond_scale=cond_scale) * 2 - 1      # it returns what it takes: [0, 1]
+    latents = diffusion.sample(classes, cond_scale=cond_scale) * 2 - 1      # sample returns [0, 1]
     for i, latent in enumerate(latents, start=1):
         image = (vae.decode_latents(latent[None])[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         save_image(folder / f"ID_{user}" / f"ID{user}_reference_Doppler{i}.png", image)
 
 
-def judged(config: Config, folder: Path) -> dict[str, float]:
-    """Of all users: KID with its standard error, recognised, copies and the others of `microdoppler.fidelity`."""
-    figures = measure_fidelity(config.data_path, folder, split=config.latents_cache_folder / "data_split.json",
-                            output=folder.with_name(folder.name + "-fidelity"), device=config.device)
-    return figures["all"]["synthetic"]
+def fidelity_of(config: Config, folder: Path) -> dict[str, float]:
+    """The metrics of `microdoppler.fidelity` over all users: kid, kid_error (standard error), recognised, copies …"""
+    report = measure_fidelity(config.data_path, folder, split=config.latents_cache_folder / "data_split.json",
+                              output=folder.with_name(folder.name + "-fidelity"), device=config.device)
+    return report["all"]["synthetic"]
 
 
 def conclusion(rows: list[dict], name: str) -> str:
-    """Of rows by rising steps: after how many the images called so are as good as the reference's."""
+    """After how many steps the KID of the images called `name` is as low as the reference's; rows: by rising step."""
     end, last = next((row["step"], row["reference"]["kid"]) for row in rows if "reference" in row)
     reached = next((row["step"] for row in rows if name in row and row[name]["kid"] <= last), None)
     if reached is None:

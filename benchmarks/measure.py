@@ -1,4 +1,4 @@
-"""Timing on noisy machines, and what a machine can do at most."""
+"""Timing on machines with other load, and the peak arithmetic rates of a machine."""
 import platform
 import time
 from pathlib import Path
@@ -14,17 +14,21 @@ from groundwork.device import half_precision
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int, device: torch.device,
               warm_up: int = 1) -> tuple[float, float]:
-    """The median seconds of each, called in turn, so that both meet the same disturbances."""
+    """The median seconds of a call of each function. They are called in turn, so that both meet the same disturbances.
+
+    repeats: calls of each that count; warm_up: calls of each before these.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in tqdm(range(warm_up + repeats), desc="timing", unit="turn", leave=False, disable=None):
-        for function, found in zip((ours, theirs), seconds):
+        for function, counted in zip((ours, theirs), seconds):
             elapsed = time_once(function, device)
             if turn >= warm_up:
-                found.append(elapsed)
+                counted.append(elapsed)
     return median(seconds[0]), median(seconds[1])
 
 
 def time_once(function: Callable[[], object], device: torch.device) -> float:
+    """The seconds of one call, until the device has finished its work."""
     started = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -33,7 +37,10 @@ def time_once(function: Callable[[], object], device: torch.device) -> float:
 
 
 def rate(function: Callable[[], Tensor], flop: float, device: torch.device, calls: int = 10, repeats: int = 7) -> float:
-    """FLOP per second, the best of some repeats: a limit is what the machine can do when nothing disturbs it."""
+    """FLOP per second in the best of several repeats, because the limit is the speed without disturbances.
+
+    flop: floating-point operations of one call; calls: calls per repeat.
+    """
     def many() -> None:
         for _ in range(calls):
             function()
@@ -42,7 +49,8 @@ def rate(function: Callable[[], Tensor], flop: float, device: torch.device, call
 
 
 def machine_rates(device: torch.device) -> dict[str, float]:
-    """GFLOP/s of a matrix product and of a 3x3 convolution as in the middle of the U-Net, in the precision of `amp`."""
+    """GFLOP/s of a large matrix product and of a 3x3 convolution like those in the middle of the U-Net, in
+    half_precision of the device, else float32."""
     dtype = half_precision(device) or torch.float32
     side = 1024 if device.type == "cpu" else 8192
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
@@ -55,7 +63,7 @@ def machine_rates(device: torch.device) -> dict[str, float]:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """What the figures were measured on."""
+    """The machine and software on which results were measured."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,6 +1,7 @@
-"""What a user would otherwise run: denoising-diffusion-pytorch 2.2.5, driven as its README shows.
+"""The reference that users would otherwise run: denoising-diffusion-pytorch 2.2.5, used as its README shows.
 
-Its import name is ours, so it is installed into a folder of its own and its one module is loaded under another name.
+Its package has the same import name as ours. It is therefore installed into a folder of its own, and the one module
+that is needed is loaded under another name.
 """
 import copy
 import importlib.util
@@ -25,25 +26,27 @@ VERSION = "2.2.5"
 FOLDER = Path(__file__).parent / "reference"        # git ignores it
 MODULE = FOLDER / "denoising_diffusion_pytorch" / "classifier_free_guidance.py"
 DDIM_STEPS = 250
-README: dict[str, Any] = {"train_lr": 8e-5, "ema_decay": 0.995, "ema_update_every": 10, "cond_scale": 6.0}
+# Constants of its README.
+README_CONSTANTS: dict[str, Any] = {"train_lr": 8e-5, "ema_decay": 0.995, "ema_update_every": 10, "cond_scale": 6.0}
 
 
 @cache
 def load() -> ModuleType:
+    """The reference's module classifier_free_guidance, installed with pip on first use."""
     if not MODULE.exists():
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(FOLDER),
                         f"denoising-diffusion-pytorch=={VERSION}"], check=True)
     spec = importlib.util.spec_from_file_location("reference_diffusion", MODULE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module     # its namedtuples and dataclasses look themselves up there
+    sys.modules[spec.name] = module     # its namedtuples and dataclasses look up their module there
     spec.loader.exec_module(module)
     setattr(module, "tqdm", lambda steps, **_: steps)
     return module
 
 
 def build_diffusion(config: Config, device: torch.device) -> Any:
-    """Its GaussianDiffusion around its Unet, of the shape that our Config describes."""
+    """The reference's GaussianDiffusion with its Unet, with the network and noise schedule of our Config."""
     library = load()
     unet = library.Unet(config.dim, config.num_users, dim_mults=config.dim_mults, channels=config.latent_channels,
                         attn_dim_head=config.attn_dim_head, attn_heads=config.attn_heads,
@@ -55,10 +58,11 @@ def build_diffusion(config: Config, device: torch.device) -> Any:
 
 
 class Training:
-    """Its training loop: float32, a loss read off after every batch; batches and their number are the constants'."""
+    """The reference's training loop: float32, and a loss that is read after every batch. Batch size, accumulation,
+    learning rate and EMA come from Config."""
 
     def __init__(self, config: Config, latents: Tensor, labels: Tensor, device: torch.device):
-        """latents: (n, c, h, w) in [0, 1], which it maps to [-1, 1]; labels: (n,) int64."""
+        """latents: (n, c, h, w), expected in [0, 1], which the reference maps to [-1, 1]; labels: (n,) int64."""
         self.latents, self.labels, self.device = latents, labels, device
         self.diffusion = build_diffusion(config, device).train()
         self.optimizer = torch.optim.Adam(self.diffusion.parameters(), lr=config.train_lr, betas=config.adam_betas)
@@ -67,6 +71,7 @@ class Training:
         self.batch, self.accumulate = config.train_batch_size, config.gradient_accumulate_every
 
     def step(self) -> float:
+        """One optimisation step; returns the mean loss."""
         total = 0.0
         for _ in range(self.accumulate):
             chosen = torch.randint(len(self.latents), (self.batch,))
@@ -82,13 +87,13 @@ class Training:
 
 
 class PlainVAE:
-    """The VAE as it is usually written: nn.Conv2d, channels first, one image at a time."""
+    """The VAE in its usual form: nn.Conv2d, contiguous memory format, one image at a time."""
 
     def __init__(self, vae: KL_VAE):
         self.vae = in_memory_format(copy.deepcopy(vae), torch.contiguous_format)
         for module in self.vae.modules():
             if isinstance(module, torch.nn.Conv2d):
-                module.__class__ = torch.nn.Conv2d      # not one of its faster descendants
+                module.__class__ = torch.nn.Conv2d      # not one of our faster subclasses
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -97,12 +102,13 @@ class PlainVAE:
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> Tensor:
-        """The inverse."""
+        """A scaled latent (channels, h, w) → image (3, height, width) in [0, 1]."""
         return self.vae.decoder(self.vae.post_quant_conv(latent[None] / self.vae.scale_factor))[0].clamp(0, 1)
 
 
 class Classification:
-    """The usual loop around a ResNet18: JPGs decoded by a DataLoader's workers, float32, a loss read off every step."""
+    """The usual training loop of a ResNet18: a DataLoader whose workers decode JPGs, float32, a loss that is read after
+    every step."""
 
     def __init__(self, folder: Path, image_size: int, batch_size: int, lr: float, device: torch.device):
         transform = transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor(),
@@ -115,6 +121,7 @@ class Classification:
         self.device = device
 
     def run(self, num_steps: int) -> None:
+        """Train for num_steps steps, starting with a new epoch."""
         done = 0
         while done < num_steps:
             for images, labels in self.loader:

@@ -1,4 +1,5 @@
-"""What is timed, a function each: (seconds of ours, seconds of the reference), medians; and its arithmetic."""
+"""The rows of the benchmark. One function times ours and the reference, (median seconds of ours, of the reference) per
+unit; another counts the arithmetic."""
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -10,15 +11,15 @@ from torchvision import models
 
 from benchmarks import reference
 from benchmarks.measure import alternate
-from microdoppler.pipeline.synthetic_folder import draw_missing
 from groundwork.images import load_image, load_images, save_image
 from groundwork.memory import keep_freed_memory
 from microdoppler.data.latents import LatentCache, LatentScaling, load_or_encode
-from microdoppler.data.spectrograms import find_users, labels_of
+from microdoppler.data.spectrograms import find_users, paths_and_labels
 from microdoppler.data.stitching import Cut
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
 from microdoppler.pipeline.generation import ImageGenerator
+from microdoppler.pipeline.synthetic_folder import generate_missing
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
 from train_latent_cfg import Config
@@ -27,30 +28,31 @@ from vae.kl_vae import KL_VAE
 
 @dataclass(frozen=True)
 class Bench:
-    """What the rows share. data: simulated spectrograms, ID_<n>/*.jpg; scratch: a folder to write to; vae: of the full
-    size, with made-up weights, which take as long as trained ones."""
+    """What the rows have in common."""
     config: Config
     device: torch.device
-    repeats: int
+    repeats: int        # timed calls of each function
     quick: bool
-    data: Path
-    scratch: Path
-    vae: KL_VAE
+    data: Path          # folder of simulated spectrograms, ID_<n>/*.jpg
+    scratch: Path       # folder to write to
+    vae: KL_VAE         # of full size, with random weights, which take as long as trained ones
 
     def alternate(self, ours: Callable[[], object], theirs: Callable[[], object], count: int) -> tuple[float, float]:
-        """Seconds of each, by the number of units that a call takes care of; the reference's with memory as it would
-        find it."""
-        def undisturbed() -> None:
+        """The median seconds per unit of each function; count: units per call. While the reference runs, memory
+        allocation is as without this project (keep_freed_memory off)."""
+        def theirs_with_default_memory() -> None:
             keep_freed_memory(False)
             try:
                 theirs()
             finally:
                 keep_freed_memory(self.device.type == "cpu")
-        seconds, reference_seconds = alternate(ours, undisturbed, repeats=self.repeats, device=self.device)
+        seconds, reference_seconds = alternate(ours, theirs_with_default_memory, repeats=self.repeats,
+                                               device=self.device)
         return seconds / count, reference_seconds / count
 
 
-def made_up_cache(config: Config, num_latents: int = 1550) -> LatentCache:
+def random_cache(config: Config, num_latents: int = 1550) -> LatentCache:
+    """A latent cache of random posteriors."""
     shape = (num_latents, 2, config.latent_channels, config.latent_size, config.latent_size)
     posteriors = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16)
     posteriors[:, 1] -= 6
@@ -58,12 +60,13 @@ def made_up_cache(config: Config, num_latents: int = 1550) -> LatentCache:
 
 
 def training_step(bench: Bench) -> tuple[float, float]:
-    config, cache = bench.config, made_up_cache(bench.config)
+    """One optimisation step on random latents."""
+    config, cache = bench.config, random_cache(bench.config)
     ours = build_trainer(config, build_diffusion(config), cache,
                          cache.statistics.scaling(config.standardize_latents), bench.device)
     every = torch.arange(len(cache))
     theirs = reference.Training(config, (cache.scaled_means(every) + 1) / 2, cache.labels, bench.device)
-    steps = 10 if bench.device.type == "cpu" else 200       # the averages are updated every tenth
+    steps = 10 if bench.device.type == "cpu" else 200       # EMA updates every tenth step
     if bench.quick:
         steps = 2
 
@@ -74,14 +77,14 @@ def training_step(bench: Bench) -> tuple[float, float]:
 
 
 def gflop(function: Callable[[], object]) -> float:
-    """The multiplications and additions of matrix products and convolutions in a call, in 10^9."""
+    """The multiplications and additions in the matrix products and convolutions of a call, in 10^9."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops() / 1e9
 
 
 def unet_gflop(bench: Bench) -> float:
-    """Of one image through the reference's network."""
+    """GFLOP of the reference's network for one image."""
     config = bench.config
     unet = reference.build_diffusion(config, torch.device("cpu")).model.eval()
     x = torch.zeros(1, config.latent_channels, config.latent_size, config.latent_size)
@@ -90,34 +93,37 @@ def unet_gflop(bench: Bench) -> float:
 
 
 def training_gflop(bench: Bench) -> float:
-    """The gradients of inputs and weights take as much as the forward pass each."""
+    """GFLOP of a training step. The gradients of inputs and of weights take as much as the forward pass each."""
     return 3 * bench.config.train_batch_size * bench.config.gradient_accumulate_every * unet_gflop(bench)
 
 
-def drawing_gflop(bench: Bench) -> float:
-    """Of an image as ours is drawn: with class and without in every step."""
+def sampling_gflop(bench: Bench) -> float:
+    """GFLOP to sample one latent as ours does: a conditional and an unconditional pass in every step."""
     return 2 * bench.config.sampling_timesteps * unet_gflop(bench)
 
 
 def decoding_gflop(bench: Bench) -> float:
+    """GFLOP of the VAE to decode one latent."""
     config = bench.config
     latent = torch.zeros(1, config.latent_channels, config.latent_size, config.latent_size)
     return gflop(lambda: reference.PlainVAE(bench.vae).decode(latent[0].to(bench.device)))
 
 
 def encoding_gflop(bench: Bench) -> float:
+    """GFLOP of the VAE to encode one image."""
     side = bench.config.image_size
     return gflop(lambda: reference.PlainVAE(bench.vae).encode(torch.zeros(3, side, side, device=bench.device)))
 
 
 def classifier_gflop(bench: Bench) -> float:
+    """GFLOP of a training step of the classifier."""
     side = bench.config.classifier_image_size
     image = torch.zeros(1, 3, side, side)
     return 3 * bench.config.classifier_batch_size * gflop(lambda: models.resnet18(weights=None).eval()(image))
 
 
 def difference_from_reference(config: Config) -> float:
-    """||ours - theirs|| / ||theirs|| of the outputs of both networks with the same weights, for the same input."""
+    """||ours - theirs|| / ||theirs||, where these are the outputs of both networks with equal weights for one input."""
     ours, theirs = build_diffusion(config).model.eval(), reference.build_diffusion(config, torch.device("cpu")).model
     theirs.load_state_dict(ours.state_dict())
     generator = torch.Generator().manual_seed(0)
@@ -129,6 +135,7 @@ def difference_from_reference(config: Config) -> float:
 
 
 def _generators(bench: Bench) -> tuple[ImageGenerator, Any]:
+    """Our ImageGenerator and the reference's GaussianDiffusion, with random weights."""
     config = bench.config
     ours = ImageGenerator(config, build_diffusion(config).to(bench.device).eval(), bench.vae,
                           LatentScaling.identity(config.latent_channels), {}, None,
@@ -136,40 +143,42 @@ def _generators(bench: Bench) -> tuple[ImageGenerator, Any]:
     return ours, reference.build_diffusion(config, bench.device).eval()
 
 
-def _drawn_at_once(bench: Bench) -> int:
+def _images_at_once(bench: Bench) -> int:
+    """Images that are sampled in one batch."""
     return 64 if bench.device.type == "cuda" else 1 if bench.quick else 4
 
 
-def drawing_latents(bench: Bench) -> tuple[float, float]:
+def sampling_latents(bench: Bench) -> tuple[float, float]:
+    """From noise to latents, each with its own sampler."""
     ours, theirs = _generators(bench)
-    count = _drawn_at_once(bench)
+    count = _images_at_once(bench)
     classes = torch.arange(count, device=bench.device) % bench.config.num_users
-    return bench.alternate(lambda: ours.draw_latents((classes + 1).tolist(), list(range(count))),
+    return bench.alternate(lambda: ours.sample_latents((classes + 1).tolist(), list(range(count))),
                            lambda: theirs.sample(classes, cond_scale=6.0), count)
 
 
 def generating_images(bench: Bench) -> tuple[float, float]:
-    """From noise to PNG; the reference decodes and writes one image after the other."""
+    """From noise to PNG files. The reference decodes and writes one image after the other."""
     ours, theirs = _generators(bench)
-    count = _drawn_at_once(bench)
+    count = _images_at_once(bench)
     classes = torch.arange(count, device=bench.device) % bench.config.num_users
     wanted, plain_vae = {f"{i}.png": (1 + int(classes[i]), i) for i in range(count)}, reference.PlainVAE(bench.vae)
 
-    def reference_way() -> None:
+    def theirs_with_files() -> None:
         for i, latent in enumerate(theirs.sample(classes, cond_scale=6.0)):
             image = plain_vae.decode(latent)
             save_image(bench.scratch / f"reference-{i}.png", (image * 255).byte().permute(1, 2, 0).cpu().numpy())
-    return bench.alternate(lambda: draw_missing(ours, wanted, bench.scratch, count, is_heard=False), reference_way,
-                           count)
+    return bench.alternate(lambda: generate_missing(ours, wanted, bench.scratch, count, show_progress=False),
+                           theirs_with_files, count)
 
 
 def encoding(bench: Bench) -> tuple[float, float]:
-    """From image files to posteriors; the reference reads and encodes one image after the other."""
+    """From image files to posteriors. The reference reads and encodes one image after the other."""
     count = 64 if bench.device.type == "cuda" else 2 if bench.quick else 8
-    paths = labels_of(find_users(bench.data, bench.config.num_users))[0][:count]
+    paths = paths_and_labels(find_users(bench.data, bench.config.num_users))[0][:count]
     labels, plain_vae = torch.zeros(count, dtype=torch.int64), reference.PlainVAE(bench.vae)
 
-    def reference_way() -> None:
+    def theirs_with_files() -> None:
         for path in paths:
             image = torch.from_numpy(load_image(bench.data / path, bench.config.image_size).copy()).permute(2, 0, 1)
             torch.save(plain_vae.encode(image.to(bench.device).float() / 255).cpu(), bench.scratch / "latent.pt")
@@ -178,13 +187,13 @@ def encoding(bench: Bench) -> tuple[float, float]:
         (bench.scratch / "latents.json").unlink(missing_ok=True)
         load_or_encode(bench.vae, bench.data, [Cut(path) for path in paths], labels, device=bench.device,
                        image_size=bench.config.image_size, folder=bench.scratch, batch_size=bench.config.vae_batch_size)
-    return bench.alternate(ours, reference_way, count)
+    return bench.alternate(ours, theirs_with_files, count)
 
 
 def classifier(bench: Bench) -> tuple[float, float]:
-    """One training of the study; reading the images, which serves all runs of ours, is part of none of them."""
+    """Training steps of one classifier of the study. Ours reads the images once for all runs, which is not timed."""
     config, steps = bench.config, 3 if bench.quick else 10 if bench.device.type == "cpu" else 200
-    paths, labels = labels_of(find_users(bench.data, config.num_users))
+    paths, labels = paths_and_labels(find_users(bench.data, config.num_users))
     real = ImageSet(load_images(bench.data, paths, config.classifier_image_size), labels)
     theirs = reference.Classification(bench.data, config.classifier_image_size, config.classifier_batch_size,
                                       config.classifier_lr, bench.device)
@@ -198,19 +207,18 @@ def classifier(bench: Bench) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Row:
-    """measure: (seconds of ours, seconds of the reference) per `unit`; gflop: the arithmetic of ours, as direct
-    convolutions, per unit; at_least and aim: ratios of the two times on (CPU, CUDA)."""
-    unit: str
-    measure: Callable[[Bench], tuple[float, float]]
-    gflop: Callable[[Bench], float]
-    at_least: tuple[float, float]
-    aim: tuple[float, float]
+    """One row of the benchmark."""
+    unit: str                                           # step or image
+    measure: Callable[[Bench], tuple[float, float]]     # (seconds of ours, of the reference) per unit
+    gflop: Callable[[Bench], float]                     # arithmetic of ours per unit, with direct convolutions
+    at_least: tuple[float, float]                       # required time of the reference / time of ours on (CPU, CUDA)
+    aim: tuple[float, float]                            # the ratio aimed at on (CPU, CUDA)
 
 
 ROWS = {
     "training step": Row("step", training_step, training_gflop, (1.7, 5), (2.3, 15)),
-    "drawing latents": Row("image", drawing_latents, drawing_gflop, (12, 12), (25, 25)),
-    "generating images": Row("image", generating_images, lambda bench: drawing_gflop(bench) + decoding_gflop(bench),
+    "drawing latents": Row("image", sampling_latents, sampling_gflop, (12, 12), (25, 25)),
+    "generating images": Row("image", generating_images, lambda bench: sampling_gflop(bench) + decoding_gflop(bench),
                              (12, 12), (25, 25)),
     "encoding the data set": Row("image", encoding, encoding_gflop, (1.3, 8), (1.6, 20)),
     "classifier": Row("step", classifier, classifier_gflop, (2, 2), (4, 4)),

@@ -1,7 +1,7 @@
-"""What more latents and more users cost:  python -m benchmarks.scale
+"""Time and memory of training with more latents and more users:  python -m benchmarks.scale
 
-Latents are made up and lie on disk as training finds them, though the system may still hold what was just written in
-its cache; each size is measured in a process of its own.
+The latents are random. They are on disk as training expects them, but the operating system may still have them in its
+file cache. Each size is measured in a process of its own.
 """
 import tempfile
 import time
@@ -25,12 +25,13 @@ from microdoppler.pipeline.assembly import build_diffusion, build_trainer
 from train_latent_cfg import Config
 
 SIZES, USERS = (1_550, 15_500, 155_000, 1_000_000), (31, 1_000, 10_000)
-CHUNK = 10_000
-IN_MEMORY_BYTES = 4 * 2 ** 30       # larger sets are not read into memory for comparison
+CHUNK = 10_000                      # random latents that are written again and again
+MAX_BYTES_IN_MEMORY = 4 * 2 ** 30   # larger sets are not read into memory for comparison
 
 
 def make_cache(folder: Path, config: Config, num_latents: int) -> None:
-    """latents.npy and latents.json as `load_or_encode` leaves them, of random numbers that repeat after CHUNK."""
+    """Write latents.npy and latents.json as `load_or_encode` does, with random numbers that repeat after CHUNK latents.
+    """
     shape = (2, config.latent_channels, config.latent_size, config.latent_size)
     block = np.random.default_rng(0).standard_normal((min(num_latents, CHUNK), *shape), dtype=np.float32)
     block[:, 1] -= 6
@@ -46,8 +47,12 @@ def make_cache(folder: Path, config: Config, num_latents: int) -> None:
 
 
 def measure(folder: Path, config: Config, num_steps: int) -> dict[str, float]:
-    """Seconds to open the cache, to draw a batch from the file and from memory (the device's, where it has room), and
-    of a training step; megabytes of memory that are this process's own, which pages of the mapped file are not."""
+    """Measure training on the cache in `folder`; num_steps: training steps that are timed.
+
+    Returns open_seconds (opening the cache), step_seconds (a training step), draw_from_file_seconds and, unless the set
+    is too large, draw_from_memory_seconds (fetching a batch; memory of the device if it has enough room), and
+    own_megabytes (memory of this process without the pages of the memory-mapped file).
+    """
     device = choose_device(config.device)
     statistics = LatentStatistics(**read_json(folder / INDEX_FILE)["statistics"])
     started = time.perf_counter()
@@ -58,7 +63,7 @@ def measure(folder: Path, config: Config, num_steps: int) -> dict[str, float]:
 
     def draw_seconds() -> float:
         batches = [batch_indices(step, 16, len(cache), seed=0) for step in range(200)]
-        return median(time_once(lambda: trainer.draw_batch(batch, seeded(0, device=trainer.device)), device)
+        return median(time_once(lambda: trainer.get_batch(batch, seeded(0, device=trainer.device)), device)
                       for batch in batches)
     trainer.train_step()
     found["step_seconds"] = median(time_once(trainer.train_step, device) for _ in range(num_steps))
@@ -68,32 +73,33 @@ def measure(folder: Path, config: Config, num_steps: int) -> dict[str, float]:
     if on_device is not None:
         cache.resident = on_device
         found["draw_from_memory_seconds"] = draw_seconds()
-    elif cache.posteriors.nbytes <= IN_MEMORY_BYTES:
+    elif cache.posteriors.nbytes <= MAX_BYTES_IN_MEMORY:
         cache.posteriors = np.array(cache.posteriors)
         found["draw_from_memory_seconds"] = draw_seconds()
     return found
 
 
 def _own_megabytes() -> float:
+    """Anonymous memory of this process (Linux), which excludes pages of mapped files."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) / 1024
 
 
 def main(*, device: str = "auto", sizes: tuple[int, ...] = SIZES, users: tuple[int, ...] = USERS, num_steps: int = 10,
          folder: Path | None = None, json: Path | None = None) -> None:
-    """Measure start-up, memory and speed of training on made-up latents of the default Config.
+    """Measure start-up, memory and speed of training on random latents with the default Config.
 
     Args:
         device: auto, cpu, cuda or cuda:<n>
         sizes: numbers of latents, of 16 kB each
-        users: numbers of users, of the second smallest set
+        users: numbers of users, each measured with the second smallest set
         num_steps: training steps that are timed
-        folder: where the latents are written to; default: the system's temporary folder
-        json: also write the figures there
+        folder: folder for the latents; default: the system's temporary folder
+        json: also write the results to this file
     """
     config, torch_device = replace(Config(), device=device), choose_device(device)
     print(describe_work(torch_device, amp=config.amp, uses_graph=True,
-                        at_once=config.train_batch_size * config.gradient_accumulate_every))
+                        micro_batch=config.train_batch_size * config.gradient_accumulate_every))
     cases = [(size, config.num_users) for size in sizes] + [(sorted(sizes)[:2][-1], number) for number in users]
     rows = []
     print("| latents | users | opening | own memory | step | drawing its batch from the file | from memory |\n"

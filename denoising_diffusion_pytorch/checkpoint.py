@@ -1,12 +1,14 @@
-"""Checkpoints: written whole, read without running code, in today's format and the older one.
+"""Checkpoints: written completely or not at all, and read without running code. Two formats can be read.
 
-Today's: {"format", "package_version", "step", "seconds", "model", "opt", "ema", "scaler", "config": the whole
-configuration as plain values, ...}; once it is no longer needed to resume, without "model", "opt" and "scaler".
-The older one has "step", "model", "opt", "ema" and possibly an empty config, and the diffusion's buffers among its
-tensors; what it does not say is read off these.
+The current format is a dict with "format", "package_version", "step", "seconds", "model", "opt", "ema", "scaler",
+"config" (the whole configuration, as plain values) and more. A checkpoint that is no longer needed to resume lacks
+"model", "opt" and "scaler".
 
-To share, the averaged network alone is a safetensors file: its tensors under the Unet's names, and the rest of the
-checkpoint, without what only resuming needs, as JSON in the header.
+The older format has "step", "model", "opt", "ema" and possibly an empty config. Its tensors include the diffusion's
+buffers. The settings that it does not store are inferred from its tensors.
+
+For sharing, the EMA network alone is a safetensors file. Its tensors have the Unet's names. Its header holds the rest
+of the checkpoint as JSON, without the entries that only resuming needs.
 """
 import re
 from pathlib import Path
@@ -18,25 +20,28 @@ from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES,
 from groundwork.errors import InputError
 from groundwork.files import load_safetensors, load_tensors, save_safetensors, save_tensors
 
-FORMAT = 2              # raise it when older code could misread what is written
+FORMAT = 2              # increase it when older code could misread the new files
 ONLY_TO_RESUME = ("model", "opt", "scaler")
 EMA_PREFIX = "ema_model.model."
 
 
 def milestone_path(folder: str | Path, milestone: int) -> Path:
+    """The checkpoint of a milestone: folder/model-<milestone>.pt."""
     return Path(folder) / f"model-{milestone}.pt"
 
 
 def list_milestones(folder: str | Path) -> list[int]:
-    """The milestones of which `folder` holds a checkpoint, rising."""
+    """The milestones that have a checkpoint in `folder`, in ascending order."""
     folder = Path(folder)
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"model-(\d+)\.pt", name)))
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """The checkpoint at `path`, .pt or .safetensors, on the CPU. Raises InputError, naming the milestones there are,
-    when it is absent, and when it is no diffusion checkpoint.
+    """Read a checkpoint, .pt or .safetensors, onto the CPU.
+
+    Raises InputError if it does not exist (the message lists the milestones that do), if it is no diffusion checkpoint,
+    or if its format is newer than this version's.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,16 +57,19 @@ def load_checkpoint(path: str | Path) -> dict:
                          "it (git pull)")
     for name, prefix in (("model", "model."), ("ema", EMA_PREFIX)):
         state = checkpoint.get(name)
-        if state is None and name == "model":       # thinned
+        if state is None and name == "model":       # removed by prune_checkpoints
             continue
         if not (isinstance(state, dict) and f"{prefix}init_conv.weight" in state):
             raise InputError(f"{path} is no diffusion checkpoint of ours: its {name} holds no {prefix}init_conv.weight")
     return checkpoint
 
 
-def thin_out(folder: str | Path, keep_last: int, keep_every: int) -> None:
-    """Leave the newest `keep_last` milestones as they are, of the others every `keep_every`-th, without what only
-    resuming needs. To be called after every milestone: it looks no further back than what an earlier call has thinned.
+def prune_checkpoints(folder: str | Path, keep_last: int, keep_every: int) -> None:
+    """Delete old checkpoints of a folder, and make the remaining old ones smaller.
+
+    The newest `keep_last` milestones stay unchanged. Of the older ones, only those divisible by `keep_every` stay,
+    without the entries that only resuming needs. Call it after every milestone: it goes back only as far as the first
+    checkpoint that an earlier call has made smaller.
     """
     older = list_milestones(folder)[:-keep_last]
     for milestone in older:
@@ -75,32 +83,39 @@ def thin_out(folder: str | Path, keep_last: int, keep_every: int) -> None:
             continue
         if not checkpoint.keys() & set(ONLY_TO_RESUME):
             return
-        if checkpoint.get("config"):        # the first version's need their "model" to say what they are
+        if checkpoint.get("config"):        # older checkpoints have none: infer_config needs their "model"
             kept = {name: value for name, value in checkpoint.items() if name not in ONLY_TO_RESUME}
             save_tensors(path, {"format": FORMAT, **kept})
 
 
 def ema_unet_weights(checkpoint: dict) -> dict[str, Tensor]:
-    """The state dict of the EMA's Unet."""
+    """The state dict of the EMA Unet, under the Unet's own names."""
     return {key.removeprefix(EMA_PREFIX): value for key, value in checkpoint["ema"].items()
             if key.startswith(EMA_PREFIX)}
 
 
 def save_ema(path: str | Path, checkpoint: dict, config: dict) -> None:
-    """The averaged network of a checkpoint as safetensors, which load_checkpoint reads; config: its configuration."""
-    about = {name: value for name, value in checkpoint.items() if name not in ("ema", *ONLY_TO_RESUME)}
+    """Write the EMA network of a checkpoint as a safetensors file, in float32. load_checkpoint reads it.
+
+    config: the configuration, as plain values.
+    """
+    header = {name: value for name, value in checkpoint.items() if name not in ("ema", *ONLY_TO_RESUME)}
     weights = {name: value.float() for name, value in ema_unet_weights(checkpoint).items()}
-    save_safetensors(path, weights, {**about, "format": FORMAT, "config": config})
+    save_safetensors(path, weights, {**header, "format": FORMAT, "config": config})
 
 
 def _load_ema(path: Path) -> dict:
-    """As a checkpoint; the bare tensors when they are no network of ours."""
-    weights, about = load_safetensors(path)
-    return {**about, "ema": {EMA_PREFIX + name: value for name, value in weights.items()}} if about else weights
+    """A safetensors file, in the form of a checkpoint. The bare tensors if save_ema did not write it."""
+    weights, header = load_safetensors(path)
+    return {**header, "ema": {EMA_PREFIX + name: value for name, value in weights.items()}} if header else weights
 
 
 def load_unet_weights(unet: torch.nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
-    """Raises InputError with the first difference when the weights are those of another network."""
+    """Load weights into a Unet. Raises InputError, with the first difference in names or shapes, if they are of another
+    network.
+
+    source: where the weights come from, for the message.
+    """
     expected = {key: tuple(value.shape) for key, value in unet.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
     for key in sorted(expected.keys() | found.keys()):
@@ -110,11 +125,13 @@ def load_unet_weights(unet: torch.nn.Module, weights: dict[str, Tensor], source:
     unet.load_state_dict(weights)
 
 
-def read_off_tensors(checkpoint: dict) -> dict:
-    """What an older checkpoint's tensors say of its network and diffusion: dim, dim_mults, num_classes, channels,
-    attn_heads, attn_dim_head, timesteps, beta_schedule, objective, min_snr_loss_weight.
+def infer_config(checkpoint: dict) -> dict:
+    """Infer the settings of an older checkpoint's network and diffusion from its tensors.
 
-    The split of the middle attention into heads leaves no trace: heads of 32 are assumed, as ever there.
+    Returns dim, dim_mults, num_classes, channels, attn_heads, attn_dim_head, timesteps, beta_schedule, objective and
+    min_snr_loss_weight. The number of heads of the middle attention cannot be inferred: heads of 32 channels are
+    assumed, which all older checkpoints have. Raises InputError if a tensor is missing, or if the buffers fit no known
+    schedule or objective.
     """
     weights = ema_unet_weights(checkpoint)
     try:
@@ -127,13 +144,14 @@ def read_off_tensors(checkpoint: dict) -> dict:
         network = {"dim": dim, "dim_mults": tuple(dim_mults), "channels": channels,
                    "num_classes": weights["classes_emb.weight"].shape[0],
                    "attn_dim_head": 32, "attn_heads": weights["mid_attn.fn.fn.to_out.weight"].shape[1] // 32}
-        return {**network, **_read_off_buffers(buffers["alphas_cumprod"].double(), buffers["loss_weight"])}
+        return {**network, **_infer_diffusion(buffers["alphas_cumprod"].double(), buffers["loss_weight"])}
     except KeyError as missing:
         raise InputError(f"the checkpoint holds another network: it has no {missing}, and no config that would say "
                          "what it is") from None
 
 
-def _read_off_buffers(alphas_cumprod: Tensor, loss_weight: Tensor) -> dict:
+def _infer_diffusion(alphas_cumprod: Tensor, loss_weight: Tensor) -> dict:
+    """The timesteps, beta_schedule, objective and min_snr_loss_weight that give these buffers, (timesteps,) each."""
     timesteps = len(alphas_cumprod)
     for name, schedule in BETA_SCHEDULES.items():
         if torch.allclose(torch.cumprod(1 - schedule(timesteps), dim=0), alphas_cumprod, rtol=1e-3, atol=1e-6):

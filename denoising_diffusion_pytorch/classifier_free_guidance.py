@@ -1,4 +1,4 @@
-"""Gaussian diffusion with classifier-free guidance: schedule, loss, guided denoiser, sampling."""
+"""Gaussian diffusion with classifier-free guidance: noise schedule, loss, guided denoiser and sampling."""
 import math
 from typing import Any, Callable, Sequence
 
@@ -13,18 +13,20 @@ from denoising_diffusion_pytorch.unet import Unet
 __all__ = ["Unet", "GaussianDiffusion", "OBJECTIVES", "BETA_SCHEDULES", "OnStep", "draw_noise"]
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
-MIN_ALPHA_BAR = 1e-4        # a little above the end of the linear schedule, 4e-5
-OnStep = Callable[[int, Tensor], None]      # of a timestep, and of what the samples are estimated to be there
+MIN_ALPHA_BAR = 1e-4        # slightly more than alpha_bar at the end of the linear schedule, 4e-5
+OnStep = Callable[[int, Tensor], None]      # called with a timestep and the estimate of x_start there
 
 
 def linear_beta_schedule(timesteps: int) -> Tensor:
-    """Ho et al. 2020: betas from 1e-4 to 0.02 at 1000 steps, scaled to keep the same end for other numbers."""
+    """Betas (timesteps,), float64: from 1e-4 to 0.02 at 1000 steps (Ho et al. 2020). For other numbers of steps they
+    are scaled, so that the last alpha_bar stays about the same.
+    """
     scale = 1000 / timesteps
     return torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64).clamp(max=0.999)
 
 
 def cosine_beta_schedule(timesteps: int, s: float = 0.008) -> Tensor:
-    """Nichol & Dhariwal 2021, eq. 17."""
+    """Betas (timesteps,), float64: Nichol & Dhariwal 2021, eq. 17."""
     x = torch.linspace(0, timesteps, timesteps + 1, dtype=torch.float64)
     alphas_cumprod = torch.cos((x / timesteps + s) / (1 + s) * math.pi / 2) ** 2
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(0, 0.999)
@@ -34,8 +36,10 @@ BETA_SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear_beta_sche
 
 
 def min_snr_weight(alphas_cumprod: Tensor, objective: str, gamma: float | None) -> Tensor:
-    """The weight of each timestep's loss, (timesteps,): min(SNR, gamma) in units of the x_start loss, turned into
-    those of the objective (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting"); no cap when None.
+    """Min-SNR loss weights of the timesteps, shaped like alphas_cumprod, (timesteps,).
+
+    The weight is min(SNR, gamma) for a loss on x_start; it is converted here to the loss of `objective` (Hang et al.
+    2023, "Efficient Diffusion Training via Min-SNR Weighting"). With gamma = None, the SNR is not capped.
     """
     snr = alphas_cumprod / (1 - alphas_cumprod)
     capped = snr if gamma is None else snr.clamp(max=gamma)
@@ -43,9 +47,12 @@ def min_snr_weight(alphas_cumprod: Tensor, objective: str, gamma: float | None) 
 
 
 def draw_noise(shape: Sequence[int], generators: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    """Standard normal (b, ...) float32 on the generators' device; CPU ones draw the same whatever computes with it.
+    """Standard normal noise of this shape, (b, ...) float32, on the generators' device; without one, on the CPU.
 
-    generators: one for the whole batch, or one per image, so that an image does not depend on its batch.
+    A CPU generator gives the same noise whatever device computes with it.
+
+    generators: one for the whole batch, or one per image. With one per image, an image does not depend on the others in
+        its batch.
     """
     if isinstance(generators, Sequence):
         return torch.stack([draw_noise(shape[1:], generator) for generator in generators])
@@ -54,13 +61,23 @@ def draw_noise(shape: Sequence[int], generators: torch.Generator | Sequence[torc
 
 
 class GaussianDiffusion(nn.Module):
-    """The forward process, its loss, and guided sampling around a Unet.
+    """The forward process, its loss, and guided sampling with a Unet.
 
-    image_size: height = width of the data, (b, channels, image_size, image_size); objective: what the network
-    predicts, one of OBJECTIVES; auto_normalize: data is in [0, 1] and is mapped to [-1, 1] and back; clip_x_start:
-    clamp x_start to [-1, 1] while sampling, right only for data within that range; min_loss_weight: what every
-    timestep's weight is raised to, as min-SNR leaves next to none to the noisiest; sampling_timesteps: network
-    evaluations of ddim and dpmpp_2m (ddpm always visits all timesteps).
+    image_size: height and width of the data, whose shape is (b, channels, image_size, image_size).
+    objective: what the network predicts, one of OBJECTIVES.
+    beta_schedule: one of BETA_SCHEDULES.
+    min_snr_loss_weight: cap the SNR in the loss weights at min_snr_gamma (see min_snr_weight).
+    min_loss_weight: lower bound of the loss weights; min-SNR gives almost no weight to the noisiest timesteps.
+    offset_noise_strength: standard deviation of the extra noise that all pixels of a channel share; 0: none.
+    auto_normalize: the data is in [0, 1]; it is mapped to [-1, 1] for the network, and samples are mapped back.
+    clip_x_start: clamp x_start to [-1, 1] while sampling. Correct only for data in that range.
+    sampler: one of SAMPLERS.
+    sampling_timesteps: network evaluations of ddim and dpmpp_2m. (ddpm always uses all timesteps.)
+    ddim_sampling_eta: 0: ddim is deterministic; 1: it adds as much noise as ddpm.
+    use_cfg_plus_plus: sample with CFG++ (see model_predictions).
+
+    Raises ValueError for unknown names, an image_size that the network cannot halve often enough, or too many
+    sampling_timesteps.
     """
     alphas_cumprod: Tensor
     loss_weight: Tensor
@@ -74,10 +91,10 @@ class GaussianDiffusion(nn.Module):
                  sampler: str = "dpmpp_2m", sampling_timesteps: int = 20, ddim_sampling_eta: float = 0.0,
                  use_cfg_plus_plus: bool = False):
         super().__init__()
-        for what, name, known in (("objective", objective, OBJECTIVES), ("sampler", sampler, SAMPLERS),
-                                  ("beta_schedule", beta_schedule, BETA_SCHEDULES)):
-            if name not in known:
-                raise ValueError(f"{what} '{name}' is unknown; expected one of {', '.join(known)}")
+        for argument, name, known_names in (("objective", objective, OBJECTIVES), ("sampler", sampler, SAMPLERS),
+                                            ("beta_schedule", beta_schedule, BETA_SCHEDULES)):
+            if name not in known_names:
+                raise ValueError(f"{argument} '{name}' is unknown; expected one of {', '.join(known_names)}")
         if image_size % model.downsample_factor:
             raise ValueError(f"image_size {image_size} is not divisible by {model.downsample_factor}, "
                              "by which the network downsamples")
@@ -93,7 +110,7 @@ class GaussianDiffusion(nn.Module):
         self.alpha_bars = alphas_cumprod.tolist()
         loss_weight = min_snr_weight(alphas_cumprod, objective, min_snr_gamma if min_snr_loss_weight else None)
         loss_weight = loss_weight.clamp(min=min_loss_weight)
-        # Functions of the arguments above, so no part of the state dict.
+        # Not in the state dict, because the arguments above determine them.
         for name, value in (("alphas_cumprod", alphas_cumprod), ("loss_weight", loss_weight),
                             ("sqrt_alphas_cumprod", alphas_cumprod.sqrt()),
                             ("sqrt_one_minus_alphas_cumprod", (1 - alphas_cumprod).sqrt())):
@@ -106,14 +123,15 @@ class GaussianDiffusion(nn.Module):
     # ------------------------------------------------------------------------------------------------ training
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_start and noise mixed at timesteps t (b,) (Ho et al. 2020, eq. 4)."""
+        """x_start (b, ...) with noise of the same shape, mixed for the timesteps t (b,) (Ho et al. 2020, eq. 4)."""
         alpha, sigma = self._alpha_sigma(t)
         return alpha * x_start + sigma * noise
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """All that is random in the loss of a batch of data shaped (b, c, h, w), on the generator's device (without
-        one, the CPU), as arguments of forward: t (b,) int64, noise (b, c, h, w), drop_mask (b,) bool. Drawn for a
-        global batch, it can be sliced.
+    def random_loss_inputs(self, shape: Sequence[int], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """All random inputs of the loss for a batch of shape (b, c, h, w), as keyword arguments of `forward`.
+
+        Returns t (b,) int64, noise (b, c, h, w) float32 and drop_mask (b,) bool, on the generator's device; without
+        one, on the CPU. Several processes can generate them for the global batch and take one slice each.
         """
         b, c = shape[:2]
         noise = draw_noise(shape, generator)
@@ -124,7 +142,9 @@ class GaussianDiffusion(nn.Module):
                 "drop_mask": torch.rand(b, generator=generator, device=noise.device) < self.model.cond_drop_prob}
 
     def p_losses(self, x_start: Tensor, t: Tensor, *, classes: Tensor, noise: Tensor, drop_mask: Tensor) -> Tensor:
-        """The weighted squared error of each sample, (b,), x_start being normalized already."""
+        """The weighted squared error of each sample, (b,) float32. x_start (b, c, h, w) must be normalized already.
+        drop_mask (b,) bool: True where the null class replaces the class.
+        """
         output = self.model(self.q_sample(x_start, t, noise), t, classes, drop_mask=drop_mask)
         alpha, sigma = self._alpha_sigma(t)
         target = {"pred_noise": noise, "pred_x0": x_start, "pred_v": alpha * noise - sigma * x_start}[self.objective]
@@ -132,12 +152,16 @@ class GaussianDiffusion(nn.Module):
 
     def forward(self, img: Tensor, *, classes: Tensor, t: Tensor | None = None, noise: Tensor | None = None,
                 drop_mask: Tensor | None = None) -> Tensor:
-        """The mean loss of data img (b, channels, image_size, image_size); pass the result of `draw`, or nothing."""
+        """The mean loss of data img, (b, channels, image_size, image_size), with classes (b,) int64. Returns a scalar.
+
+        t, noise, drop_mask: what random_loss_inputs returns; if left out, they are generated here. Raises ValueError if
+        img has another shape.
+        """
         if img.shape[1:] != (self.channels, self.image_size, self.image_size):
             raise ValueError(f"data of shape {tuple(img.shape)}; expected "
                              f"(b, {self.channels}, {self.image_size}, {self.image_size})")
         if t is None:
-            draws = {key: value.to(img.device) for key, value in self.draw(img.shape).items()}
+            draws = {key: value.to(img.device) for key, value in self.random_loss_inputs(img.shape).items()}
             return self(img, classes=classes, **draws)
         assert noise is not None and drop_mask is not None
         return self.p_losses(self._normalize(img), t, classes=classes, noise=noise, drop_mask=drop_mask).mean()
@@ -147,10 +171,14 @@ class GaussianDiffusion(nn.Module):
     def model_predictions(self, x: Tensor, t: Tensor, classes: Tensor, *, is_guided: bool = True,
                           cond_scale: float = 1.0, rescaled_phi: float = 0.0,
                           remove_parallel_component: bool = True) -> tuple[Tensor, Tensor]:
-        """The (x_start, noise) of x at timesteps t (b,), guided or those of the class alone.
+        """The estimates (x_start, noise), shaped like x (b, c, h, w), at timesteps t (b,).
 
-        With CFG++ (Chung et al. 2024, eq. 8; cond_scale is then its lambda, sensibly in (0, 1]) the noise is that of
-        the null output, which keeps the trajectory on the data manifold.
+        is_guided: False: only the conditional pass, without guidance.
+        cond_scale, rescaled_phi, remove_parallel_component: see guidance.combine.
+
+        With CFG++ (Chung et al. 2024, eq. 8), cond_scale is the paper's lambda, useful in (0, 1]. There x_start comes
+        from the guided output, but the noise comes from the unconditional output. This keeps the trajectory on the data
+        manifold.
         """
         if self.use_cfg_plus_plus and is_guided:
             cond, null = self.model.forward_both(x, t, classes)
@@ -166,13 +194,15 @@ class GaussianDiffusion(nn.Module):
     def sample(self, classes: Tensor, *, noise: Tensor | None = None,
                generators: torch.Generator | Sequence[torch.Generator] | None = None, on_step: OnStep | None = None,
                **guidance: Any) -> Tensor:
-        """Samples of classes (b,) int64: (b, channels, image_size, image_size), in the range of the data.
+        """Generate one sample for each of the classes (b,) int64: (b, channels, image_size, image_size), in the data's
+        range.
 
-        noise: the starting noise; generators: where it, and the noise that ddpm and ddim with eta > 0 add, are drawn
-        from (see draw_noise); on_step(t, x_start): is told at every timestep what the samples are estimated to be, in
-        the end the result itself; guidance: guidance_interval (shares of the timesteps between which there is
-        guidance, default 0 to 1; Kynkaanniemi et al. 2024), cond_scale, rescaled_phi and remove_parallel_component
-        of model_predictions.
+        noise: the initial noise, of the result's shape; if left out, it is drawn from the generators.
+        generators: also give the noise that ddpm, and ddim with eta > 0, add in each step (see draw_noise).
+        on_step: called as on_step(t, x_start) after each network evaluation, with the current estimate of the samples.
+            The last estimate is the result.
+        guidance: guidance_interval (guide only between these two fractions of the timesteps, default 0 to 1;
+            Kynkaanniemi et al. 2024), and cond_scale, rescaled_phi and remove_parallel_component of model_predictions.
         """
         shape = (classes.shape[0], self.channels, self.image_size, self.image_size)
         if noise is None:
@@ -183,8 +213,11 @@ class GaussianDiffusion(nn.Module):
     @torch.inference_mode()
     def interpolate(self, x1: Tensor, x2: Tensor, classes: Tensor, *, t: int | None = None, lam: float = 0.5,
                     generators: torch.Generator | Sequence[torch.Generator] | None = None, **guidance: Any) -> Tensor:
-        """Between data x1 and x2, both (b, c, h, w): a variation of (1 - lam) x1 + lam x2, by default from the middle
-        timestep. One noise serves both, so that the mixture has the variance that belongs to t.
+        """Generate samples between data x1 and x2, (b, c, h, w) each: variations of (1 - lam) x1 + lam x2.
+
+        t: the timestep up to which noise is added; default: the middle one. The noise is added once, to the mixture. If
+        x1 and x2 got noise of their own, the mixture would have less variance than belongs to t. Other arguments: see
+        `sample`.
         """
         return self.vary((1 - lam) * x1 + lam * x2, classes, t=self.num_timesteps // 2 if t is None else t,
                          generators=generators, **guidance)
@@ -193,9 +226,8 @@ class GaussianDiffusion(nn.Module):
     def vary(self, x_start: Tensor, classes: Tensor, *, t: int,
              generators: torch.Generator | Sequence[torch.Generator] | None = None, on_step: OnStep | None = None,
              **guidance: Any) -> Tensor:
-        """Variations of data (b, c, h, w): noised to timestep t, and denoised as `classes` (SDEdit, Meng et al. 2022).
-
-        The rest as in `sample`.
+        """Generate variations of data x_start, (b, c, h, w): add noise up to timestep t, then denoise with `classes`
+        (b,) int64 (SDEdit, Meng et al. 2022). Other arguments: see `sample`.
         """
         times = self.sampling_times(t)
         noise = draw_noise(x_start.shape, generators).to(x_start.device)
@@ -203,10 +235,11 @@ class GaussianDiffusion(nn.Module):
         return self._sample_from(x, times, classes, generators, on_step, guidance)
 
     def sampling_times(self, start: int | None = None) -> list[int]:
-        """The falling timesteps at which the network is evaluated, from `start` on: its share of sampling_timesteps.
+        """The timesteps at which the network is evaluated, in descending order from `start` (default: the highest) on.
 
-        With pred_noise they start where alpha_bar reaches MIN_ALPHA_BAR: an error of the noise is divided by
-        sqrt(alpha_bar) on its way to x_start, and at the end of the cosine schedule that is a factor of 20 000.
+        A lower start takes a proportional part of sampling_timesteps. With pred_noise, the highest timestep is the last
+        one with alpha_bar >= MIN_ALPHA_BAR. Converting noise to x_start divides its error by sqrt(alpha_bar): at the
+        end of the cosine schedule, that multiplies it by 20 000.
         """
         floor = MIN_ALPHA_BAR if self.objective == "pred_noise" else 0.0
         highest = max(t for t, alpha_bar in enumerate(self.alpha_bars) if alpha_bar >= floor or t == 0)
@@ -219,13 +252,14 @@ class GaussianDiffusion(nn.Module):
     def _sample_from(self, x: Tensor, times: list[int], classes: Tensor,
                      generators: torch.Generator | Sequence[torch.Generator] | None, on_step: OnStep | None,
                      guidance: dict) -> Tensor:
+        """Denoise x, (b, c, h, w) at timestep times[0], to samples in the data's range."""
         low, high = guidance.get("guidance_interval", (0, 1))
-        inside = {name: value for name, value in guidance.items() if name != "guidance_interval"}
+        guidance_inside = {name: value for name, value in guidance.items() if name != "guidance_interval"}
 
         def denoise(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
             is_guided = low <= (times[step] + 1) / self.num_timesteps <= high
             x_start, noise = self.model_predictions(x, torch.full_like(classes, times[step]), classes,
-                                                    is_guided=is_guided, **inside)
+                                                    is_guided=is_guided, **guidance_inside)
             if on_step is not None:
                 on_step(times[step], self._unnormalize(x_start))
             return x_start, noise
@@ -238,6 +272,7 @@ class GaussianDiffusion(nn.Module):
     # ------------------------------------------------------------------------------------------------ conversions
 
     def _alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at timesteps t (b,), (b, 1, 1, 1) each."""
         return self.sqrt_alphas_cumprod[t].view(-1, 1, 1, 1), self.sqrt_one_minus_alphas_cumprod[t].view(-1, 1, 1, 1)
 
     def _normalize(self, img: Tensor) -> Tensor:
@@ -247,12 +282,13 @@ class GaussianDiffusion(nn.Module):
         return (x + 1) / 2 if self.auto_normalize else x
 
     def _to_x_start(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
-        """The network's output as x_start; pred_v is v = alpha * noise - sigma * x_start (Salimans & Ho 2022)."""
+        """The network's output as x_start. pred_v is v = alpha * noise - sigma * x_start (Salimans & Ho 2022)."""
         alpha, sigma = self._alpha_sigma(t)
         x_start = {"pred_x0": lambda: output, "pred_noise": lambda: (x - sigma * output) / alpha,
                    "pred_v": lambda: alpha * x - sigma * output}[self.objective]()
         return x_start.clamp(-1, 1) if self.clip_x_start else x_start
 
     def _to_noise(self, x: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
+        """The noise that gives x when it is mixed with x_start at timesteps t."""
         alpha, sigma = self._alpha_sigma(t)
         return (x - alpha * x_start) / sigma

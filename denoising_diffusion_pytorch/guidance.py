@@ -1,10 +1,10 @@
-"""Classifier-free guidance: how the conditional and the null output become one."""
+"""Classifier-free guidance: combines the conditional and the unconditional (null) output."""
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def project(x: Tensor, direction: Tensor) -> Tensor:
-    """The component of each sample of x, (b, ...), parallel to the same sample of `direction`; in float64."""
+    """The component of each sample of x, (b, ...), parallel to the same sample of `direction`. Computed in float64."""
     unit = F.normalize(direction.flatten(1).double(), dim=1)
     parallel = (x.flatten(1).double() * unit).sum(dim=1, keepdim=True) * unit
     return parallel.view_as(x).to(x.dtype)
@@ -12,12 +12,14 @@ def project(x: Tensor, direction: Tensor) -> Tensor:
 
 def combine(cond: Tensor, null: Tensor, cond_scale: float, rescaled_phi: float = 0.0,
             remove_parallel_component: bool = True) -> Tensor:
-    """cond + (cond_scale - 1) * (cond - null), (b, ...) each (Ho & Salimans 2022, eq. 6, with w = cond_scale - 1).
+    """The guided output: cond + (cond_scale - 1) * (cond - null).
 
-    remove_parallel_component: drop the update's component parallel to `cond`, which oversaturates (Sadat et al. 2024,
-    "Eliminating Oversaturation and Artifacts of High Guidance Scales").
-    rescaled_phi in [0, 1]: how far the result's standard deviation per sample is pulled back to that of `cond`
-    (Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", eq. 15 and 16).
+    cond, null: outputs of the conditional and the unconditional pass, (b, ...) each.
+    cond_scale: 1 + w of Ho & Salimans 2022, eq. 6; 1: no guidance.
+    remove_parallel_component: drop the component of the update that is parallel to `cond`. It causes oversaturation
+        (Sadat et al. 2024, "Eliminating Oversaturation and Artifacts of High Guidance Scales").
+    rescaled_phi: in [0, 1]; how far the standard deviation of each sample is pulled back to that of `cond` (Lin et al.
+        2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", eq. 15 and 16).
     """
     update = cond - null
     if remove_parallel_component:

@@ -1,7 +1,7 @@
-"""RMS norm over channels with gain, shift and SiLU in one function, whose gradient is written out.
+"""RMS norm over channels with gain, shift and SiLU, as one function with a hand-written gradient.
 
-The same function put together from PyTorch's parts passes over the data 8 times forwards and 16 times backwards, this
-one 4 and 9 times: outside of convolutions, the network does little else.
+Composed of PyTorch's operations, it would pass over the data 8 times in the forward and 16 times in the backward pass.
+This function does so 4 and 9 times. Apart from convolutions, the network does little else.
 """
 from typing import Any
 
@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SMALLEST_NORM = 1e-12       # F.normalize's, which a pixel of zeros needs
+MIN_NORM = 1e-12       # as in F.normalize; it matters where all channels are 0
 
 
 def rms_norm(x: Tensor, gain: Tensor, shift: Tensor | None = None, *, silu: bool = False) -> Tensor:
-    """x (b, c, h, w) / ||x||_2 over c * sqrt(c) * gain + shift, then SiLU if asked for (Zhang & Sennrich 2019, eq. 4).
+    """x / ||x||_2 * sqrt(c) * gain + shift, then SiLU if `silu`. The norm is over the channels (Zhang & Sennrich 2019,
+    eq. 4).
 
-    gain: (1, c, 1, 1) or (b, c, 1, 1); shift: (b, c, 1, 1).
+    x: (b, c, h, w).
+    gain: (1, c, 1, 1) or (b, c, 1, 1).
+    shift: (b, c, 1, 1), or None for 0.
     """
     return _RMSNorm.apply(x, gain * x.shape[1] ** 0.5, shift, silu)
 
@@ -24,9 +27,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor | None, silu: bool) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        inverse = norm.clamp_min_(SMALLEST_NORM).reciprocal_()
-        unit = torch.mul(x, inverse, out=torch.empty_like(x))       # rounded once, to x's precision
-        gain = gain.to(x.dtype)     # under autocast, the gain is float32 and everything else is not
+        inverse = norm.clamp_min_(MIN_NORM).reciprocal_()
+        unit = torch.mul(x, inverse, out=torch.empty_like(x))       # float32 at least, rounded once to x's dtype
+        gain = gain.to(x.dtype)     # under autocast, only the gain is float32
         y = unit * gain if shift is None else torch.addcmul(shift, unit, gain)
         ctx.silu, ctx.has_shift = silu, shift is not None
         ctx.save_for_backward(unit, inverse, gain, y if silu else None)
@@ -39,7 +42,7 @@ class _RMSNorm(torch.autograd.Function):
         if ctx.silu:
             grad = torch.ops.aten.silu_backward(grad, y)
         product = grad * unit
-        # Sums over all positions keep inverse's precision: in float16 they could overflow.
+        # Sums over all positions are in float32 at least: in float16 they could overflow.
         grad_gain = product.sum(dim=(2, 3) if len(gain) > 1 else (0, 2, 3), keepdim=True, dtype=inverse.dtype)
         grad_shift = grad.sum(dim=(2, 3), keepdim=True, dtype=inverse.dtype) if ctx.has_shift else None
         # d unit / d x = (1 - unit unit^T) / ||x||

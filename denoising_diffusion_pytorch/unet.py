@@ -1,6 +1,8 @@
-"""The U-Net: 3x3 convolutions with RMS norm, linear attention outside the middle, time and class in every block.
+"""The U-Net: 3x3 convolutions with RMS norm, linear attention at every level, full attention in the middle. The
+timestep and the class condition every ResNet block.
 
-Names and arithmetic are those of existing checkpoints (tests/test_unet.py holds it to their outputs).
+Names and arithmetic are those of existing checkpoints: tests/denoising_diffusion_pytorch/test_unet.py compares the
+outputs.
 """
 import math
 from functools import partial
@@ -14,7 +16,8 @@ from denoising_diffusion_pytorch.guidance import combine
 from denoising_diffusion_pytorch.rms_norm import rms_norm
 from groundwork.device import in_memory_format
 
-LINEAR_ATTENTION_HEADS, LINEAR_ATTENTION_DIM_HEAD = 4, 32      # fixed in existing checkpoints, whatever attn_heads says
+# The same in all existing checkpoints. attn_heads and attn_dim_head are for the middle attention only.
+LINEAR_ATTENTION_HEADS, LINEAR_ATTENTION_DIM_HEAD = 4, 32
 
 
 class RMSNorm(nn.Module):
@@ -29,6 +32,8 @@ class RMSNorm(nn.Module):
 
 
 class Residual(nn.Module):
+    """fn(x) + x."""
+
     def __init__(self, fn: nn.Module):
         super().__init__()
         self.fn = fn
@@ -38,6 +43,8 @@ class Residual(nn.Module):
 
 
 class PreNorm(nn.Module):
+    """fn(RMSNorm(x))."""
+
     def __init__(self, dim: int, fn: nn.Module):
         super().__init__()
         self.fn = fn
@@ -48,7 +55,7 @@ class PreNorm(nn.Module):
 
 
 class SinusoidalPosEmb(nn.Module):
-    """(b,) timesteps → (b, dim): sines, then cosines, of geometrically spaced frequencies."""
+    """Timesteps (b,) → (b, dim): sines, then cosines, of geometrically spaced frequencies."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -62,6 +69,11 @@ class SinusoidalPosEmb(nn.Module):
 
 
 class Block(nn.Module):
+    """3x3 convolution, RMS norm and SiLU: (b, dim, h, w) → (b, dim_out, h, w).
+
+    scale_shift: (scale, shift), (b, dim_out, 1, 1) each. They change the norm's output to norm * (scale + 1) + shift.
+    """
+
     def __init__(self, dim: int, dim_out: int):
         super().__init__()
         self.proj = nn.Conv2d(dim, dim_out, 3, padding=1)
@@ -75,6 +87,10 @@ class Block(nn.Module):
 
 
 class ResnetBlock(nn.Module):
+    """Two Blocks and a skip connection: (b, dim, h, w) → (b, dim_out, h, w). cond, (b, cond_dim), scales and shifts the
+    first one.
+    """
+
     def __init__(self, dim: int, dim_out: int, *, cond_dim: int):
         super().__init__()
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(cond_dim, dim_out * 2))
@@ -88,10 +104,11 @@ class ResnetBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Shen et al. 2018, "Efficient Attention": softmax over features for q, over positions for k; linear in h * w.
+    """Shen et al. 2018, "Efficient Attention": softmax of q over features, and of k over positions. The cost is linear
+    in h * w.
 
-    With X the positions' features (n, c), the output of a head is q (k^T v) W_out, and v = X W_v. Multiplied from the
-    middle, (q ((k^T X) W_v W_out)), nothing but q and k is ever computed for each position.
+    Let X be the features of the n positions, (n, c). The output of a head is q (k^T v) W_out with v = X W_v. It is
+    computed as q ((k^T X) W_v W_out), so that only q and k are computed for every position.
     """
 
     def __init__(self, dim: int):
@@ -116,6 +133,8 @@ class LinearAttention(nn.Module):
 
 
 class Attention(nn.Module):
+    """Softmax attention between all positions of (b, dim, h, w), with several heads."""
+
     def __init__(self, dim: int, heads: int, dim_head: int):
         super().__init__()
         self.heads = heads
@@ -130,10 +149,11 @@ class Attention(nn.Module):
 
 
 class UpsampledConv(nn.Sequential):
-    """Twice the height and width by nearest neighbours, then a 3x3 convolution.
+    """Upsampling by 2 to the nearest neighbour, then a 3x3 convolution: (b, dim, h, w) → (b, dim_out, 2 h, 2 w).
 
-    As each pixel of the larger image is one of four copies, this is a transposed 4x4 convolution of stride 2, whose
-    kernel adds up the taps that fall on the same copy: 16 multiplications per pixel and channel instead of 36.
+    Each pixel of the input becomes four equal pixels. So both steps together are a transposed 4x4 convolution of stride
+    2. Its kernel adds up the taps that meet copies of the same pixel. For each input pixel and pair of channels, this
+    takes 16 multiplications instead of 36.
     """
 
     def __init__(self, dim: int, dim_out: int):
@@ -148,16 +168,20 @@ class UpsampledConv(nn.Sequential):
         return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
 
 
-def attend(dim: int, attention: nn.Module) -> nn.Module:
+def residual_attention(dim: int, attention: nn.Module) -> nn.Module:
+    """x + attention(RMSNorm(x))."""
     return Residual(PreNorm(dim, attention))
 
 
 class Unet(nn.Module):
-    """Predicts noise, x_start or v for (b, channels, h, w), given the timestep and a class that may be dropped.
+    """Predicts noise, x_start or v, (b, channels, h, w), for the timestep and a class, or for the null class
+    (unconditional).
 
-    dim: width of the first level; dim_mults: each level's width as a multiple of it (h and w must be divisible by
-    2 ** (len(dim_mults) - 1)); cond_drop_prob: how often training replaces the class by the null class (Ho & Salimans
-    2022, "Classifier-Free Diffusion Guidance").
+    dim: width of the first level.
+    dim_mults: width of each level, in multiples of dim. h and w must be divisible by 2 ** (len(dim_mults) - 1).
+    cond_drop_prob: probability that training replaces a class by the null class (Ho & Salimans 2022, "Classifier-Free
+        Diffusion Guidance").
+    attn_heads, attn_dim_head: heads of the middle attention, and channels of each.
     """
 
     def __init__(self, dim: int, num_classes: int, *, dim_mults: tuple[int, ...] = (1, 2, 4, 8), channels: int = 3,
@@ -181,38 +205,38 @@ class Unet(nn.Module):
         resize: nn.Module
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         for i, (dim_in, dim_out) in enumerate(levels):
-            last = i == len(levels) - 1
-            resize = nn.Conv2d(dim_in, dim_out, 3, padding=1) if last else nn.Conv2d(dim_in, dim_out, 4, 2, 1)
+            is_last = i == len(levels) - 1
+            resize = nn.Conv2d(dim_in, dim_out, 3, padding=1) if is_last else nn.Conv2d(dim_in, dim_out, 4, 2, 1)
             self.downs.append(nn.ModuleList([resnet(dim_in, dim_in), resnet(dim_in, dim_in),
-                                             attend(dim_in, LinearAttention(dim_in)), resize]))
+                                             residual_attention(dim_in, LinearAttention(dim_in)), resize]))
 
         mid = widths[-1]
         self.mid_block1 = resnet(mid, mid)
-        self.mid_attn = attend(mid, Attention(mid, attn_heads, attn_dim_head))
+        self.mid_attn = residual_attention(mid, Attention(mid, attn_heads, attn_dim_head))
         self.mid_block2 = resnet(mid, mid)
 
         for i, (dim_in, dim_out) in enumerate(reversed(levels)):
-            last = i == len(levels) - 1
-            resize = nn.Conv2d(dim_out, dim_in, 3, padding=1) if last else UpsampledConv(dim_out, dim_in)
+            is_last = i == len(levels) - 1
+            resize = nn.Conv2d(dim_out, dim_in, 3, padding=1) if is_last else UpsampledConv(dim_out, dim_in)
             self.ups.append(nn.ModuleList([resnet(dim_out + dim_in, dim_out), resnet(dim_out + dim_in, dim_out),
-                                           attend(dim_out, LinearAttention(dim_out)), resize]))
+                                           residual_attention(dim_out, LinearAttention(dim_out)), resize]))
 
         self.final_res_block = resnet(dim * 2, dim)
         self.final_conv = nn.Conv2d(dim, channels, 1)
-        in_memory_format(self, torch.channels_last)     # convolves faster, and what rms_norm and attention want
+        in_memory_format(self, torch.channels_last)     # faster convolutions; rms_norm and attention want it, too
 
     def forward(self, x: Tensor, time: Tensor, classes: Tensor, *, drop_mask: Tensor | None = None) -> Tensor:
         """x (b, channels, h, w) float, time (b,) int, classes (b,) int in [0, num_classes) → (b, channels, h, w).
 
-        drop_mask (b,) bool: True where the null class takes the place of the class. Without it, classes are dropped
-        with probability cond_drop_prob in training mode, and kept in evaluation mode.
+        drop_mask (b,) bool: True where the null class replaces the class. Without drop_mask, classes are dropped with
+        probability cond_drop_prob in training mode, and never in evaluation mode.
         """
         if drop_mask is None:
             drop_prob = self.cond_drop_prob if self.training else 0.0
             drop_mask = torch.rand(x.shape[0], device=x.device) < drop_prob
         cond = torch.cat((self.time_mlp(time), self._embed_classes(classes, drop_mask)), dim=-1)
 
-        x = first = self.init_conv(x.contiguous(memory_format=torch.channels_last))
+        x = initial = self.init_conv(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for block1, block2, attention, resize in map(nn.Module.children, self.downs):
             x = block1(x, cond)
@@ -225,21 +249,24 @@ class Unet(nn.Module):
             x = block1(torch.cat((x, skips.pop()), dim=1), cond)
             x = block2(torch.cat((x, skips.pop()), dim=1), cond)
             x = resize(attention(x))
-        return self.final_conv(self.final_res_block(torch.cat((x, first), dim=1), cond))
+        return self.final_conv(self.final_res_block(torch.cat((x, initial), dim=1), cond))
 
     def _embed_classes(self, classes: Tensor, drop_mask: Tensor) -> Tensor:
+        """The embedding of the classes, or of the null class where drop_mask is True: (b, 4 * dim)."""
         null = repeat(self.null_classes_emb, "d -> b d", b=classes.shape[0])
         return self.classes_mlp(torch.where(drop_mask[:, None], null, self.classes_emb(classes)))
 
     def forward_both(self, x: Tensor, time: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs with the classes and with the null class, computed as one batch of twice the size."""
+        """The conditional and the unconditional output, (b, channels, h, w) each, computed as one batch of twice the
+        size.
+        """
         drop_mask = torch.arange(2 * x.shape[0], device=x.device) >= x.shape[0]
         x, time, classes = (torch.cat((t, t)) for t in (x, time, classes))
         return self(x, time, classes, drop_mask=drop_mask).chunk(2)
 
     def forward_with_cond_scale(self, x: Tensor, time: Tensor, classes: Tensor, *, cond_scale: float = 1.0,
                                 rescaled_phi: float = 0.0, remove_parallel_component: bool = True) -> Tensor:
-        """The guided output (see guidance.combine); cond_scale = 1 needs no null pass and makes none."""
+        """The guided output (see guidance.combine). With cond_scale = 1, only the conditional pass is computed."""
         if cond_scale == 1:
             return self(x, time, classes, drop_mask=torch.zeros_like(classes, dtype=torch.bool))
         cond, null = self.forward_both(x, time, classes)

@@ -1,1 +1,1 @@
-"""What all packages stand on: errors that a user can mend, files written whole, images, devices, command lines."""
+"""The base of all packages: user errors, atomic files, images, locks, devices, memory, seeds, command lines."""

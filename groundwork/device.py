@@ -1,4 +1,4 @@
-"""Which device to compute on, whether PyTorch has kernels for it, in which precision, and one line that says so."""
+"""Chooses the device and the precision to compute in, and checks that this PyTorch has kernels for the device."""
 import os
 import re
 from contextlib import AbstractContextManager, nullcontext
@@ -10,17 +10,21 @@ from groundwork.errors import InputError
 from groundwork.memory import keep_freed_memory
 
 Module = TypeVar("Module", bound=torch.nn.Module)
-LAST_FOR_PASCAL = "2.7.1", "0.22.1"     # the newest torch and torchvision on PyPI whose builds hold sm_60, and sm_50
+LAST_FOR_PASCAL = "2.7.1", "0.22.1"     # the newest torch and torchvision on PyPI with kernels for sm_60 and sm_50
 GIB = 2 ** 30
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' (CUDA where there is one, else CPU), 'cpu', 'cuda' or 'cuda:<n>' → torch.device, on which work can begin.
+    """The device of this name, as a torch.device, after a check that this PyTorch can compute on it.
 
-    On a CPU this process keeps freed memory from then on (see keep_freed_memory).
-    CUDA without a number is this process's own device where several were launched (LOCAL_RANK), else the first.
-    Raises InputError when CUDA is asked for and there is none, when this PyTorch cannot compute on it, or when the
-    name is none of these.
+    name: 'auto' (CUDA if there is any, else the CPU), 'cpu', 'cuda' or 'cuda:<n>'. If several processes were launched,
+        'auto' and 'cuda' give each process its own CUDA device (number LOCAL_RANK). A single process gets the first
+        one.
+
+    If the device is the CPU, this process keeps freed memory from then on (see keep_freed_memory).
+
+    Raises InputError if the name is none of these, if there is no such CUDA device, if this PyTorch cannot compute on
+    it, or if 'cuda:<n>' is given to several processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,10 +52,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_kernels(device: torch.device) -> None:
-    """Raises InputError, with what to install or switch, when this PyTorch has no kernels for a CUDA device.
+    """Raises InputError if this PyTorch has no kernels for a CUDA device. The message says what to install or to
+    switch.
 
-    torch.cuda.is_available() only tells of a card and a driver; without kernels the first operation dies. The list of
-    architectures speaks of PyTorch's own kernels; a convolution tries cuDNN's.
+    torch.cuda.is_available() only says that there are a card and a driver. Without kernels, the first operation fails.
+    The list of architectures is that of PyTorch's own kernels, so a small convolution tests those of cuDNN.
     """
     capability, archs = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
     card = f"{torch.cuda.get_device_name(device)} (compute capability {capability[0]}.{capability[1]})"
@@ -67,30 +72,35 @@ def check_kernels(device: torch.device) -> None:
 
 
 def convolve_once(device: torch.device) -> None:
-    """A tiny convolution in each precision that is used on the device, waited for; raises what PyTorch raises."""
+    """Compute a tiny convolution in each precision used on the device, and wait for it. Raises what PyTorch raises."""
     for dtype in {torch.float32, half_precision(device) or torch.float32}:
         image, kernel = torch.ones(2, 1, 8, 3, 3, dtype=dtype, device=device)
         torch.nn.functional.conv2d(image, kernel).sum().item()
 
 
 def has_kernels(capability: tuple[int, int], archs: list[str]) -> bool:
-    """Whether kernels built for `archs`, as torch.cuda.get_arch_list() names them, run on a card of this capability.
+    """Whether kernels built for `archs` run on a card of this compute capability, given as (X, Y).
 
-    NVIDIA's rules (CUDA C++ Programming Guide, "Binary Compatibility", "PTX Compatibility" and "Feature Set Compiler
-    Targets"): a binary sm_XY runs on cards X.Y and later ones of the same X; PTX compute_XY is compiled by the driver
-    for any card from X.Y on; ending in f, either is for X.Y and later ones of the same X, ending in a, for X.Y alone.
-    True where none of the names is of this kind, as in builds for AMD: the list then tells nothing.
+    archs: names as torch.cuda.get_arch_list() returns them. NVIDIA's rules (CUDA C++ Programming Guide, "Binary
+    Compatibility", "PTX Compatibility" and "Feature Set Compiler Targets") are:
+
+    - A binary sm_XY runs on cards of capability X.Y, and on later ones with the same X.
+    - PTX compute_XY is compiled by the driver for any card of capability X.Y or later.
+    - With the suffix f, either runs on X.Y and on later cards with the same X. With the suffix a, it runs on X.Y only.
+
+    Returns True if no name has one of these forms, as in builds for AMD: then the list says nothing.
     """
-    known = [match.groups() for arch in archs if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch))]
-    for kind, *numbers, suffix in known:
+    parsed = [match.groups() for arch in archs if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch))]
+    for kind, *numbers, suffix in parsed:
         major, minor = map(int, numbers)
         if capability == (major, minor) or suffix != "a" and capability > (major, minor) and (
                 capability[0] == major or (kind, suffix) == ("compute", "")):
             return True
-    return not known
+    return not parsed
 
 
 def _what_to_do(capability: tuple[int, int]) -> str:
+    """What to install or to switch, for a card of this compute capability."""
     if capability < (5, 0):
         return "use another card or --device cpu"
     if capability >= (7, 5):
@@ -100,12 +110,14 @@ def _what_to_do(capability: tuple[int, int]) -> str:
             "switch the accelerator (on Kaggle to T4 x2, where accelerate launch --multi_gpu uses both)")
 
 
-def describe_work(device: torch.device, *, amp: bool = True, uses_graph: bool = False, at_once: int | None = None,
+def describe_work(device: torch.device, *, amp: bool = True, uses_graph: bool = False, micro_batch: int | None = None,
                   processes: int = 1) -> str:
     """One line on what computes and how: "on Tesla P100-PCIE-16GB (16 GiB): float16, CUDA graph, not compiled, …".
 
-    amp: whether half_precision is used; uses_graph: whether CUDA kernels are launched as one graph; at_once: images
-    that go through the network together, as far as memory allows.
+    amp: whether mixed precision is used, if the device has it (see half_precision).
+    uses_graph: whether CUDA kernels are launched together, as one CUDA graph.
+    micro_batch: number of images that go through the network together, if memory allows.
+    processes: number of processes, each with a device of this kind.
     """
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
@@ -114,38 +126,39 @@ def describe_work(device: torch.device, *, amp: bool = True, uses_graph: bool = 
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         card = f"the CPU ({torch.get_num_threads()} threads, {memory / GIB:.0f} GiB)"
     dtype = half_precision(device) if amp else None
-    how = [str(dtype or torch.float32).removeprefix("torch.")]
+    words = [str(dtype or torch.float32).removeprefix("torch.")]
     if uses_graph and device.type == "cuda":
-        how.append("CUDA graph")
-    how.append("not compiled")      # Triton, which torch.compile needs, has nothing for cards below capability 7.0
-    if at_once is not None:
-        how.append(f"micro-batch {at_once}")
-    return f"on {f'{processes} x ' if processes > 1 else ''}{card}: {', '.join(how)}"
+        words.append("CUDA graph")
+    words.append("not compiled")      # torch.compile needs Triton, which does not support cards below capability 7.0
+    if micro_batch is not None:
+        words.append(f"micro-batch {micro_batch}")
+    return f"on {f'{processes} x ' if processes > 1 else ''}{card}: {', '.join(words)}"
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the hardware has it (CUDA of compute capability 8.0, CPUs with AVX512-BF16 or AMX), float16 on
-    older CUDA, None on other CPUs.
+    """The 16-bit type for mixed precision on a device, or None.
 
-    torch.cuda.is_bf16_supported() is no guide: it counts emulation.
+    bfloat16 if the hardware has it (CUDA devices of compute capability 8.0 or more, CPUs with AVX512-BF16 or AMX),
+    float16 on older CUDA devices, None on other CPUs. torch.cuda.is_bf16_supported() does not help here: it is also
+    True if bfloat16 is emulated.
     """
     if device.type != "cuda":
-        found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()      # older PyTorch cannot tell
-        return torch.bfloat16 if found.get("avx512_bf16") or found.get("amx_bf16") else None
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()      # not in older PyTorch
+        return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
 def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManager:
-    """Mixed precision in half_precision(device); does nothing where there is none, or when not `enabled`."""
+    """A context of mixed precision in half_precision(device). Does nothing if that is None or `enabled` is False."""
     dtype = half_precision(device) if enabled else None
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 def in_memory_format(module: Module, memory_format: torch.memory_format) -> Module:
-    """The module, with its weights laid out so."""
-    return module.to(memory_format=memory_format)  # type: ignore[call-overload]  # PyTorch 2.7's stubs do not know it
+    """The module itself, after its weights were converted to `memory_format`, such as torch.channels_last."""
+    return module.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in PyTorch 2.7's stubs
 
 
 def grad_scaler(device: torch.device) -> torch.amp.GradScaler:
-    """Scales the loss against float16's underflow; does nothing in the other precisions."""
+    """A scaler of the loss, against underflow of float16 gradients. Does nothing in the other precisions."""
     return torch.amp.GradScaler(enabled=half_precision(device) == torch.float16)

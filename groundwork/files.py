@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and that cannot run code when they are read."""
+"""Reads and writes files. A file is written completely or not at all, and reading it never runs code from it."""
 import hashlib
 import json
 import math
@@ -19,15 +19,17 @@ from tqdm import tqdm
 
 from groundwork.errors import InputError
 
-ABOUT = "about"     # the entry of a safetensors file's header that holds plain values, as JSON
-TEMPORARY = re.compile(r"\..*\.(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")       # atomic_path's, with its process's number
+ABOUT = "about"     # key of the plain values in the header of a safetensors file, as JSON
+TEMPORARY = re.compile(r"\..*\.(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")       # atomic_path's names; (\d+) is the process id
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`, else removed.
+    """Yield a temporary path in the folder of `path`, for the block to write to.
 
-    The temporary name keeps the suffix, because savers (PIL, matplotlib, numpy) choose the format by it.
+    If the block succeeds, the file is flushed to disk and renamed to `path`. If it fails, the temporary file is removed
+    and `path` stays as it was. The folder is created if needed. The temporary name keeps the suffix, because PIL,
+    matplotlib and NumPy choose the format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +40,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None and error.errno:      # a full disk does not say which file it was about
+        if error.filename is None and error.errno:      # the error of a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -46,7 +48,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def check_free_space(folder: str | Path, needed: int, advice: str) -> None:
-    """Raises InputError when the disk of `folder` has less than `needed` bytes left."""
+    """Raises InputError if the disk of `folder` has less than `needed` bytes free. advice: what the user can do."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(f"{needed / 1e9:.3g} GB are needed in {folder}, and {free / 1e9:.3g} GB are free there; "
@@ -54,47 +56,54 @@ def check_free_space(folder: str | Path, needed: int, advice: str) -> None:
 
 
 def allocate(path: str | Path) -> None:
-    """Take the room on the disk that a sparse file claims: else writing to its memory map ends the process by SIGBUS
-    when the disk is full."""
+    """Reserve disk space for every byte of a sparse file. Raises OSError if there is too little.
+
+    Without it, writing to the file's memory map would end the process by SIGBUS when the disk is full.
+    """
     if hasattr(os, "posix_fallocate"):
         with open(path, "rb+") as file:
             os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
 
 
 def append_json(path: str | Path, value: Any) -> None:
-    """A line more. What was cut off while it was written becomes a line of its own."""
+    """Append a value to a file as one line of JSON. If an interrupted write left the last line incomplete, the new one
+    still starts on a line of its own.
+    """
     try:
         with open(path, "ab+") as file:
-            is_torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-            file.write(b"\n" * bool(is_torn) + to_json(value).encode() + b"\n")
+            is_incomplete = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            file.write(b"\n" * bool(is_incomplete) + to_json(value).encode() + b"\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file, completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file, completely or not at all. Values of other types, such as paths, become text."""
     write_text(path, to_json(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def to_json(value: Any, **style: Any) -> str:
-    """By json.dumps; NaN and infinity, which JSON has no words for, become null."""
-    return json.dumps(_strict(value), **style)
+    """The value as JSON text, by json.dumps(…, **style). NaN and infinity do not exist in JSON and become null."""
+    return json.dumps(_without_nan(value), **style)
 
 
-def _strict(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
+    """A copy of the value in which None replaces NaN and infinity. Tuples become lists."""
     if isinstance(value, dict):
-        return {key: _strict(part) for key, part in value.items()}
+        return {key: _without_nan(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(part) for part in value]
+        return [_without_nan(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | Path) -> Any:
-    """Raises InputError when `path` is no file or no JSON."""
+    """The content of a JSON file. Raises InputError if `path` is no file or no JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -104,25 +113,25 @@ def read_json(path: str | Path) -> Any:
 
 
 def check_inside(names: Iterable[str], source: str | Path) -> None:
-    """Raises InputError when one of the relative paths that `source` lists leads out of its folder."""
+    """Raises InputError if a name is no relative path below the folder. source: the file that lists the names."""
     for name in names:
         if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
             raise InputError(f"{source} lists {name!r}, which is no path below its folder")
 
 
 def save_tensors(path: str | Path, value: dict) -> None:
-    """`torch.save`, whole or not at all. Raises InputError when it cannot be written."""
+    """`torch.save`, completely or not at all. Raises InputError if the file cannot be written."""
     with atomic_path(path) as temporary:
         try:
             torch.save(value, temporary)
-        except RuntimeError as error:       # what torch.save makes of a full disk
+        except RuntimeError as error:       # what torch.save raises if the disk is full
             raise InputError(f"{path} cannot be written ({str(error).splitlines()[0]}); is the disk full?") from None
 
 
 def load_tensors(path: str | Path) -> Any:
     """`torch.load` onto the CPU with `weights_only=True`: tensors, numbers, strings and containers, never code.
 
-    Raises InputError when `path` is absent, damaged, or holds anything that would have to run code.
+    Raises InputError if `path` does not exist, is damaged, or holds objects that would run code when loaded.
     """
     path = Path(path)
     if not path.is_file():
@@ -132,22 +141,23 @@ def load_tensors(path: str | Path) -> Any:
     except pickle.UnpicklingError:
         raise InputError(f"{path} is damaged or holds Python objects that would run code; "
                          "expected tensors and plain values only") from None
-    except Exception as error:      # on a damaged file torch.load raises nearly anything
+    except Exception as error:      # torch.load raises many kinds of errors on damaged files
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is no complete PyTorch file ({reason})") from None
 
 
 def save_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
-    """Tensors, and plain values about them in the file's header, whole or not at all."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:        # not by save_file: it keeps the file from all other users
-        temporary.write_bytes(safetensors.torch.save(whole, {ABOUT: to_json(about, default=str)}))
+    """Write tensors to a safetensors file, completely or not at all. about: plain values for its header, as JSON."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:        # save_file would deny all other users access to the file
+        temporary.write_bytes(safetensors.torch.save(contiguous, {ABOUT: to_json(about, default=str)}))
 
 
 def load_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(its tensors, on the CPU; the plain values about them, empty when it was not save_safetensors that wrote it).
+    """Read a safetensors file. Returns (tensors on the CPU, the plain values of its header).
 
-    Raises InputError when `path` is absent or damaged.
+    The plain values are empty if another program wrote the file. Raises InputError if `path` does not exist or is
+    damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -158,18 +168,18 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
             if not isinstance(about, dict):
                 raise ValueError(f"its header's {ABOUT} is a {type(about).__name__}")
             return {name: file.get_tensor(name) for name in file.keys()}, about
-    except Exception as error:      # as above: a damaged header may hold anything
+    except Exception as error:      # a damaged file raises many kinds of errors here, too
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is no complete safetensors file ({reason})") from None
 
 
 def load_array(path: str | Path) -> np.ndarray:
-    """An .npy file, memory-mapped. Raises InputError when it is absent, damaged or holds objects."""
+    """An .npy file, memory-mapped. Raises InputError if it does not exist, is damaged or holds Python objects."""
     return _load_numpy(path, np.load, mmap_mode="r")
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """An .npz file, likewise, but read."""
+    """The arrays of an .npz file by name, read into memory. Raises InputError as load_array does."""
     return _load_numpy(path, lambda file: dict(np.load(file)))
 
 
@@ -178,13 +188,13 @@ def _load_numpy(path: str | Path, load: Callable, **options: Any) -> Any:
         return load(path, **options)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except Exception as error:      # on a damaged file NumPy, too, raises nearly anything
+    except Exception as error:      # np.load, too, raises many kinds of errors on damaged files
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is no complete NumPy file of numbers ({reason})") from None
 
 
 def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of names and values, whatever the order."""
+    """SHA-256 of the tensors' names and values, in hexadecimal. The order of the tensors does not matter."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
@@ -193,7 +203,7 @@ def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def digest_file(path: str | Path) -> str:
-    """SHA-256 of its bytes."""
+    """SHA-256 of a file's bytes, in hexadecimal. Shows a progress bar if it takes more than a second."""
     digest = hashlib.sha256()
     with open(path, "rb") as file, tqdm(total=os.path.getsize(path), desc=f"checking {Path(path).name}", unit="B",
                                         unit_scale=True, delay=1, leave=False, disable=None) as bar:

@@ -1,4 +1,4 @@
-"""One program at a time in a folder that it writes to."""
+"""A lock that lets one program at a time write to a folder."""
 import json
 import os
 import socket
@@ -18,13 +18,16 @@ _held: set[Path] = set()
 
 @contextmanager
 def sole_writer(folder: str | Path) -> Iterator[None]:
-    """Keep others out of `folder` (made if need be) while this runs. Raises InputError that names who is in it.
+    """Keep other processes out of `folder` while the block runs. The folder is created if needed.
 
-    The operating system frees the lock when its process ends in whatever way; a killed one leaves its name behind,
-    which is told and replaced.
+    Raises InputError, which names the other process, if the folder is already locked. The operating system frees the
+    lock when its process ends, in whatever way. If that process was killed, its entry in the folder remains: the next
+    process prints it, replaces it, and removes the temporary files of killed processes.
+
+    The same process may lock a folder twice. A folder that was created here and is still empty at the end is removed.
     """
     folder = Path(folder)
-    if folder.resolve() in _held:       # by a caller: one folder may be given for two purposes
+    if folder.resolve() in _held:       # a caller has locked it: one folder may be given for two purposes
         yield
         return
     is_new = not folder.exists()
@@ -36,8 +39,8 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
         raise InputError(f"{folder} is being written to by {_owner(folder) or 'another process'}; wait for it, stop "
                          "it, or choose another folder") from None
     try:
-        if left := _owner(folder):
-            print(f"{folder} was left by {left}, which is gone: taking over")
+        if previous := _owner(folder):
+            print(f"{folder} was left by {previous}, which is gone: taking over")
         _remove_temporaries(folder)
         _held.add(folder.resolve())
         write_json(folder / OWNER, {"process": os.getpid(), "host": socket.gethostname(),
@@ -46,15 +49,18 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
     finally:
         _held.discard(folder.resolve())
         (folder / OWNER).unlink(missing_ok=True)
-        (folder / LOCK).unlink(missing_ok=True)         # filelock notices when it got hold of a file that is gone
+        (folder / LOCK).unlink(missing_ok=True)         # filelock checks that the file it locked still exists
         lock.release()
         if is_new:
-            with suppress(OSError):         # unless nothing came of it, it is not empty
+            with suppress(OSError):         # fails if the folder is not empty
                 folder.rmdir()
 
 
 def _remove_temporaries(folder: Path) -> None:
-    """Of killed processes; folders further down that have a lock of their own may have a writer of their own."""
+    """Remove temporary files of processes that no longer exist, in `folder` and its subfolders.
+
+    Subfolders with a lock of their own are left out, because another process may be writing there.
+    """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
             _remove_temporaries(path)
@@ -63,6 +69,7 @@ def _remove_temporaries(folder: Path) -> None:
 
 
 def _owner(folder: Path) -> str | None:
+    """The process that the folder's owner file names, as text; None if there is no readable owner file."""
     try:
         found = json.loads((folder / OWNER).read_text(encoding="utf-8"))
         return printable(f"process {found['process']} on {found['host']} (since {found['since']})")

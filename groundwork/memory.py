@@ -1,4 +1,4 @@
-"""Work in parts that fit in memory, and memory that is kept from one tensor to the next."""
+"""Work in batches that fit in memory, and memory on the CPU that is reused instead of returned."""
 import ctypes
 import gc
 import sys
@@ -11,61 +11,73 @@ from tqdm import tqdm
 
 from groundwork.errors import InputError
 
-# Of glibc's malloc.h: parameters of mallopt, and what malloc itself adapts to once a program has freed large blocks.
+# Parameters of mallopt, from glibc's malloc.h. USUAL: what malloc sets by itself, once large blocks were freed.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-ADAPTED = {MMAP_MAX: 65536, MMAP_THRESHOLD: 2 ** 25, TRIM_THRESHOLD: 2 ** 26}
-KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: 2 ** 31 - 1}
+USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 2 ** 25, TRIM_THRESHOLD: 2 ** 26}
+KEEP_FREED = {MMAP_MAX: 0, TRIM_THRESHOLD: 2 ** 31 - 1}
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Let freed tensors on the CPU make room for the next ones, instead of going back to the system, which hands out
-    every page anew, filled with zeros: a fifth of the VAE's encoding went into that (2.2 of 10.6 s, on one thread).
+    """Reuse the memory of freed CPU tensors for the next ones, instead of returning it to the operating system.
 
-    keep=False: as a program finds it. Does nothing where malloc is not glibc's.
+    The system fills every page with zeros before it hands it out again. This took a fifth of the VAE's encoding (2.2 of
+    10.6 s, on one thread). keep=False: glibc's usual behaviour. Does nothing if malloc is not glibc's.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for parameter, value in (KEEPING if keep else ADAPTED).items():
+        for parameter, value in (KEEP_FREED if keep else USUAL).items():
             mallopt(parameter, value)
 
 
 class AdaptiveBatches:
-    """Runs functions on parts of what they are to work on, of `size` items at most; whenever memory runs out, the size
-    is halved, for good.
+    """Calls functions on batches of at most `size` items. When memory runs out, the size is halved and stays so.
 
-    what: an item's name, for what is said then; label names a progress bar, for work that may take seconds.
+    what: the name of an item, such as "image", for messages and progress bars.
+    label: text of a progress bar, for work that may take seconds; None: no bar.
     """
 
     def __init__(self, size: int, what: str, label: str | None = None):
         self.size, self.what, self.label = size, what, label
 
     def map(self, function: Callable[..., Tensor], *items: Any) -> Tensor:
-        """torch.cat of function(*parts) over consecutive parts of `items`, sequences or tensors of one length.
+        """torch.cat of the results of `function` on consecutive batches of `items`.
 
-        Raises InputError when not even one item fits.
+        function: takes one batch of each of `items`, and returns a tensor with one row per item.
+        items: sequences or tensors of the same length.
+
+        Raises InputError if not even one item fits in memory.
         """
         results, start, count = [], 0, len(items[0])
         with tqdm(total=count, desc=self.label, unit=self.what, delay=1, leave=False,
                   disable=None if self.label else True) as bar:
             while start < count:
-                results.append(self.until_it_fits(
+                results.append(self.retry_until_it_fits(
                     lambda: function(*(item[start:start + self.size] for item in items)), count - start))
                 start += self.size
                 bar.update(len(results[-1]))
         return torch.cat(results)
 
-    def until_it_fits(self, attempt: Callable[[], Any], count: int) -> Any:
-        """What attempt() returns, which must heed `size` and have no effect where it fails; it has `count` items."""
+    def retry_until_it_fits(self, attempt: Callable[[], Any], count: int) -> Any:
+        """Call attempt() until it does not run out of memory, halving `size` after each failure. Returns its result.
+
+        attempt: must read `size` in each call, and must have no effect if it fails.
+        count: number of items that it works on.
+
+        Raises InputError if not even one item fits in memory.
+        """
         while True:
             try:
                 return attempt()
             except RuntimeError as error:
                 self._halve(error, min(self.size, count))
-            gc.collect()        # here the exception, and with it the activations that its traceback held, is gone
+            gc.collect()        # here, the exception is gone, and with it the activations that its traceback kept
             torch.cuda.empty_cache()
 
     def _halve(self, error: RuntimeError, tried: int) -> None:
-        """After `error` on so many items. Raises it when it is none of memory, and InputError when it was one item."""
+        """Halve the size after `error`, which occurred with `tried` items in a batch.
+
+        Raises the error itself if it is not about memory, and InputError if the batch had one item only.
+        """
         if not should_reduce_batch_size(error):
             raise error
         if tried == 1:

@@ -1,4 +1,4 @@
-"""Ending early on purpose: signals, and machines that are taken away at a known hour."""
+"""Stops a program early but cleanly: on a signal, or before the machine is taken away at a known time."""
 import os
 import signal
 import time
@@ -7,20 +7,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Iterator
 
-KAGGLE_HOURS = 12               # after which a session ends without asking
-LEFT_TO_SAVE_HOURS = 1 / 6      # ten minutes
+KAGGLE_HOURS = 12               # Kaggle ends a session after this time, without asking
+LEFT_TO_SAVE_HOURS = 1 / 6      # ten minutes, for saving
 
 
 class StopRequest:
-    """Why to end after the current step, or None: a signal, or the clock."""
+    """Whether to stop after the current step, and why: a signal arrived, or the deadline has passed."""
 
     def __init__(self, deadline: float | None = None):
-        """deadline: seconds of `time.time()`."""
+        """deadline: when to stop, in seconds as `time.time()`; None: never."""
         self.deadline = deadline
         self.signal_name: str | None = None
 
     @property
     def reason(self) -> str | None:
+        """The reason to stop; None: go on."""
         if self.signal_name:
             return self.signal_name
         return "the time is up" if self.deadline is not None and time.time() >= self.deadline else None
@@ -28,9 +29,10 @@ class StopRequest:
 
 @contextmanager
 def stopping_on_signals(request: StopRequest) -> Iterator[StopRequest]:
-    """SIGTERM and a first SIGINT only tell the request; a second SIGINT raises KeyboardInterrupt at once.
+    """While the block runs, SIGTERM and the first SIGINT (Ctrl-C) only set `request`. A second SIGINT raises
+    KeyboardInterrupt.
 
-    To be entered in the main thread, as Python handles signals there alone.
+    Must be entered in the main thread, because Python handles signals only there.
     """
     interrupts = 0
 
@@ -40,19 +42,20 @@ def stopping_on_signals(request: StopRequest) -> Iterator[StopRequest]:
         if interrupts > 1:
             raise KeyboardInterrupt
         request.signal_name = signal.Signals(number).name
-        with suppress(OSError):     # not by print: whoever reads it may be gone, and it may be printing already
+        with suppress(OSError):     # not print: its reader may be gone, or the signal came while it was printing
             os.write(2, f"\n{request.signal_name}: stopping after this step (Ctrl-C: at once)\n".encode())
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous_handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
 def deadline(max_hours: float) -> float | None:
-    """The `time.time()` to stop at: after max_hours from now; with 0, ten minutes before a Kaggle session's end, and
-    never elsewhere.
+    """When to stop, in seconds as `time.time()`: max_hours from now.
+
+    With max_hours = 0, it is ten minutes before a Kaggle session ends; outside Kaggle it is None, that is, never.
     """
     if max_hours > 0:
         return time.time() + 3600 * max_hours
@@ -62,9 +65,9 @@ def deadline(max_hours: float) -> float | None:
 
 
 def session_start() -> float:
-    """When the first process of this machine or container started, in seconds of `time.time()`; Linux only."""
-    after_the_name = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
-    ticks = int(after_the_name[19])         # proc(5): field 22, starttime, in clock ticks after boot
+    """When the first process of this machine or container started, in seconds as `time.time()`. Linux only."""
+    fields = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[19])         # proc(5): field 22, starttime, in clock ticks after boot
     boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines()
                 if line.startswith("btime"))
     return boot + ticks / os.sysconf("SC_CLK_TCK")

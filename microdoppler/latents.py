@@ -1,4 +1,4 @@
-"""python -m microdoppler.latents: the encoded training images as .npz."""
+"""python -m microdoppler.latents: write the encoded training images as one .npz file."""
 from groundwork.command_line import run
 from microdoppler.data.latents import main
 

@@ -1,4 +1,4 @@
-"""python -m microdoppler.split: make a split and audit it."""
+"""python -m microdoppler.split: split the data set into training and test images, and audit the split."""
 from groundwork.command_line import run
 from microdoppler.data.split_command import main
 

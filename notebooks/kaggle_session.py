@@ -1,4 +1,4 @@
-"""What notebooks/kaggle.ipynb begins a session with: what is attached, and what an earlier session left."""
+"""Functions for the start of notebooks/kaggle.ipynb: find attached data, and copy the results of an earlier session."""
 import os
 import re
 import shutil
@@ -15,17 +15,17 @@ from groundwork.files import atomic_path
 from groundwork.lock import LOCK, OWNER
 from microdoppler.data.spectrograms import SUFFIXES, folders_by_class
 
-DEPTH = 6       # folders below the root that are looked into: Kaggle puts three above what was uploaded
-LEFT_BEHIND = "data", "kl_vae_best*", "latents_cache", "results", "synthetic_data"      # by a session
+MAX_DEPTH = 6       # levels of folders to search below the root; Kaggle puts three of them above an upload
+SESSION_OUTPUTS = "data", "kl_vae_best*", "latents_cache", "results", "synthetic_data"      # what a session writes
 
 
 @dataclass(frozen=True)
 class Attached:
-    """What there is to work with."""
+    """What was found among the notebook's inputs; None where there is nothing of a kind."""
     data_path: Path | None      # the data set with the most users
-    num_users: int
-    vae_path: Path | None
-    earlier: Path | None        # the output of an earlier session, of several the one trained longest
+    num_users: int              # of this data set; 0 without one
+    vae_path: Path | None       # weights of a VAE
+    earlier: Path | None        # the output of an earlier session; of several, the one that was trained longest
 
     def __str__(self) -> str:
         data = f"{self.data_path}, {self.num_users} users" if self.data_path else "none, so walkers are simulated"
@@ -34,8 +34,8 @@ class Attached:
 
 
 def find_attached(root: str | Path) -> Attached:
-    """Look for a data set, a VAE and an earlier session's output in `root` and its folders, DEPTH deep at most."""
-    folders = list(_folders(Path(root), DEPTH))
+    """Search `root` and its folders, at most MAX_DEPTH levels deep, for a data set, a VAE and an earlier session."""
+    folders = list(_folders(Path(root), MAX_DEPTH))
     sessions = [folder for folder in folders if _is_session(folder)]
     others = [folder for folder in folders if not any(folder.is_relative_to(session) for session in sessions)]
     data = max(others, key=count_users, default=None)
@@ -47,34 +47,38 @@ def find_attached(root: str | Path) -> Attached:
 
 
 def count_users(folder: Path) -> int:
-    """How many of ID_1, ID_2, … the folder holds, each with an image; 0 for synthetic sets, which have a manifest."""
+    """The number of users in a data set: how many of ID_1, ID_2, … exist without a gap and with an image in each.
+
+    0 for a synthetic set, which has a manifest.json.
+    """
     if (folder / "manifest.json").exists() or not any(folder.glob("[Ii][Dd]_*")):
         return 0
     found, count = folders_by_class(folder), 0
-    while (own := found.get(f"ID_{count + 1}")) and any(file.suffix.lower() in SUFFIXES for file in own.iterdir()):
+    while (user := found.get(f"ID_{count + 1}")) and any(file.suffix.lower() in SUFFIXES for file in user.iterdir()):
         count += 1
     return count
 
 
 def bring_over(earlier: Path, working: str | Path) -> None:
-    """Copy what an earlier session left to where this one writes, but for what is there already."""
-    for source in (source for pattern in LEFT_BEHIND for source in sorted(earlier.glob(pattern))):
+    """Copy the outputs of an earlier session to the folder `working` of this one. Existing files and folders are kept.
+    """
+    for source in (source for pattern in SESSION_OUTPUTS for source in sorted(earlier.glob(pattern))):
         target = Path(working) / source.name
         if target.exists():
             continue
         if source.is_file():
-            with atomic_path(target) as half:
-                shutil.copyfile(source, half)
+            with atomic_path(target) as incomplete:
+                shutil.copyfile(source, incomplete)
         else:
-            half = target.with_name(f".{target.name}.half")
-            shutil.rmtree(half, ignore_errors=True)         # of a copy that was interrupted
-            shutil.copytree(source, half, ignore=shutil.ignore_patterns(LOCK, OWNER))
-            os.replace(half, target)
+            incomplete = target.with_name(f".{target.name}.half")
+            shutil.rmtree(incomplete, ignore_errors=True)       # left by a copy that was interrupted
+            shutil.copytree(source, incomplete, ignore=shutil.ignore_patterns(LOCK, OWNER))
+            os.replace(incomplete, target)
         print(f"brought over: {target}")
 
 
 def show(*pictures: str | Path, width: int = 900) -> None:
-    """Pictures in the notebook, at most `width` pixels wide and in 256 colours, as the notebook keeps them."""
+    """Show image files in the notebook, at most `width` pixels wide and in 256 colours to keep the notebook small."""
     for picture in pictures:
         with PILImage.open(picture) as image:
             small = image.convert("RGB")
@@ -85,7 +89,8 @@ def show(*pictures: str | Path, width: int = 900) -> None:
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
-    """root and what is below it, in order; no hidden folders, nor those of a data set's users."""
+    """`root` and the folders below it, sorted, down to `depth` levels. Hidden folders and the users' folders ID_<n> are
+    left out."""
     if not root.is_dir():
         return
     yield root

@@ -1,4 +1,7 @@
-"""Print the table of constants in docs/configuration.md, from Config and its comments:  python scripts/config_table.py"""
+"""Print the table of constants for docs/configuration.md, made from Config and its comments:
+
+    python scripts/config_table.py
+"""
 import inspect
 import re
 import sys

@@ -1,8 +1,8 @@
 """Feed damaged files to everything that reads files:  python -m scripts.fuzz --minutes 10
 
-A reader must take a file or refuse it with InputError; anything else is a finding, kept in --findings to become a
-case in tests/fuzzed/. With atheris (pip install atheris, where it has a wheel) the damage is guided by what it makes
-the code do, without it it is blind.
+A reader must accept a file or refuse it with InputError. Any other exception is a finding: the file is kept in the
+folder --findings, and can become a case in tests/fuzzed/. If atheris is installed (pip install atheris, where there is
+a wheel), the branches that the code takes guide the damage; otherwise the damage is random.
 """
 import contextlib
 import io
@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from denoising_diffusion_pytorch.checkpoint import ema_unet_weights, load_checkpoint, read_off_tensors, save_ema
+from denoising_diffusion_pytorch.checkpoint import ema_unet_weights, infer_config, load_checkpoint, save_ema
 from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.files import read_json
@@ -45,18 +45,21 @@ STATISTICS = LatentStatistics([0.0], [1.0], -1.0, 1.0)
 
 
 def read_checkpoint(path: Path) -> None:
+    """Read a checkpoint as generate.py does."""
     checkpoint = load_checkpoint(path)
     config_of(checkpoint)
     ema_unet_weights(checkpoint)
     if not checkpoint.get("config"):
-        read_off_tensors(checkpoint)
+        infer_config(checkpoint)
 
 
 def read_runs(path: Path) -> None:
+    """Read runs.csv as classify.py does."""
     RunLog(path.parent)
 
 
 def read_predictions(path: Path) -> None:
+    """Read the predictions of a stored run as classify.py does."""
     (path.parent / "predictions").mkdir(exist_ok=True)
     shutil.copy(path, path.parent / "predictions" / "key.npz")
     RunLog(path.parent).read("key")
@@ -106,11 +109,13 @@ def write_latents(path: Path) -> None:
 
 
 def read_latents(path: Path) -> None:
+    """Read damaged latents.npy with an undamaged index."""
     write_json_of(INDEX)(path.with_suffix(".json"))
     load_cached(path.parent, STATISTICS)
 
 
 def read_index(path: Path) -> None:
+    """Read a damaged latents.json with undamaged latents."""
     write_latents(path.with_suffix(".npy"))
     load_cached(path.parent, STATISTICS)
 
@@ -125,10 +130,10 @@ MANIFEST = {"images": {"ID_1/a.png": {"user": 1, "seed": 2}}, "vae": "x"}
 
 @dataclass(frozen=True)
 class Kind:
-    """Of files: what it is called, how a whole one is made, and what reads it."""
+    """A kind of file."""
     file_name: str
-    write: Callable[[Path], object]
-    read: Callable[[Path], object]
+    write: Callable[[Path], object]     # writes an undamaged file to the path
+    read: Callable[[Path], object]      # the code under test
 
 
 KINDS = {
@@ -151,7 +156,7 @@ KINDS = {
 }
 
 
-GUIDING = (         # modules whose branches guide atheris; all there are would take minutes to prepare
+INSTRUMENTED = (        # modules whose branches guide atheris; to instrument all modules would take minutes
     "torch._weights_only_unpickler", "numpy.lib.format", "numpy.lib._format_impl", "json.decoder", "csv", "zipfile",
     "PIL.Image", "PIL.ImageOps", "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.ImageFile", "PIL.ExifTags",
     "groundwork.files", "groundwork.images", "groundwork.limits", "denoising_diffusion_pytorch.checkpoint",
@@ -161,7 +166,7 @@ GUIDING = (         # modules whose branches guide atheris; all there are would 
 
 
 def functions_of(modules: tuple[str, ...]) -> list[FunctionType]:
-    """Those that the imported ones of these modules define, methods among them."""
+    """The functions and methods that these modules define; modules that are not imported are left out."""
     found = []
     for name in modules:
         for value in list(vars(sys.modules[name]).values()) if name in sys.modules else []:
@@ -170,23 +175,23 @@ def functions_of(modules: tuple[str, ...]) -> list[FunctionType]:
     return found
 
 
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """A few bytes flipped, removed, doubled or cut off."""
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """`data` with one to four places damaged: bytes flipped, removed, doubled, replaced or cut off."""
     damaged = bytearray(data)
-    for _ in range(chance.randint(1, 4)):
-        start = chance.randrange(len(damaged) + 1)
-        stop = min(len(damaged), start + chance.choice((1, 2, 8, 64)))
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(damaged) + 1)
+        stop = min(len(damaged), start + rng.choice((1, 2, 8, 64)))
         part = damaged[start:stop]
-        damaged[start:stop] = chance.choice((
-            bytes(byte ^ 1 << chance.randrange(8) for byte in part), b"", part * 2, chance.randbytes(len(part)),
-            chance.choice((b"\xff" * len(part), b"-1", b"null", b"[]", b"{}", b"1e999", b'"', b"../"))))
-        if chance.random() < 0.1:
+        damaged[start:stop] = rng.choice((
+            bytes(byte ^ 1 << rng.randrange(8) for byte in part), b"", part * 2, rng.randbytes(len(part)),
+            rng.choice((b"\xff" * len(part), b"-1", b"null", b"[]", b"{}", b"1e999", b'"', b"../"))))
+        if rng.random() < 0.1:
             del damaged[start:]
     return bytes(damaged)
 
 
 def attempt(name: str, data: bytes, folder: Path) -> Exception | None:
-    """What reading such a file raises, but for InputError."""
+    """Read a file of kind `name` with this content in `folder`. Returns what was raised, except InputError."""
     path = folder / KINDS[name].file_name
     path.write_bytes(data)
     try:
@@ -200,8 +205,10 @@ def attempt(name: str, data: bytes, folder: Path) -> Exception | None:
 
 
 def fuzz(name: str, seconds: float, seed: int, findings: Path, result: Queue) -> None:
-    """Damage files for a while; (how many, how many findings) go to `result`. To be run in a process of its own, which
-    atheris does not return from."""
+    """Damage files of kind `name` for so many seconds, and put (number of files, number of findings) into `result`.
+
+    Must run in a process of its own, because atheris ends the process.
+    """
     tried, found = 0, {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -214,7 +221,7 @@ def fuzz(name: str, seconds: float, seed: int, findings: Path, result: Queue) ->
             tried += 1
             error = attempt(name, data, folder)
             if error is not None and (what := f"{type(error).__name__}: {error}"[:60]) not in found:
-                found[what] = data
+                found[what] = data          # one finding per kind of exception and start of its text
                 findings.mkdir(parents=True, exist_ok=True)
                 (findings / f"{name} {len(found)}").write_bytes(data)
                 print(f"{name}: {what}", file=sys.stderr)
@@ -222,19 +229,19 @@ def fuzz(name: str, seconds: float, seed: int, findings: Path, result: Queue) ->
                 result.put((tried, len(found)))
                 result.close()
                 result.join_thread()
-                raise KeyboardInterrupt         # the way out of atheris
+                raise KeyboardInterrupt         # ends atheris.Fuzz
         end = time.monotonic() + seconds
         try:
             import atheris
         except ImportError:
-            chance = random.Random(seed)
+            rng = random.Random(seed)
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
-                    test(mutate(whole, chance))
+                    test(mutate(whole, rng))
             return
         (folder / "corpus").mkdir()
         (folder / "corpus" / "whole").write_bytes(whole)
-        for function in functions_of(GUIDING):
+        for function in functions_of(INSTRUMENTED):
             atheris.instrument_func(function)
         atheris.Setup([sys.argv[0], str(folder / "corpus"), f"-seed={seed + 1}", f"-max_len={4 * len(whole)}",
                        "-verbosity=0"], test)
@@ -243,12 +250,12 @@ def fuzz(name: str, seconds: float, seed: int, findings: Path, result: Queue) ->
 
 
 def main(*, minutes: float = 10, seed: int = 0, findings: Path = Path("fuzz_findings")) -> int:
-    """Divide so many minutes among all readers of files. Exit status 1 when one of them raised anything but InputError.
+    """Damage files of all kinds and read them. Exit status 1 when a reader raises anything but InputError.
 
     Args:
-        minutes: in all
-        seed: of the damage
-        findings: gets the files that were not refused properly
+        minutes: total time, divided equally among the kinds of files
+        seed: random seed of the damage
+        findings: folder for the files that made a reader raise something else
     """
     total = 0
     print("| file | damaged ones read | findings |\n|---|---|---|")
@@ -257,7 +264,7 @@ def main(*, minutes: float = 10, seed: int = 0, findings: Path = Path("fuzz_find
         result = context.Queue()
         process = context.Process(target=fuzz, args=(name, 60 * minutes / len(KINDS), seed, findings, result))
         process.start()
-        tried, found = None, 1          # unless it lives to tell
+        tried, found = None, 1          # a process that dies without a result counts as a finding
         while tried is None and (process.is_alive() or not result.empty()):
             with contextlib.suppress(queue.Empty):
                 tried, found = result.get(timeout=1)

@@ -1,7 +1,8 @@
-"""Kill every kind of work at random moments, and see whether anything is lost:  python -m scripts.kills
+"""Kill every kind of work at random moments, and check that nothing is lost:  python -m scripts.kills
 
-Each trial starts the work in a fresh folder, ends it with SIGKILL at a random moment, looks whether every file is
-whole, runs it again as a user would (training with --resume latest), and compares with what came of it uninterrupted.
+Each trial starts the work in a new folder and ends it with SIGKILL at a random moment. It checks that every file is
+complete, repeats the work as a user would (training with --resume latest), and compares the result with that of an
+uninterrupted run.
 """
 import csv
 import json
@@ -39,22 +40,23 @@ from train_latent_cfg import PRESETS, Config
 from vae.kl_vae import KL_VAE
 
 CPU = torch.device("cpu")
-PROCESSES = get_context("forkserver")       # which has everything imported: a process starts within milliseconds
-LONGEST_SAVE = 0.05                         # seconds, of these small checkpoints
+PROCESSES = get_context("forkserver")       # it has imported everything, so that a process starts in milliseconds
+MAX_SAVE_SECONDS = 0.05                     # time to save one of these small checkpoints
 
 
-def make_config(shared: Path, own: Path) -> Config:
-    """A training of seconds; `shared` holds what trials only read, `own` is a trial's folder."""
+def make_config(shared: Path, trial_folder: Path) -> Config:
+    """The Config of a training run of a few seconds. shared: folder that the trials only read; trial_folder: folder
+    that one trial writes to."""
     return replace(
-        PRESETS["cpu-minutes"], data_path=shared / "data", vae_path=shared / "vae.pt", results_folder=own / "results",
-        latents_cache_folder=shared / "latents_cache", device="cpu", num_users=3, images_per_user_train=10, dim=16,
-        train_batch_size=8, train_num_steps=24, save_and_sample_every=6, log_every=4, num_samples=3,
-        sampling_timesteps=2, classifier_image_size=32, classifier_batch_size=4, classifier_steps=4,
-        classifier_seeds=1)
+        PRESETS["cpu-minutes"], data_path=shared / "data", vae_path=shared / "vae.pt",
+        results_folder=trial_folder / "results", latents_cache_folder=shared / "latents_cache", device="cpu",
+        num_users=3, images_per_user_train=10, dim=16, train_batch_size=8, train_num_steps=24, save_and_sample_every=6,
+        log_every=4, num_samples=3, sampling_timesteps=2, classifier_image_size=32, classifier_batch_size=4,
+        classifier_steps=4, classifier_seeds=1)
 
 
 def prepare(shared: Path) -> None:
-    """Data, VAE, latents, a trained model and its images."""
+    """Write to `shared` what the trials read: data, VAE, latents, a trained model and its images."""
     config = make_config(shared, shared)
     simulate_dataset(config.data_path, config.num_users, images_per_user=20, image_size=config.image_size)
     torch.manual_seed(0)
@@ -65,60 +67,65 @@ def prepare(shared: Path) -> None:
     generate_images(shared, shared)
 
 
-def train(shared: Path, own: Path) -> None:
-    config = make_config(shared, own)
+def train(shared: Path, trial_folder: Path) -> None:
+    """Train, or resume from the newest milestone if there is one."""
+    config = make_config(shared, trial_folder)
     train_model(config, "latest" if list_milestones(config.results_folder) else None)
 
 
-def train_and_die_saving(shared: Path, own: Path) -> None:
-    """SIGKILL comes within LONGEST_SAVE after one of the checkpoints is begun."""
+def train_and_die_saving(shared: Path, trial_folder: Path) -> None:
+    """Train, and kill this process within MAX_SAVE_SECONDS after the start of saving a random checkpoint."""
     saves_left = random.randint(1, 4)
 
     def save(path: str | Path, value: dict) -> None:
         nonlocal saves_left
         saves_left -= 1
         if saves_left == 0:
-            threading.Timer(random.uniform(0, LONGEST_SAVE), os.kill, (os.getpid(), signal.SIGKILL)).start()
+            threading.Timer(random.uniform(0, MAX_SAVE_SECONDS), os.kill, (os.getpid(), signal.SIGKILL)).start()
         save_tensors(path, value)
     recording.save_tensors = save
-    train(shared, own)
+    train(shared, trial_folder)
 
 
-def encode(shared: Path, own: Path) -> None:
-    config = replace(make_config(shared, own), latents_cache_folder=own / "latents_cache")
+def encode(shared: Path, trial_folder: Path) -> None:
+    config = replace(make_config(shared, trial_folder), latents_cache_folder=trial_folder / "latents_cache")
     open_cache(config, open_split(config), open_vae(config, CPU), CPU)
 
 
-def generate_images(shared: Path, own: Path) -> None:
+def generate_images(shared: Path, trial_folder: Path) -> None:
     newest = milestone_path(shared / "results", 4)
-    generate(checkpoint=newest, all_users=True, samples_per_user=8, batch_size=3, output_dir=own / "synthetic",
-                  device="cpu", save_grid=True)
+    generate(checkpoint=newest, all_users=True, samples_per_user=8, batch_size=3, output_dir=trial_folder / "synthetic",
+             device="cpu", save_grid=True)
 
 
-def classify_images(shared: Path, own: Path) -> None:
-    classify(make_config(shared, own), synthetic=(shared / "synthetic",))
+def classify_images(shared: Path, trial_folder: Path) -> None:
+    classify(make_config(shared, trial_folder), synthetic=(shared / "synthetic",))
 
 
-def weights(own: Path) -> dict:
-    """Of the last checkpoint, with all that a further step would take, but the seconds that it took."""
-    return {name: value for name, value in load_tensors(milestone_path(own / "results", 4)).items()
+def weights(trial_folder: Path) -> dict:
+    """The content of the last checkpoint that a further training step depends on: all but the time and the config."""
+    return {name: value for name, value in load_tensors(milestone_path(trial_folder / "results", 4)).items()
             if name != "seconds" and name != "config"}
 
 
-def latents(own: Path) -> bytes:
-    return (own / "latents_cache" / "latents.npy").read_bytes()
+def latents(trial_folder: Path) -> bytes:
+    """The content of latents.npy."""
+    return (trial_folder / "latents_cache" / "latents.npy").read_bytes()
 
 
-def images(own: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(own)): path.read_bytes() for path in sorted(own.rglob("ID_*/*.png"))}
+def images(trial_folder: Path) -> dict[str, bytes]:
+    """{relative path: content} of the synthetic images."""
+    return {str(path.relative_to(trial_folder)): path.read_bytes() for path in sorted(trial_folder.rglob("ID_*/*.png"))}
 
 
-def predictions(own: Path) -> list[dict[str, str]]:
-    with open(own / "results" / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
+def predictions(trial_folder: Path) -> list[dict[str, str]]:
+    """The rows of runs.csv without the time."""
+    with open(trial_folder / "results" / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
-KINDS = {       # what is killed, what is run afterwards, and what must then be as if nothing had happened
+# {kind of work: (function that is killed, function that is run afterwards, result that must be as without the kill)}
+KINDS = {
     "training": (train, train, weights),
     "saving": (train_and_die_saving, train, weights),
     "encoding": (encode, encode, latents),
@@ -128,10 +135,10 @@ KINDS = {       # what is killed, what is run afterwards, and what must then be 
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Those that are not what their names say."""
+    """The files below `folder` that cannot be read as their suffix says, each with its error."""
     broken = []
     for path in (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK
-                 and "trackers" not in path.parts):      # they append to files of their own
+                 and "trackers" not in path.parts):      # trackers append to their trial_folder files
         try:
             if not TEMPORARY.fullmatch(path.name):
                 READERS[path.suffix](path)
@@ -141,7 +148,7 @@ def broken_files(folder: Path) -> list[str]:
 
 
 def _read_lines(path: Path) -> None:
-    for line in path.read_text().split("\n")[:-1]:      # the last one, without its end, may be torn
+    for line in path.read_text().split("\n")[:-1]:      # a last line without newline may be incomplete
         json.loads(line)
 
 
@@ -161,34 +168,37 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".html": _read_page, ".txt": Path.read_text}
 
 
-def _child(function: Callable, shared: Path, own: Path, seed: int) -> None:
-    log = os.open(own / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _run_in_child(function: Callable, shared: Path, trial_folder: Path, seed: int) -> None:
+    """Call function(shared, trial_folder) in a child process, with its output in trial_folder/log.txt."""
+    log = os.open(trial_folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)
     random.seed(seed)
-    function(shared, own)
+    function(shared, trial_folder)
 
 
-def start(function: Callable, shared: Path, own: Path, seed: int = 0) -> BaseProcess:
-    own.mkdir(parents=True, exist_ok=True)
-    process = PROCESSES.Process(target=_child, args=(function, shared, own, seed))
+def start(function: Callable, shared: Path, trial_folder: Path, seed: int = 0) -> BaseProcess:
+    """Start function(shared, trial_folder) in a child process; seed: of its random numbers."""
+    trial_folder.mkdir(parents=True, exist_ok=True)
+    process = PROCESSES.Process(target=_run_in_child, args=(function, shared, trial_folder, seed))
     process.start()
     return process
 
 
-def finish(function: Callable, shared: Path, own: Path) -> float:
-    """Run to the end; returns the seconds. Raises RuntimeError when it fails."""
+def finish(function: Callable, shared: Path, trial_folder: Path) -> float:
+    """Run function(shared, trial_folder) in a child process to its end; returns the seconds. Raises RuntimeError when
+    it fails."""
     started = time.perf_counter()
-    process = start(function, shared, own)
+    process = start(function, shared, trial_folder)
     process.join()
     if process.exitcode:
-        raise RuntimeError(f"exit status {process.exitcode}: {(own / 'log.txt').read_text()[-2000:]}")
+        raise RuntimeError(f"exit status {process.exitcode}: {(trial_folder / 'log.txt').read_text()[-2000:]}")
     return time.perf_counter() - started
 
 
 def equal(one: Any, other: Any) -> bool:
-    """To the bit."""
+    """Whether two results are bit-identical; dicts, lists and tuples are compared item by item."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
@@ -198,30 +208,36 @@ def equal(one: Any, other: Any) -> bool:
 
 @dataclass
 class Outcome:
-    in_time: int = 0                # killed before the work was done
-    broken: int = 0                 # not every file was whole, then or in the end
-    not_finished: int = 0           # started again, it failed
-    different: int = 0              # what came of it is not what comes of it uninterrupted
+    """Numbers of trials with one kind of work."""
+    killed_before_end: int = 0      # the kill came before the work was done
+    broken: int = 0                 # a file was incomplete after the kill or after the repetition
+    not_finished: int = 0           # the repetition failed
+    different: int = 0              # the result differs from that of an uninterrupted run
 
     @property
     def lost(self) -> int:
+        """The number of failures; a trial can count several times."""
         return self.broken + self.not_finished + self.different
 
 
-def trial(kind: str, shared: Path, own: Path, seconds: float, expected: Any, seed: int, outcome: Outcome) -> None:
-    """Kill, look, start again, compare; adds to the outcome."""
+def trial(kind: str, shared: Path, trial_folder: Path, seconds: float, expected: Any, seed: int,
+          outcome: Outcome) -> None:
+    """One trial: kill the work, check its files, repeat it, compare. Adds to `outcome`.
+
+    seconds: duration of the uninterrupted work; expected: its result; seed: of the moment.
+    """
     killed, again, result = KINDS[kind]
-    process = start(killed, shared, own, seed)
-    if killed is again:
+    process = start(killed, shared, trial_folder, seed)
+    if killed is again:         # otherwise it kills itself
         time.sleep(random.Random(seed).uniform(0, seconds))
         process.kill()
     process.join()
-    outcome.in_time += process.exitcode == -signal.SIGKILL
-    broken = broken_files(own)
+    outcome.killed_before_end += process.exitcode == -signal.SIGKILL
+    broken = broken_files(trial_folder)
     try:
-        finish(again, shared, own)
-        broken += broken_files(own)
-        if not equal(result(own), expected):
+        finish(again, shared, trial_folder)
+        broken += broken_files(trial_folder)
+        if not equal(result(trial_folder), expected):
             outcome.different += 1
             tqdm.write(f"{kind}, moment {seed}: differs", file=sys.stderr)
     except (RuntimeError, OSError) as error:
@@ -230,16 +246,16 @@ def trial(kind: str, shared: Path, own: Path, seconds: float, expected: Any, see
     outcome.broken += bool(broken)
     for line in broken:
         tqdm.write(f"{kind}, moment {seed}: {line}", file=sys.stderr)
-    shutil.rmtree(own)
+    shutil.rmtree(trial_folder)
 
 
 def main(*, kills: int = 50, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 0) -> dict[str, Outcome]:
-    """Kill each kind of work so many times. Exit status 1 when anything was lost.
+    """Kill each kind of work at random moments, and check that nothing is lost. Exit status 1 when something is.
 
     Args:
-        kills: of each kind
-        kinds: of work: training, saving, encoding, generating, classifying
-        seed: of the moments
+        kills: number of kills of each kind of work
+        kinds: kinds of work: training, saving, encoding, generating, classifying
+        seed: random seed of the moments
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise InputError(f"--kinds {unknown[0]} is unknown; expected some of {', '.join(KINDS)}")
@@ -251,17 +267,18 @@ def main(*, kills: int = 50, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 
         print("| work | uninterrupted | kills | before its end | a file not whole | not finished | another result |\n"
               "|---|---|---|---|---|---|---|")
         for kind in kinds:
-            whole, outcome = Path(folder) / "whole" / kind, outcomes.setdefault(kind, Outcome())
-            seconds = finish(KINDS[kind][1], shared, whole)
-            expected = KINDS[kind][2](whole)
+            uninterrupted, outcome = Path(folder) / "whole" / kind, outcomes.setdefault(kind, Outcome())
+            seconds = finish(KINDS[kind][1], shared, uninterrupted)
+            expected = KINDS[kind][2](uninterrupted)
             for number in tqdm(range(kills), desc=kind, unit="kill", disable=None):
                 trial(kind, shared, Path(folder) / f"{kind}-{number}", seconds, expected, seed + number, outcome)
-            print(f"| {kind} | {seconds:.1f} s | {kills} | {outcome.in_time} | {outcome.broken} | "
+            print(f"| {kind} | {seconds:.1f} s | {kills} | {outcome.killed_before_end} | {outcome.broken} | "
                   f"{outcome.not_finished} | {outcome.different} |", flush=True)
     return outcomes
 
 
 def _prepare(shared: Path, _: Path) -> None:
+    """`prepare` with the parameters that `finish` passes."""
     prepare(shared)
 
 

@@ -1,4 +1,4 @@
-"""A finished demo of tiny size, made once, for the tests that need trained files."""
+"""Fixtures for all tests: a tiny finished demo with trained files, and the device that tests compute on."""
 import os
 import runpy
 import sys
@@ -19,19 +19,20 @@ TINY = ["--num_users", "3", "--images_per_user_train", "10", "--dim", "16", "--t
 DEMO_SIZE = ["--images_per_user", "20", "--samples_per_user", "3", "--vae_num_steps", "10", "--vae_ch", "8"]
 
 
+# Tests must not depend on the machine. They therefore compute in float32 on the CPU, in every process that imports this
+# file. Tests about bfloat16 use the fixture native_bfloat16; tests about CUDA are marked cuda.
 NATIVE_CAPABILITIES = getattr(torch.cpu, "get_capabilities", dict)()
-# What tests expect must not depend on the machine: they compute in float32 on the CPU, here and in every process that
-# imports this file. Tests about bfloat16 ask for the fixture native_bfloat16; tests about CUDA are marked cuda.
 torch.cpu.get_capabilities = dict
 
-PROCESSES = get_context("forkserver")       # importing PyTorch and all takes longer than most of what is tested
+PROCESSES = get_context("forkserver")       # it imports PyTorch once, which takes longer than most tests
 PROCESSES.set_forkserver_preload(["demo"])
 
 
 def run_script(*arguments, expect=0):
-    """Run a script (or -m module) of the repository in a process of its own; returns its standard output and error."""
+    """Run a script of the repository (or "-m", module) in a process of its own. Returns its standard output and its
+    standard error as text; expect: the exit status that is asserted."""
     with tempfile.TemporaryDirectory() as folder:
-        process = PROCESSES.Process(target=_be_script, args=(list(map(str, arguments)), folder))
+        process = PROCESSES.Process(target=_run_in_child, args=(list(map(str, arguments)), folder))
         process.start()
         process.join()
         out, err = (Path(folder, name).read_text() for name in ("out", "err"))
@@ -39,20 +40,21 @@ def run_script(*arguments, expect=0):
     return out, err
 
 
-def _be_script(arguments, folder):
+def _run_in_child(arguments, folder):
+    """Become the script in a child process; its output goes to the files "out" and "err" in `folder`."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT), number)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.chdir(ROOT)
     is_module = arguments[0] == "-m"
     sys.argv = arguments[is_module:]
-    sys.modules.pop(sys.argv[0], None)      # else runpy warns that it is there already
+    sys.modules.pop(sys.argv[0], None)      # otherwise runpy warns that it was imported before
     (runpy.run_module if is_module else runpy.run_path)(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(request, monkeypatch):
-    """Device "auto" is the CPU, but in tests that are marked cuda."""
+    """Makes the device "auto" the CPU, except in tests marked cuda, which are skipped without CUDA."""
     if not request.node.get_closest_marker("cuda"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     elif not torch.cuda.is_available():
@@ -61,7 +63,7 @@ def on_the_cpu(request, monkeypatch):
 
 @pytest.fixture
 def native_bfloat16(monkeypatch):
-    """On a CPU with bfloat16 instructions: half_precision says so again."""
+    """Lets half_precision see the bfloat16 instructions of this CPU; skips the test when it has none."""
     if not (NATIVE_CAPABILITIES.get("avx512_bf16") or NATIVE_CAPABILITIES.get("amx_bf16")):
         pytest.skip("this CPU has no bfloat16 instructions")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: NATIVE_CAPABILITIES)
@@ -69,12 +71,13 @@ def native_bfloat16(monkeypatch):
 
 @pytest.fixture(scope="session")
 def script():
+    """The function run_script."""
     return run_script
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """(folder, standard output) of `demo.py`."""
+    """(folder, standard output) of a finished run of demo.py at tiny size, made once for all tests."""
     folder = tmp_path_factory.mktemp("whole") / "demo"
     out, _ = run_script("demo.py", "--output_dir", folder, *TINY, *DEMO_SIZE)
     return folder, out
@@ -82,7 +85,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture
 def paths(demo, tmp_path):
-    """Options that point the scripts at the demo's data, split, latents and VAE, and at a fresh results folder."""
+    """Command-line options for the demo's data, split, latents and VAE, and for a new results folder."""
     folder, _ = demo
     return ["--preset", "cpu-minutes", *TINY, "--data_path", str(folder / "data"),
             "--vae_path", str(folder / "kl_vae_best.pt"), "--results_folder", str(tmp_path / "results"),
@@ -91,7 +94,7 @@ def paths(demo, tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    """50 good images of user 1."""
+    """A data folder with 50 valid images of user 1."""
     for i in range(1, 51):
         (tmp_path / "data" / "ID_1").mkdir(parents=True, exist_ok=True)
         Image.fromarray(RGB).save(tmp_path / "data" / "ID_1" / f"Doppler{i}.png")

@@ -1,4 +1,4 @@
-"""Small data that several tests share."""
+"""Small data for several tests."""
 import json
 
 import numpy as np
@@ -6,12 +6,12 @@ import torch
 
 from microdoppler.study.arms import ImageSet
 
-RAMP = np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(64, axis=0)         # dark left, bright right
+RAMP = np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(64, axis=0)         # dark at the left, bright at the right
 RGB = np.stack([RAMP] * 3, axis=-1)
 
 
 def toy_set(per_class: int, seed: int) -> ImageSet:
-    """Noise whose brighter half is the upper one (label 0) or the lower one (label 1)."""
+    """Noise images (2 * per_class, 3, 32, 32) uint8, brighter in the upper half (label 0) or lower half (label 1)."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 100, (2 * per_class, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.arange(2 * per_class) % 2
@@ -21,7 +21,7 @@ def toy_set(per_class: int, seed: int) -> ImageSet:
 
 
 def edited(text, edit):
-    """JSON text after edit(its value)."""
+    """The JSON text after edit(value) has changed its value in place."""
     value = json.loads(text)
     edit(value)
     return json.dumps(value)

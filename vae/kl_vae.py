@@ -1,7 +1,7 @@
-"""KL_VAE: images ↔ latents, a convolutional autoencoder with a Gaussian posterior.
+"""KL_VAE: a convolutional autoencoder between images and latents, with a Gaussian posterior.
 
-The first stage of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G). Parameter names
-and shapes are those of the first version of this system, so its `kl_vae_best.pt` loads.
+It is the first stage of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G). Parameter
+names and shapes are those of this project's first version, so its `kl_vae_best.pt` can be loaded.
 """
 import hashlib
 import json
@@ -21,16 +21,19 @@ from groundwork.files import digest_tensors, load_safetensors, load_tensors, sav
 DDCONFIG: dict[str, Any] = {
     "in_channels": 3,
     "out_ch": 3,
-    "ch": 128,                  # channels at full size
-    "ch_mult": (1, 2, 2, 4),    # channels per level, in units of ch; each level but the last halves the side
+    "ch": 128,                  # channels at the images' resolution
+    "ch_mult": (1, 2, 2, 4),    # channels per level, in multiples of ch; each level but the last halves the size
     "num_res_blocks": 2,        # per level of the encoder; the decoder has one more
     "z_channels": 4,
 }
-SCALE_FACTOR = 0.18215          # latents = scale_factor · posterior
+SCALE_FACTOR = 0.18215          # scaled latents = scale_factor · posterior mean or sample
 
 
 class DiagonalGaussian:
-    """The posterior N(mean, diag(exp(logvar))) of a batch; `mean`, `logvar`, `std` are (batch, channels, h, w)."""
+    """The posterior N(mean, diag(exp(logvar))) of a batch. `mean`, `logvar` and `std` are (batch, channels, h, w).
+
+    parameters: mean and log-variance, (batch, 2 * channels, h, w). The log-variance is clamped to -30 … 20.
+    """
 
     def __init__(self, parameters: Tensor):
         self.mean, logvar = parameters.chunk(2, dim=1)
@@ -41,24 +44,30 @@ class DiagonalGaussian:
         return torch.exp(0.5 * self.logvar)
 
     def mode(self) -> Tensor:
+        """The most probable latents, which are the mean."""
         return self.mean
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """One draw per image; the noise is drawn where the generator lives, so a CPU one serves every device."""
+        """One sample per image. The noise is drawn on the generator's device, so a CPU generator gives the same noise
+        on every device.
+        """
         device = self.mean.device if generator is None else generator.device
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
         return self.mean + self.std * noise.to(self.mean.device)
 
     def kl(self) -> Tensor:
-        """KL divergence to N(0, 1) in nats, summed over each image's latents: (batch,)."""
+        """KL divergence to N(0, 1) in nats, (batch,): the sum over each image's latents."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 32 groups, or fewer if 32 does not divide the number of channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
+    """Two 3x3 convolutions and a skip connection: (batch, channels, h, w) → (batch, out_channels, h, w)."""
+
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
         self.norm1 = group_norm(channels)
@@ -69,13 +78,13 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x), inplace=True))     # at full size, memory is what these wait for
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))     # in place: limited by memory bandwidth
         h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return h.add_(self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
 class Attention(nn.Module):
-    """One head over all positions, in a residual."""
+    """Attention with one head between all positions of (batch, channels, h, w), and a skip connection."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -93,7 +102,7 @@ class Attention(nn.Module):
 
 
 class Level(nn.Module):
-    """The ResNet blocks at one size, then the way to the next size, if any."""
+    """The ResNet blocks at one resolution, then downsampling or upsampling to the next one, if there is a next one."""
     downsample: nn.Module
     upsample: nn.Module
 
@@ -111,6 +120,8 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
+    """ResNet block, attention, ResNet block, at the lowest resolution."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.block_1 = ResnetBlock(channels, channels)
@@ -122,7 +133,9 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(batch, in_channels, height, width) → (batch, 2 z_channels, height / factor, width / factor)."""
+    """Images (batch, in_channels, height, width) → (batch, 2 * z_channels, h, w), with h = height / downsample_factor,
+    and w likewise.
+    """
 
     def __init__(self, ddconfig: dict):
         super().__init__()
@@ -146,7 +159,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(batch, z_channels, h, w) → (batch, out_ch, h factor, w factor); `up[i]` works at the size of `down[i]`."""
+    """(batch, z_channels, h, w) → images (batch, out_ch, height, width). `up[i]` has the resolution of the encoder's
+    `down[i]`.
+    """
 
     def __init__(self, ddconfig: dict):
         super().__init__()
@@ -170,10 +185,12 @@ class Decoder(nn.Module):
 
 
 class KL_VAE(nn.Module):
-    """The autoencoder of RGB or grey images in [0, 1]; being convolutional, it takes any side that `factor` divides.
+    """The autoencoder of RGB or grey images in [0, 1]. As it is convolutional, their height and width can be any
+    multiples of `downsample_factor`.
 
-    ddconfig: entries that replace those of DDCONFIG; a key that is not there raises ValueError. embed_dim: channels of
-    the latents; default: z_channels, which 1x1 convolutions map to them.
+    ddconfig: values that replace those of DDCONFIG; an unknown key raises ValueError.
+    embed_dim: channels of the latents; default: z_channels. 1x1 convolutions map between both.
+    scale_factor: scaled latents = scale_factor * posterior mean or sample.
     """
 
     def __init__(self, ddconfig: dict | None = None, embed_dim: int | None = None, scale_factor: float = SCALE_FACTOR):
@@ -192,24 +209,29 @@ class KL_VAE(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Of the images: 3, or 1 when they are grey."""
+        """Channels of the images: 3 (RGB) or 1 (grey)."""
         return self.ddconfig["in_channels"]
 
     @property
-    def factor(self) -> int:
-        """How many times smaller than the image the latent is, per side."""
+    def downsample_factor(self) -> int:
+        """Height of the image / height of the latent; the same for the width."""
         return 2 ** (len(self.ddconfig["ch_mult"]) - 1)
 
     def latent_size(self, image_size: int) -> int:
-        """Side of the latent of an image; raises InputError when the image's side does not suit the network."""
-        if image_size % self.factor:
-            raise InputError(f"image_size {image_size} is no multiple of {self.factor}, "
+        """Height and width of the latent of a square image. Raises InputError if downsample_factor does not divide
+        image_size.
+        """
+        if image_size % self.downsample_factor:
+            raise InputError(f"image_size {image_size} is no multiple of {self.downsample_factor}, "
                              "by which this VAE shrinks images; choose another image_size")
-        return image_size // self.factor
+        return image_size // self.downsample_factor
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
-        """(batch, channels, height, width) in [0, 1] → posterior over unscaled (batch, embed_dim, h, w), float32 even
-        under autocast: the exp and sum of its KL overflow float16."""
+        """Images (batch, channels, height, width) in [0, 1] → posterior of the unscaled latents,
+        (batch, embed_dim, h, w).
+
+        It is float32 even under autocast, because exp and sum in its KL overflow in float16.
+        """
         return DiagonalGaussian(self.quant_conv(self.encoder(x)).float())
 
     def decode(self, z: Tensor) -> Tensor:
@@ -220,7 +242,7 @@ class KL_VAE(nn.Module):
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images (batch, channels, height, width) in [0, 1] → scaled latents (batch, embed_dim, h, w).
 
-        Without a generator the posterior's mean, which needs no randomness; with one, a sample.
+        They are the posterior's mean; with a generator, a sample of the posterior.
         """
         posterior = self.encode(images)
         return self.scale_factor * (posterior.mode() if generator is None else posterior.sample(generator))
@@ -231,27 +253,30 @@ class KL_VAE(nn.Module):
         return self.decode(latents / self.scale_factor).clamp(0, 1)
 
     def checkpoint(self) -> dict:
-        """What `load` reads: the weights and all that is needed to build the network around them."""
+        """What `load` reads: the weights, and everything needed to build the network for them."""
         return {"model_state_dict": self.state_dict(), "embed_dim": self.embed_dim, "scale_factor": self.scale_factor,
                 "ddconfig": {**self.ddconfig, "ch_mult": list(self.ddconfig["ch_mult"])}}
 
     def save_safetensors(self, path: str | Path) -> None:
-        """The same as a safetensors file, which `load` reads too."""
+        """Write the checkpoint as a safetensors file, which `load` reads, too."""
         about = self.checkpoint()
         save_safetensors(path, about.pop("model_state_dict"), about)
 
     def fingerprint(self) -> str:
-        """SHA-256 of weights, shape and scale: equal when the latents are, so a cache can tell whether it is stale."""
+        """SHA-256 of weights, shape and scale, in hexadecimal. VAEs with the same fingerprint give the same latents, so
+        a cache of latents can tell whether it is out of date.
+        """
         shape = [self.ddconfig, self.embed_dim, self.scale_factor]
         content = json.dumps(shape, sort_keys=True) + digest_tensors(self.state_dict())
         return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "KL_VAE":
-        """A VAE for inference, float32, from a bare state dict or a training checkpoint (`checkpoint()`), of PyTorch or
-        of safetensors.
+        """Load a VAE for inference: float32, in evaluation mode, without gradients.
 
-        Raises InputError when the file is absent or damaged, holds something else, or does not fit the network.
+        path: a bare state dict or a training checkpoint (see `checkpoint`), as a PyTorch or a safetensors file.
+
+        Raises InputError if the file does not exist, is damaged, holds something else, or does not fit the network.
         """
         content = _read(Path(path))
         settings = content if isinstance(content, dict) and "model_state_dict" in content else {}
@@ -260,8 +285,9 @@ class KL_VAE(nn.Module):
             raise InputError(f"{path} is no VAE: it holds {_describe(content)}; expected a state dict, or "
                              "a dict with 'model_state_dict', as python -m vae.train writes")
         ddconfig = {key: value for key, value in (settings.get("ddconfig") or {}).items() if key in DDCONFIG}
-        stem = weights.get("encoder.conv_in.weight")
-        is_grey = stem is not None and stem.shape[1:2] == (1,)      # a bare state dict, too, tells its channels
+        first_weight = weights.get("encoder.conv_in.weight")
+        # A bare state dict has no ddconfig, but its first weight shows the number of channels.
+        is_grey = first_weight is not None and first_weight.shape[1:2] == (1,)
         image_channels = {"in_channels": 1, "out_ch": 1} if is_grey else {}
         with torch.device("meta"):
             vae = cls(image_channels | ddconfig, settings.get("embed_dim"), settings.get("scale_factor", SCALE_FACTOR))
@@ -270,13 +296,14 @@ class KL_VAE(nn.Module):
                              f"{vae.ddconfig['out_ch']}; expected 3 and 3 (RGB), or 1 and 1 (grey)")
         _check_fit(path, weights, vae.state_dict(), has_ddconfig=bool(ddconfig))
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
-        # Channels last convolve faster on a CPU; on CUDA, group norm would turn them round and back again.
+        # On a CPU, channels-last convolutions are faster. On CUDA, group norm would convert the layout and back.
         is_cpu = torch.device(device).type == "cpu"
         memory_format = torch.channels_last if is_cpu else torch.contiguous_format
         return in_memory_format(vae.to(device), memory_format).eval().requires_grad_(False)
 
 
 def _read(path: Path) -> object:
+    """The content of a PyTorch or safetensors file; the latter as a checkpoint dict."""
     if path.suffix != ".safetensors":
         return load_tensors(path)
     weights, about = load_safetensors(path)
@@ -284,6 +311,7 @@ def _read(path: Path) -> object:
 
 
 def _describe(content: object) -> str:
+    """What a file holds, for an error message."""
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     keys = ", ".join(map(repr, list(content)[:6]))
@@ -292,7 +320,7 @@ def _describe(content: object) -> str:
 
 
 def _check_fit(path: str | Path, found: dict, expected: dict, has_ddconfig: bool) -> None:
-    """Raises InputError naming the first few weights that differ in name or shape."""
+    """Raises InputError, with the first few weights that differ in name or shape, if the weights do not fit."""
     differences = []
     for key in [*expected, *(key for key in found if key not in expected)]:
         ours, theirs = (tuple(state[key].shape) if key in state else "none" for state in (expected, found))

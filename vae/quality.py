@@ -1,4 +1,4 @@
-"""How well a VAE reconstructs images, and in which range its latents lie."""
+"""How well a VAE reconstructs images, and the range of its latents."""
 import math
 
 import torch
@@ -10,26 +10,30 @@ from vae.kl_vae import KL_VAE
 
 @torch.inference_mode()
 def measure_quality(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) -> tuple[dict, Tensor]:
-    """(figures, reconstructions (n, c, s, s) uint8 on the CPU) of images (n, c, s, s) uint8 with the VAE's channels.
+    """Measure a VAE on images, (n, c, s, s) uint8 with the VAE's channels. Returns (metrics, reconstructions).
 
-    figures: of the scaled latents, which are posterior samples as in training: shape, min, max, mean, std and the same
-    per channel; of the reconstructions, which are of the posterior means: mse of pixels in [0, 1], psnr_db.
+    metrics: shape, min, max, mean and std of the scaled latents; channel_min, channel_max, channel_mean and
+        channel_std; mse of pixels in [0, 1], and psnr_db. The latents are samples of the posterior, as in training. mse
+        and psnr_db are of the reconstructions from the posterior's mean.
+    reconstructions: (n, c, s, s) uint8 on the CPU.
+    batch_size: images that go through the network together.
+    seed: random seed of the posterior samples.
     """
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    drawn, reconstructions, square_error = [], [], 0.0
+    latent_batches, reconstructions, square_error = [], [], 0.0
     for batch in tqdm(images.split(batch_size), desc="reconstructing", unit="batch", delay=1, leave=False,
                       disable=None):
         batch = batch.to(device).float() / 255
         posterior = vae.encode(batch)
-        drawn.append((vae.scale_factor * posterior.sample(generator)).cpu())
+        latent_batches.append((vae.scale_factor * posterior.sample(generator)).cpu())
         decoded = vae.decode_latents(vae.scale_factor * posterior.mean)
         square_error += (decoded - batch).square().sum().item()
         reconstructions.append((decoded * 255).round().byte().cpu())
-    latents, mse = torch.cat(drawn), square_error / images.numel()
-    figures = {"shape": list(latents.shape), "min": latents.min().item(), "max": latents.max().item(),
+    latents, mse = torch.cat(latent_batches), square_error / images.numel()
+    metrics = {"shape": list(latents.shape), "min": latents.min().item(), "max": latents.max().item(),
                "mean": latents.mean().item(), "std": latents.std().item(),
                "channel_min": latents.amin(dim=(0, 2, 3)).tolist(), "channel_max": latents.amax(dim=(0, 2, 3)).tolist(),
                "channel_mean": latents.mean(dim=(0, 2, 3)).tolist(), "channel_std": latents.std(dim=(0, 2, 3)).tolist(),
                "mse": mse, "psnr_db": -10 * math.log10(max(mse, 1e-12))}
-    return figures, torch.cat(reconstructions)
+    return metrics, torch.cat(reconstructions)

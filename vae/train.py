@@ -1,15 +1,18 @@
-"""Train a KL_VAE from images:  python -m vae.train --data_path … --split latents_cache/data_split.json --output …
+"""Train a KL_VAE on images:  python -m vae.train --data_path … --split latents_cache/data_split.json --output …
 
-loss = mean |x − x̂| + 2 · mean (x − x̂)² + kl_weight · KL / number of pixel values
+    loss = mean |x − x̂| + 2 · mean (x − x̂)² + kl_weight · KL / number of pixel values
 
-L1 keeps the thin bright traces sharp, L2 keeps PSNR up. Whatever kl_weight is, KL alone decides the latents' scale:
-stretching mean and std of the posterior together can leave x̂ as it is, and KL is least when mean² + std² averages 1.
-So unscaled latents drift towards a std of 1, scaled ones towards scale_factor; short runs stop above it (0.27 after 800
-steps). kl_weight decides how much noise the posterior carries, that is, how smooth a latent space diffusion will find.
+The L1 term keeps the thin bright traces sharp. The L2 term keeps PSNR high.
 
-A few hundred images are soon known by heart, so each batch is shifted around the time axis and half of them mirrored in
-time. On 336 simulated images (64 px, 800 steps) this closed the gap between training and test images (21.2 and 19.4 dB
-became 19.9 and 19.8 dB) and validation, which had fallen since step 500, rose to the end.
+The KL term alone determines the scale of the latents, whatever kl_weight is. If mean and std of the posterior grow by
+the same factor, x̂ can stay as it is, and KL is smallest when mean² + std² averages 1. So the std of unscaled latents
+drifts towards 1, and that of scaled ones towards scale_factor. Short runs stop above it (0.27 after 800 steps).
+kl_weight determines how much noise the posterior has, and thus how smooth the latent space is for diffusion.
+
+A few hundred images are soon overfitted. So each batch is shifted cyclically along the time axis, and half of the
+batches are mirrored in time. On 336 simulated images (64 px, 800 steps) this closed the gap between training and test
+images (21.2 and 19.4 dB became 19.9 and 19.8 dB). Without it, the validation PSNR fell from step 500 on. With it, it
+rose to the end.
 """
 import math
 import time
@@ -30,20 +33,20 @@ from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
 from vae.quality import measure_quality
 
-VALIDATION_SHARE = 0.1      # of each user's training windows: the last ones in time
-GUARD = 3                   # windows overlap by 75 %, so these before them share pixels with validation
+VALIDATION_SHARE = 0.1      # of each user's training windows, the last ones in time
+GUARD = 3                   # windows overlap by 75 %: the 3 before a validation window share pixels with it
 WARMUP_SHARE = 0.05         # of all steps
 MAX_GRAD_NORM = 1.0
-EMA_DECAY = 0.995           # averages about the last 200 steps
-SHOWN = 8                   # images in the reconstruction picture
-INIT, BATCH = 0, 1          # what a derived seed is for
+EMA_DECAY = 0.995           # an average over about the last 200 steps
+NUM_SHOWN = 8               # images in the picture of reconstructions
+INIT, BATCH = 0, 1          # purposes of derived seeds: initial weights, and the batches
 
 
 def read_split(split: str | Path) -> tuple[list[str], list[str]]:
-    """(paths to train on, paths to validate on), relative to data_path, from the split's `train_images` alone.
+    """Read (training paths, validation paths), relative to data_path, from a split. Only its `train_images` are used.
 
-    Per user the last VALIDATION_SHARE of the training windows validate, and the GUARD windows before them are left out.
-    Raises InputError when there is no split or a user has too few windows.
+    The last VALIDATION_SHARE of each user's training windows are for validation. The GUARD windows before them are left
+    out. Raises InputError if there is no split, or if a user has too few windows.
     """
     if not Path(split).is_file():
         raise InputError(f"{split} does not exist; "
@@ -67,7 +70,7 @@ def read_split(split: str | Path) -> tuple[list[str], list[str]]:
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
+    """The learning rate of a step: linear warm-up to `peak`, then half a cosine period down to zero."""
     warmup = max(1, round(WARMUP_SHARE * num_steps))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -75,21 +78,25 @@ def learning_rate(step: int, num_steps: int, peak: float) -> float:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(batch, channels, height, time), shifted around the time axis and, every other time, mirrored in it."""
+    """Images (batch, channels, height, time), shifted cyclically along the time axis and, with probability 0.5,
+    mirrored in time. All images of the batch are changed alike.
+    """
     shift, mirror = (int(torch.randint(high, (), generator=generator)) for high in (images.shape[-1], 2))
     images = images.roll(shift, dims=-1)
     return images.flip(-1) if mirror else images
 
 
 def vae_loss(vae: KL_VAE, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
-    """The loss above for a batch in [0, 1]; the network runs under the caller's autocast, the loss in float32."""
+    """The loss of the module's docstring for images (batch, channels, height, width) in [0, 1], a scalar. The network
+    runs under the caller's autocast, the loss in float32.
+    """
     posterior = vae.encode(images)
     error = vae.decode(posterior.sample(generator)).float() - images
     return error.abs().mean() + 2 * error.square().mean() + kl_weight * posterior.kl().sum() / images.numel()
 
 
 class VAETrainer:
-    """Weights, their moving average, the optimiser and the step count: all that a resumed run needs."""
+    """The weights, their moving average, the optimiser and the step count: all that a resumed run needs."""
 
     def __init__(self, ddconfig: dict, device: torch.device, num_steps: int, lr: float, kl_weight: float, seed: int):
         with torch.random.fork_rng():
@@ -103,7 +110,9 @@ class VAETrainer:
         self.step, self.best_mse = 0, math.inf
 
     def train_step(self, images: Tensor, batch_size: int) -> float:
-        """One step on images drawn from (n, c, s, s) uint8; its randomness is a function of (seed, step)."""
+        """One step on random images out of (n, c, s, s) uint8. Returns the loss. The step's randomness depends only on
+        (seed, step).
+        """
         generator = seeded(self.seed, BATCH, self.step)
         chosen = torch.randperm(len(images), generator=generator)[:batch_size]
         batch = augment(images[chosen], generator).to(self.device).float() / 255
@@ -118,36 +127,40 @@ class VAETrainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
-        decay = min(EMA_DECAY, self.step / (self.step + 9))         # early on the average must be able to follow
+        decay = min(EMA_DECAY, self.step / (self.step + 9))         # shorter at first, when weights change fast
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), 1 - decay)
         return loss.item()
 
     def state(self) -> dict:
+        """Everything that resuming needs, as tensors and plain values."""
         return {"step": self.step, "best_mse": self.best_mse, "model": self.vae.state_dict(),
                 "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict()}
 
     def load_state(self, state: dict) -> None:
+        """Go on from what `state` returned."""
         self.step, self.best_mse = state["step"], state["best_mse"]
         self.vae.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:        # empty when it was saved on another kind of device
+        if self.scaler.is_enabled() and state["scaler"]:        # empty if it was saved on another kind of device
             self.scaler.load_state_dict(state["scaler"])
 
 
 def reconstruction_picture(images: Tensor, reconstructions: Tensor) -> np.ndarray:
-    """Of (n, c, s, s) uint8 each up to SHOWN, evenly spread, the first above the second: (2 s, SHOWN · s, c) uint8."""
-    chosen = torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().long()
+    """Up to NUM_SHOWN images, evenly spread, in a row above their reconstructions. Takes (n, c, s, s) uint8 each, and
+    returns (2 s, NUM_SHOWN * s, c) uint8.
+    """
+    chosen = torch.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).round().long()
     rows = [torch.cat(list(part[chosen]), dim=2) for part in (images, reconstructions)]
     return torch.cat(rows, dim=1).permute(1, 2, 0).numpy()
 
 
 def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> dict | None:
-    """What an interrupted run left, or None for a new one.
+    """The state of an interrupted run; None for a new run.
 
-    Raises InputError when there is something and `resume` is not set, or when it comes from other settings.
+    Raises InputError if there are files of a run and `resume` is False, or if that run had other settings.
     """
     found = [path for path in (output, state_path) if path.exists()]
     if found and not resume:
@@ -161,7 +174,7 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
     if not (isinstance(state, dict) and isinstance(state.get("settings"), dict)
             and isinstance(state["settings"].get("ddconfig"), dict)):
         raise InputError(f"{state_path} is no state of a VAE's training; delete it and {output} to start anew")
-    # What a ddconfig does not say is as in DDCONFIG, and older ones say less
+    # Older states store fewer entries of ddconfig; the missing ones are as in DDCONFIG.
     was, now = (given | {"ddconfig": DDCONFIG | given["ddconfig"]} for given in (state["settings"], settings))
     changed = differences(was, now)
     if changed:
@@ -171,14 +184,17 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
 
 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
-    """Validate the averaged weights; write them and the reconstruction picture when no earlier ones did better."""
-    figures, reconstructions = measure_quality(trainer.average, validation_images, batch_size=8, seed=trainer.seed)
-    if not math.isfinite(figures["mse"]):
+    """Validate the averaged weights. If no earlier ones were better, write them and a picture of reconstructions.
+
+    notes: further entries of the checkpoint. Raises InputError if the reconstructions are not finite.
+    """
+    metrics, reconstructions = measure_quality(trainer.average, validation_images, batch_size=8, seed=trainer.seed)
+    if not math.isfinite(metrics["mse"]):
         raise InputError(f"the VAE's reconstructions are not finite at step {trainer.step}; try a lower --lr than "
                          f"{trainer.lr}, and start anew")
-    if figures["mse"] < trainer.best_mse:
-        trainer.best_mse = figures["mse"]
-        save_tensors(output, {**trainer.average.checkpoint(), "step": trainer.step, "validation": figures, **notes})
+    if metrics["mse"] < trainer.best_mse:
+        trainer.best_mse = metrics["mse"]
+        save_tensors(output, {**trainer.average.checkpoint(), "step": trainer.step, "validation": metrics, **notes})
         save_image(output.with_name(f"{output.stem}_reconstruction.png"),
                    reconstruction_picture(validation_images, reconstructions))
 
@@ -186,13 +202,17 @@ def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, n
 def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | Path, ddconfig: dict,
               num_steps: int, batch_size: int, lr: float, kl_weight: float, seed: int, device: torch.device,
               validate_every: int = 200, resume: bool = False) -> dict:
-    """Train a VAE and keep the moving average of its weights that reconstructs the validation images best.
+    """Train a VAE, and keep the moving average of its weights that reconstructs the validation images best.
 
-    Images are (n, c, s, s) uint8. Every `validate_every` steps writes `output` (which KL_VAE.load reads) if it is the
-    best yet, and, beside it, <stem>_state.pt (for `resume`; also when training begins) and <stem>_reconstruction.png
-    (validation images above their reconstructions). Returns vae.quality's figures of the best on the validation
-    images, its step, and the seconds spent. Raises InputError when there is something and `resume` is False, when the
-    settings differ from the resumed ones, or when loss or reconstructions are not finite.
+    train_images, validation_images: (n, c, s, s) uint8.
+    output: where the best weights go; KL_VAE.load reads them. Beside it go <stem>_state.pt, for `resume`, and
+        <stem>_reconstruction.png, with validation images above their reconstructions.
+    validate_every: steps between two validations. Each of them writes these files; the state is also written at the
+        start.
+
+    Returns the metrics of measure_quality for the best weights on the validation images, their step, and the seconds
+    spent. Raises InputError if there are files of a run and `resume` is False, if the settings differ from the resumed
+    ones, or if the loss or the reconstructions are not finite.
     """
     output = Path(output)
     state_path = output.with_name(f"{output.stem}_state.pt")
@@ -204,10 +224,10 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
                 "validate_every": validate_every}
     state = open_state(state_path, output, settings, resume)
     trainer = VAETrainer(ddconfig, device, num_steps, lr, kl_weight, seed)
-    trainer.vae.latent_size(image_size)                 # refuses a size that does not suit, before any work
+    trainer.vae.latent_size(image_size)                 # raises InputError for an unsuitable size, before any work
     if state:
         trainer.load_state(state)
-    else:       # from now on there is a state to go on from, whenever this is killed
+    else:       # from now on there is a state to resume from, whenever this process is killed
         save_tensors(state_path, {**trainer.state(), "settings": settings})
     start, loss_average = time.monotonic(), None
     with tqdm(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step", disable=None) as bar:
@@ -232,26 +252,26 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
          num_steps: int = 20000, batch_size: int = 4,
          lr: float = 1e-4, kl_weight: float = 0.001, validate_every: int = 200, seed: int = 42, device: str = "auto",
          resume: bool = False) -> dict:
-    """Train a VAE on the split's training images; the test images are never read.
+    """Train a VAE on the split's training images. The test images are never read.
 
     Args:
-        data_path: holds ID_1 … ID_<n>
-        output: where the weights go; its state for --resume and a picture of reconstructions go beside it
+        data_path: folder with one folder of images per user, such as ID_1
+        output: file for the weights; the state for --resume and a picture of reconstructions go beside it
         split: made by python -m microdoppler.split
-        image_size: pixels, height = width
-        ch: channels at full size; 16 is enough for 64 px
-        ch_mult: channels per level, in multiples of ch; each level but the last halves the side
-        num_res_blocks: per level of the encoder; the decoder has one more
-        latent_channels: of the latents; more keep more detail
-        channels: of the images: 3, or 1 for grey ones; all later steps read it off the VAE
+        image_size: height and width in pixels
+        ch: channels at the images' resolution; 16 is enough for 64 px
+        ch_mult: channels per level, in multiples of ch; each level but the last halves height and width
+        num_res_blocks: ResNet blocks per level of the encoder; the decoder has one more
+        latent_channels: channels of the latents; more of them keep more detail
+        channels: channels of the images: 3, or 1 for grey ones; all later steps read this from the VAE
         num_steps: optimisation steps
         batch_size: images per step
-        lr: AdamW's learning rate at its peak; narrow networks stand more
-        kl_weight: more gives a smoother latent space and softer images
-        validate_every: steps between validations, each of which also saves
-        seed: of everything random
+        lr: highest learning rate of AdamW; narrow networks tolerate more
+        kl_weight: a larger one gives a smoother latent space and softer images
+        validate_every: steps between two validations, each of which also saves
+        seed: random seed for everything
         device: auto, cpu, cuda or cuda:<n>
-        resume: go on where an interrupted run stopped
+        resume: continue an interrupted run
     """
     for name, value in {"image_size": image_size, "ch": ch, "num_res_blocks": num_res_blocks, "num_steps": num_steps,
                         "latent_channels": latent_channels, "batch_size": batch_size, "validate_every": validate_every,
@@ -263,7 +283,7 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
     if not 0 < lr < math.inf or not 0 <= kl_weight < math.inf:
         raise InputError(f"lr is {lr}, kl_weight is {kl_weight}; expected more than 0, and 0 or more")
     torch_device = choose_device(device)
-    print(describe_work(torch_device, at_once=batch_size))
+    print(describe_work(torch_device, micro_batch=batch_size))
     training, validation = read_split(split)
     train_images, validation_images = (load_images(data_path, names, image_size, "reading images", channels)
                                        for names in (training, validation))

@@ -1,1 +1,1 @@
-"""From folders of image files to ordered, checked windows, their split, and their encoded latents."""
+"""Folders of image files: ordered and checked windows, their split, and their encoded latents."""

@@ -1,4 +1,8 @@
-"""Does the split leak? For each test image the best match among its user's training images, over time shifts."""
+"""Overlap audit of a split: the most similar training image of every test image, and whether the split leaks.
+
+Each test image is compared with the training images of the same user at all time shifts (`overlap.best_match`). With a
+correlation of NEAR_COPY or more it is a near-copy: it shows nearly the same stretch of a recording.
+"""
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,18 +13,23 @@ from matplotlib.figure import Figure
 from groundwork.errors import InputError, shortened
 from groundwork.files import write_json
 from groundwork.images import load_image
-from microdoppler.data.overlap import NEAR_COPY, SIZE, Overlaps
+from microdoppler.data.overlap import COMPARED_SIZE, NEAR_COPY, Overlaps
 from microdoppler.data.split import Split, split_images
 from microdoppler.figures.report import Table, plain_text, save_figure
 
-TOLERATED = 0.01        # share of near-copies among the test images
-WORST_PAIRS = 4         # in the picture
-SHOWN_SIZE = 256        # pixels
+MAX_NEAR_COPIES = 0.01      # share of the test images; from this share on, the audit warns
+WORST_PAIRS = 4             # number of pairs in split_audit.png and split_audit.json
+SHOWN_SIZE = 256            # pixels per side of an image in the picture
 
 
 @dataclass(frozen=True)
 class Match:
-    """An image and the training image that is most like it; shift: by what share of the width it begins later."""
+    """An image and the training image that is most similar to it.
+
+    image, training: paths relative to their data folders; correlation: normalised, at most 1; shift: how much later
+    `image` begins than `training`, as a share of the window's width (negative: earlier). The names of the fields are
+    keys in split_audit.json and fidelity.json.
+    """
     image: str
     training: str
     correlation: float
@@ -29,90 +38,102 @@ class Match:
 
 @dataclass(frozen=True)
 class Audit:
-    """matches: {user: the best match of each test image}; guard: see `guard_needed`."""
+    """The result of an audit. matches: {user number: one match per test image}; guard: see `guard_needed`."""
     split: Split
     overlaps: Overlaps
     matches: dict[int, list[Match]]
     guard: int | None
 
-    def share(self, users: list[int]) -> float:
-        """Of the users' test images, those that are near-copies of a training image."""
-        copies = [match.correlation >= NEAR_COPY for user in users for match in self.matches[user]]
-        return float(np.mean(copies))
+    def near_copy_share(self, users: list[int]) -> float:
+        """The share (0 … 1) of these users' test images that are near-copies of a training image."""
+        is_near_copy = [match.correlation >= NEAR_COPY for user in users for match in self.matches[user]]
+        return float(np.mean(is_near_copy))
 
     @cached_property
     def worst(self) -> list[Match]:
-        """All matches, the closest first."""
-        return sorted((match for own in self.matches.values() for match in own), key=lambda match: -match.correlation)
+        """The matches of all users, the most similar first."""
+        all_matches = (match for user_matches in self.matches.values() for match in user_matches)
+        return sorted(all_matches, key=lambda match: -match.correlation)
 
     @property
     def line(self) -> str:
-        share, hop = self.share(self.split.users), self.overlaps.hop_columns
-        unknown = "not found" if share else "none (windows do not overlap)"
-        found = (f"overlap audit: {share:.1%} of the test images are near-copies of training images; hop "
-                 + (f"{hop} of {self.overlaps.width} columns" if hop else unknown))
-        if share < TOLERATED:
-            return found
+        """One line to print: the share of near-copies and the hop; a warning with advice if the share is too large."""
+        share, hop = self.near_copy_share(self.split.users), self.overlaps.hop_columns
+        no_hop = "not found" if share else "none (windows do not overlap)"
+        result = (f"overlap audit: {share:.1%} of the test images are near-copies of training images; hop "
+                  + (f"{hop} of {self.overlaps.width} columns" if hop else no_hop))
+        if share < MAX_NEAR_COPIES:
+            return result
         advice = "more images per user"
         if self.guard is not None:
             contiguous = "split_strategy contiguous with " if self.split.settings.strategy == "random" else ""
             advice = f"{contiguous}split_guard {self.guard}"
-        return f"warning: {found}; accuracies will be too good: use {advice}"
+        return f"warning: {result}; accuracies will be too good: use {advice}"
 
     def table(self) -> Table:
-        passes = {user: 1 + max(self.overlaps.pass_of[name] for name in self.overlaps.names[user])
-                  for user in self.split.users}
-        rows = [[self.split.names[user], str(len(self.matches[user])), f"{self.share([user]):.1%}", str(passes[user])]
-                for user in self.split.users]
+        """A row per user: number of test images, share of near-copies, number of passes."""
+        num_passes = {user: 1 + max(self.overlaps.pass_of[name] for name in self.overlaps.names[user])
+                      for user in self.split.users}
+        rows = [[self.split.names[user], str(len(self.matches[user])), f"{self.near_copy_share([user]):.1%}",
+                 str(num_passes[user])] for user in self.split.users]
         return Table(["", "test images", "near-copies", "passes"], rows)
 
     def to_json(self) -> dict:
-        users = {str(user): {"num_test": len(self.matches[user]), "near_copies": self.share([user]),
+        """The content of split_audit.json; shares are 0 … 1."""
+        users = {str(user): {"num_test": len(self.matches[user]), "near_copies": self.near_copy_share([user]),
                              "passes": passes_of(self.overlaps, user)} for user in self.split.users}
-        return {"strategy": self.split.settings.strategy, "near_copies": self.share(self.split.users),
+        return {"strategy": self.split.settings.strategy, "near_copies": self.near_copy_share(self.split.users),
                 "near_copy_correlation": NEAR_COPY, "hop_columns": self.overlaps.hop_columns,
                 "image_columns": self.overlaps.width, "guard": self.guard, "users": users,
                 "worst": [vars(match) for match in self.worst[:WORST_PAIRS]]}
 
 
 def audit_split(split: Split, overlaps: Overlaps) -> Audit:
+    """Find the most similar training image of every test image, and the guard that the split needs.
+
+    Raises InputError when images of the split are missing in `overlaps`, since they cannot be decoded any more.
+    """
     matches: dict[int, list[Match]] = {}
     for user in split.users:
-        place = {name: i for i, name in enumerate(overlaps.names[user])}
-        gone = [name for name in (*split.train_images[user], *split.test_images[user]) if name not in place]
-        if gone:
-            raise InputError(f"{shortened(gone)} of the split cannot be decoded any more; put them back, or move "
+        index_of = {name: i for i, name in enumerate(overlaps.names[user])}
+        missing = [name for name in (*split.train_images[user], *split.test_images[user]) if name not in index_of]
+        if missing:
+            raise InputError(f"{shortened(missing)} of the split cannot be decoded any more; put them back, or move "
                              "data_split.json away, for a new split")
-        train = [place[name] for name in split.train_images[user]]
+        train = [index_of[name] for name in split.train_images[user]]
         matches[user] = []
         for name in split.test_images[user]:
-            found = overlaps.correlation[user][place[name], train]
-            best = train[int(found.argmax())]
-            matches[user].append(Match(name, overlaps.names[user][best], float(found.max()),
-                                       float(overlaps.shift[user][place[name], best]) / SIZE))
+            correlations = overlaps.correlation[user][index_of[name], train]
+            best = train[int(correlations.argmax())]
+            matches[user].append(Match(name, overlaps.names[user][best], float(correlations.max()),
+                                       float(overlaps.shift[user][index_of[name], best]) / COMPARED_SIZE))
     return Audit(split, overlaps, matches, guard_needed(split, overlaps))
 
 
 def guard_needed(split: Split, overlaps: Overlaps) -> int | None:
-    """The smallest split_guard that brings the near-copies of a contiguous split of these images below TOLERATED."""
+    """The smallest split_guard, in windows, for a contiguous split of these images with the settings of `split`.
+
+    With it, the share of near-copies among the test images is below MAX_NEAR_COPIES. None when no guard does that and
+    leaves every user a test image.
+    """
     settings = replace(split.settings, strategy="contiguous", guard=0)
     unguarded = split_images(overlaps.names, settings)
-    distances, copies = [], []
+    distances, copies = [], []      # per user, for each test image
     for user, names in overlaps.names.items():
-        place = {name: i for i, name in enumerate(names)}
-        train = np.array([place[name] for name in unguarded.train_images[user]])
-        test = np.array([place[name] for name in unguarded.test_images[user]])
-        distances.append(np.abs(test[:, None] - train).min(axis=1))
+        index_of = {name: i for i, name in enumerate(names)}
+        train = np.array([index_of[name] for name in unguarded.train_images[user]])
+        test = np.array([index_of[name] for name in unguarded.test_images[user]])
+        distances.append(np.abs(test[:, None] - train).min(axis=1))         # in windows, to the nearest training image
         copies.append(overlaps.correlation[user][np.ix_(test, train)].max(axis=1) >= NEAR_COPY)
-    distance, copy = np.concatenate(distances), np.concatenate(copies)
-    for guard in range(min(int(own.max()) for own in distances)):       # which leaves every user a test image
-        if copy[distance > guard].mean() < TOLERATED:
+    distance, is_near_copy = np.concatenate(distances), np.concatenate(copies)
+    for guard in range(min(int(own.max()) for own in distances)):       # a larger one leaves a user no test image
+        if is_near_copy[distance > guard].mean() < MAX_NEAR_COPIES:
             return guard
     return None
 
 
 def passes_of(overlaps: Overlaps, user: int) -> list[dict]:
-    """First and last image of each pass, and how many it has."""
+    """The passes of a user in time order: path of the first and the last image, and the number of images."""
     passes: dict[int, list[str]] = {}
     for name in overlaps.names[user]:
         passes.setdefault(overlaps.pass_of[name], []).append(name)
@@ -120,7 +141,11 @@ def passes_of(overlaps: Overlaps, user: int) -> list[dict]:
 
 
 def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str) -> Figure:
-    """Each image, of a kind such as "test", above the training image most like it, on one time axis."""
+    """Each image above its most similar training image, both on one time axis.
+
+    root, training_root: the folders that the paths of the images and of the training images are relative to; kind: the
+    word for the images in titles, such as "test".
+    """
     figure = Figure(figsize=(3.2 * len(pairs), 5), layout="constrained")
     axes = figure.subplots(2, len(pairs), sharex="col", squeeze=False)
     for match, (above, below) in zip(pairs, axes.T):
@@ -139,6 +164,6 @@ def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str)
 
 
 def write_audit(audit: Audit, data_path: Path, folder: Path) -> None:
-    """folder/split_audit.json and split_audit.png."""
+    """Write split_audit.json and split_audit.png, the most similar pairs, to `folder`."""
     write_json(folder / "split_audit.json", audit.to_json())
     save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "test"), folder / "split_audit.png")

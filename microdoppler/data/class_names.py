@@ -1,22 +1,28 @@
-"""What the classes are called in tables and figures; in files and folders they keep the names of their folders."""
+"""Names of the classes in tables and figures. Folders and files keep the names of the class folders."""
 from pathlib import Path
 
 from groundwork.errors import InputError, printable, shortened
 from groundwork.files import read_json
 
-LONGEST = 40        # characters; a table's column, a figure's label
+MAX_LENGTH = 40     # characters of a name: it must fit in a table's column and a figure's label
 
 
 def default_names(classes: dict[int, str], class_folders: bool) -> dict[int, str]:
-    """{number: 'user <number>'} for ID_<number>; with class_folders {number: the folder's own name}."""
+    """Names where no file gives them. classes: {user number: class folder}.
+
+    Returns {user number: "user <number>"}, or with class_folders {user number: name of the folder}.
+    """
     return dict(classes) if class_folders else {user: f"user {user}" for user in classes}
 
 
 def read_names(path: str | Path, classes: dict[int, str], defaults: dict[int, str]) -> dict[int, str]:
-    """{number: name} of all classes {number: folder}, from a JSON file {folder: name}; those that it
-    leaves out are called as in `defaults`.
+    """The names {user number: name} of all classes, from a JSON file {class folder: name}.
 
-    Raises InputError when the file is no such thing, names a folder that is no class, or two classes alike.
+    classes: {user number: class folder}; defaults: {user number: name} for classes that the file leaves out. Control
+    characters in a name are escaped, and a name is cut off after MAX_LENGTH characters.
+
+    Raises InputError when the file has another form or an empty name, names a folder that is no class, or when two
+    classes get the same name.
     """
     given = read_json(path)
     if not (isinstance(given, dict) and all(isinstance(name, str) and name.strip() for name in given.values())):
@@ -24,8 +30,8 @@ def read_names(path: str | Path, classes: dict[int, str], defaults: dict[int, st
     if unknown := given.keys() - set(classes.values()):
         raise InputError(f"{path} names {shortened(sorted(unknown))}, which is no class; the classes are "
                          f"{shortened(list(classes.values()))}")
-    names = {user: printable(given.get(class_, defaults[user]).strip())[:LONGEST]
+    names = {user: printable(given.get(class_, defaults[user]).strip())[:MAX_LENGTH]
              for user, class_ in classes.items()}
-    if alike := sorted({name for name in names.values() if list(names.values()).count(name) > 1}):
-        raise InputError(f"{path} calls more than one class {shortened(alike)}; give each a name of its own")
+    if repeated := sorted({name for name in names.values() if list(names.values()).count(name) > 1}):
+        raise InputError(f"{path} calls more than one class {shortened(repeated)}; give each a name of its own")
     return names

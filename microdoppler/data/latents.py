@@ -1,8 +1,9 @@
-"""The latent cache: posterior of every training image, encoded once, in one memory-mapped file; standardisation.
+"""The latent cache: the VAE's posterior of every training image, encoded once into one memory-mapped file.
 
     python -m microdoppler.latents --latents_cache_folder latents_cache --output latents.npz
 
-float16 rounds a latent by 0.05 % at most; its posterior is wider than that.
+Also statistics and standardisation of latents. "Scaled latents" are posterior samples times the VAE's scale_factor.
+Posteriors are stored as float16. That rounds a latent by 0.05 % at most, which is less than its posterior's width.
 """
 import hashlib
 from dataclasses import asdict, dataclass
@@ -21,22 +22,23 @@ from groundwork.memory import AdaptiveBatches
 from microdoppler.data.stitching import Cut, load_cuts
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
-CHUNK = 4096                # latents that are looked at together
-RESIDENT_SHARE = 0.25       # of a device's free memory at most is for latents, the rest for the network
+CHUNK = 4096                # latents that are measured, or copied to a device, at a time
+RESIDENT_SHARE = 0.25       # latents may take this share of a device's free memory; the rest is for the network
 
 
 @dataclass(frozen=True)
 class LatentScaling:
-    """Between the VAE's scaled latents and what the diffusion model sees: (latents - mean) / std per channel."""
+    """How scaled latents become the input of the diffusion model: (latents - mean) / std per channel."""
     mean: list[float]       # (channels,)
     std: list[float]        # (channels,)
 
     @staticmethod
     def identity(channels: int) -> "LatentScaling":
+        """The scaling that changes nothing."""
         return LatentScaling([0.0] * channels, [1.0] * channels)
 
     def standardize(self, latents: Tensor) -> Tensor:
-        """(b, c, h, w) from the VAE → (b, c, h, w) for the diffusion model."""
+        """Scaled latents (b, c, h, w) → latents (b, c, h, w) for the diffusion model."""
         return (latents - self._per_channel(self.mean, latents)) / self._per_channel(self.std, latents)
 
     def restore(self, latents: Tensor) -> Tensor:
@@ -45,92 +47,106 @@ class LatentScaling:
 
     @staticmethod
     def _per_channel(values: list[float], like: Tensor) -> Tensor:
+        """(1, channels, 1, 1), with the dtype and on the device of `like`."""
         return torch.tensor(values, dtype=like.dtype).view(1, -1, 1, 1).to(like.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Of the scaled latents that training draws, in closed form over the posteriors: per channel, and over all."""
-    mean: list[float]       # (channels,)
-    std: list[float]        # (channels,)
-    min: float              # of one posterior sample of each image
-    max: float
+    """Statistics of the scaled latents that training draws from the posteriors.
+
+    The names of the fields are keys in latents.json and in checkpoints.
+    """
+    mean: list[float]       # (channels,), exact: computed from the posteriors' parameters
+    std: list[float]        # (channels,), likewise
+    min: float              # over all channels of one posterior sample of each image
+    max: float              # likewise
 
     @staticmethod
     def of(value: dict, source: str | Path) -> "LatentStatistics":
-        """From plain values. Raises InputError when `source` holds others."""
+        """From a dict of plain values, read from `source`. Raises InputError when it has another form."""
         try:
-            found = LatentStatistics(**value)
-            channels = {len(found.mean), len(found.std)}
-            np.array([*found.mean, *found.std, found.min, found.max], dtype=np.float64)
+            statistics = LatentStatistics(**value)
+            channels = {len(statistics.mean), len(statistics.std)}
+            np.array([*statistics.mean, *statistics.std, statistics.min, statistics.max], dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise InputError(f"{source} holds no statistics of latents ({error})") from None
         if len(channels) > 1:
             raise InputError(f"{source} holds statistics of {channels} channels")
-        return found
+        return statistics
 
     def is_close(self, other: "LatentStatistics") -> bool:
-        """Whether these are the same latents, encoded again perhaps on another machine or in another precision."""
+        """Whether mean and std agree to 0.001 standard deviations in every channel.
+
+        They do for the same latents, also when these were encoded on another machine or in another precision.
+        """
         tolerance = 1e-3 * np.array(self.std)
         return len(self.std) == len(other.std) and bool(
             (abs(np.subtract(self.mean, other.mean)) < tolerance).all()
             and (abs(np.subtract(self.std, other.std)) < tolerance).all())
 
     def scaling(self, standardize: bool) -> LatentScaling:
-        """To zero mean and unit variance per channel, or none at all."""
+        """The scaling to zero mean and unit variance per channel; with standardize=False the identity."""
         return LatentScaling(self.mean, self.std) if standardize else LatentScaling.identity(len(self.mean))
 
 
 class Posterior(Protocol):
-    """N(mean, exp(logvar)) of a batch, (b, c, h, w) each."""
+    """The normal distributions N(mean, exp(logvar)) of the latents of a batch; both tensors are (b, c, h, w)."""
     mean: Tensor
     logvar: Tensor
 
 
 class Encoder(Protocol):
-    """A VAE, whose scaled latents are scale_factor times a sample of the posterior."""
+    """What this module needs from a VAE. Scaled latents are scale_factor times a posterior sample."""
     scale_factor: float
 
     @property
     def channels(self) -> int:
-        """Of its images."""
+        """Number of channels of the images."""
 
     def encode(self, images: Tensor, /) -> Posterior:
-        """(b, channels, s, s) in [0, 1] → posterior."""
+        """(b, channels, s, s) float32 in [0, 1] → posterior of each image."""
 
     def fingerprint(self) -> str:
-        """Equal when the latents are."""
+        """VAEs with the same fingerprint encode to the same latents."""
 
 
 class LatentCache:
-    """posteriors: (n, 2, c, h, w) float16 (in older caches float32), memory-mapped, [:, 0] the mean and [:, 1] the
-    log-variance, unscaled; labels: (n,) int64; scale_factor: what the VAE multiplies samples by; statistics: of the
-    scaled latents, measured when not given.
+    """The posteriors of n training images.
+
+    posteriors: (n, 2, c, h, w) float16 (float32 in older caches), memory-mapped, unscaled; [:, 0] is the mean and
+    [:, 1] the log-variance. labels: (n,) int64 = user number - 1. scale_factor: what the VAE multiplies samples by.
+    statistics: of the scaled latents; measured here when not given.
     """
 
     def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float,
                  statistics: LatentStatistics | None = None):
         self.posteriors, self.labels, self.scale_factor = posteriors, labels, scale_factor
         self.statistics = statistics or measure(posteriors, scale_factor)
-        self.resident: Tensor | None = None
+        self.resident: Tensor | None = None     # a copy of the posteriors in a GPU's memory, see keep_on
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def keep_on(self, device: torch.device) -> None:
-        """Where a CUDA device has room enough, draws on it are from its own memory from now on, not from the file."""
+        """Copy the posteriors as float16 to a CUDA device, if they take less than RESIDENT_SHARE of its free memory.
+
+        From then on `draw` with a generator on this device reads the copy instead of the file.
+        """
         if device.type == "cuda" and self.posteriors.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             self.resident = torch.empty(self.posteriors.shape, dtype=torch.float16, device=device)
             for start in range(0, len(self), CHUNK):
                 self.resident[start:start + CHUNK] = torch.from_numpy(np.array(self.posteriors[start:start + CHUNK]))
 
     def scaled_means(self, indices: Tensor) -> Tensor:
-        """The posterior means of these images, scaled, (b, c, h, w) float32 on the CPU."""
+        """Posterior means times scale_factor of the images `indices` (b,) int64: (b, c, h, w) float32 on the CPU."""
         return self.scale_factor * torch.from_numpy(self.posteriors[indices.numpy(), 0]).float()
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A fresh posterior sample of each index: (scaled latents (b, c, h, w) float32, labels (b,)), on the device of
-        the generator."""
+        """Draw a new posterior sample of each of the images `indices` (b,) int64.
+
+        Returns (scaled latents (b, c, h, w) float32, labels (b,) int64), both on the generator's device.
+        """
         device, labels = generator.device, self.labels[indices]
         if self.resident is not None and self.resident.device == device:
             posteriors = self.resident[indices.to(device, non_blocking=True)]
@@ -141,14 +157,18 @@ class LatentCache:
         return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), labels.to(device, non_blocking=True)
 
     def draw_any_of(self, label: int, generator: torch.Generator) -> Tensor:
-        """A fresh posterior sample of an image of this user, whichever comes: (1, c, h, w)."""
+        """Draw a new posterior sample of a random image with this label: scaled latents (1, c, h, w) float32."""
         own = (self.labels == label).nonzero()[:, 0]
         return self.draw(own[torch.randint(len(own), (1,), generator=generator)], generator)[0]
 
 
 def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> LatentStatistics:
-    """Variance = variance of the means + mean of the variances, accumulated in float64 chunk by chunk."""
-    noise = np.random.default_rng(0)
+    """Statistics of the scaled latents of posteriors (n, 2, c, h, w), summed up in float64, chunk by chunk.
+
+    The variance of a channel is the variance of the posterior means plus the mean of the posterior variances (law of
+    total variance). min and max are those of one posterior sample per image, drawn with random seed 0.
+    """
+    rng = np.random.default_rng(0)
     total = total_square = np.zeros(posteriors.shape[2])
     low, high, count = np.inf, -np.inf, 0
     for start in tqdm(range(0, len(posteriors), chunk), desc="measuring latents", unit="chunk", delay=1, leave=False,
@@ -156,7 +176,7 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> 
         mean, logvar = (posteriors[start:start + chunk, i].astype(np.float64) for i in (0, 1))
         total = total + mean.sum(axis=(0, 2, 3))
         total_square = total_square + (mean ** 2 + np.exp(logvar)).sum(axis=(0, 2, 3))
-        sample = mean + np.exp(0.5 * logvar) * noise.standard_normal(mean.shape)
+        sample = mean + np.exp(0.5 * logvar) * rng.standard_normal(mean.shape)
         low, high = min(low, sample.min()), max(high, sample.max())
         count += mean.shape[0] * mean.shape[2] * mean.shape[3]
     mean = total / count
@@ -167,15 +187,18 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> 
 
 def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, *, image_size: int,
                    folder: str | Path, batch_size: int, device: torch.device) -> LatentCache:
-    """The cache in `folder`, encoded anew unless it was made by these VAE weights from these images at this size.
+    """The latent cache in `folder`; the images are encoded unless it was made from the same input.
 
-    cuts: of images in data_path; labels: (n,) int64.
+    The input is the VAE's weights, the image files, cuts, labels and image_size. cuts: n windows, with paths relative
+    to data_path; labels: (n,) int64 = user number - 1; image_size: in pixels. Prints a warning when stored latents are
+    damaged and are encoded again. Raises InputError when an image cannot be read, the disk is too full, a latent is not
+    finite in float16, or another process writes to the folder.
     """
     folder = Path(folder)
     fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size)
-    if (found := _read_index(folder)).get("fingerprint") == fingerprint:
+    if (index := _read_index(folder)).get("fingerprint") == fingerprint:
         try:
-            return _open(folder, found)
+            return _open(folder, index)
         except InputError as error:
             print(f"warning: {error}; its images are encoded again")
     with sole_writer(folder):
@@ -189,7 +212,7 @@ def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], lab
 
 
 def _read_index(folder: Path) -> dict:
-    """Empty where there is none that can be read: the cache can be made again."""
+    """The index of the cache; empty when there is no readable one, since the cache can be made again."""
     try:
         index = read_json(folder / INDEX_FILE)
     except InputError:
@@ -198,7 +221,10 @@ def _read_index(folder: Path) -> dict:
 
 
 def load_cached(folder: str | Path, statistics: LatentStatistics | None = None) -> LatentCache:
-    """The cache in `folder` as it is. Raises InputError when there is none, or one of other statistics than given."""
+    """The latent cache in `folder`, whatever it was made from.
+
+    Raises InputError when there is none, it is damaged, or its statistics are not close to those given.
+    """
     index_file = Path(folder) / INDEX_FILE
     if not index_file.exists():
         raise InputError(f"{index_file} does not exist; give the folder that training encoded its images to with "
@@ -213,8 +239,11 @@ def load_cached(folder: str | Path, statistics: LatentStatistics | None = None) 
 
 
 def _open(folder: Path, index: dict) -> LatentCache:
-    """The cache that an index describes. Raises InputError when the latents are not those that were written with it;
-    to see that, they are read once."""
+    """The cache that an index describes.
+
+    Raises InputError when the latents cannot be read or are not those that the index was written for. To check that,
+    the file is read once and its SHA-256 compared; older indices have none.
+    """
     file = folder / LATENTS_FILE
     try:
         posteriors, labels = load_array(file), torch.tensor(index["labels"])
@@ -231,7 +260,9 @@ def _open(folder: Path, index: dict) -> LatentCache:
 @torch.inference_mode()
 def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size: int, file: Path, batch_size: int,
             device: torch.device) -> None:
+    """Write the posteriors of the cuts to `file` as (n, 2, c, h, w) float16, and delete the index beside it."""
     def posteriors(images: Tensor) -> Tensor:
+        """(b, channels, s, s) uint8 → (b, 2, c, h, w) float16 on the CPU."""
         posterior = vae.encode(images.to(device).float() / 255)
         return torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu()
 
@@ -240,23 +271,26 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
         stored = None
         for start in range(0, len(cuts), batch_size):
             images = load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels)
-            both = parts.map(posteriors, images).numpy()
-            if not np.isfinite(both).all():
+            encoded = parts.map(posteriors, images).numpy()
+            if not np.isfinite(encoded).all():
                 raise InputError(f"the VAE gives NaN, infinity or numbers beyond 65 504 from {cuts[start].name} on; "
                                  "are its weights whole?")
             if stored is None:
-                check_free_space(file.parent, len(cuts) * both[0].nbytes, "lower cuts_per_hop")
-                stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(cuts), *both.shape[1:]))
+                check_free_space(file.parent, len(cuts) * encoded[0].nbytes, "lower cuts_per_hop")
+                stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(cuts), *encoded.shape[1:]))
                 allocate(temporary)
-            stored[start:start + len(both)] = both
-            bar.update(len(both))
+            stored[start:start + len(encoded)] = encoded
+            bar.update(len(encoded))
         assert stored is not None
         stored.flush()
-        file.with_name(INDEX_FILE).unlink(missing_ok=True)      # so that no moment pairs it with other latents
+        # Deleted before the latents are replaced: an index must never stand beside latents that it was not written for.
+        file.with_name(INDEX_FILE).unlink(missing_ok=True)
 
 
 def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:
-    made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} {list(cuts)}"
+    """A digest of all that the latents depend on."""
+    identities = ", ".join(cut.identity for cut in cuts)
+    made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} [{identities}]"
     digest = hashlib.blake2b(made_from.encode(), digest_size=16)
     paths = dict.fromkeys(cut.path for cut in cuts)
     for path in tqdm(paths, desc="reading images", unit="image", delay=1, leave=False, disable=None):
@@ -265,7 +299,7 @@ def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], label
 
 
 def check_range(statistics: LatentStatistics, *, auto_normalize: bool) -> None:
-    """auto_normalize maps [0, 1] to [-1, 1]. Raises InputError when latents outside [0, 1] would go through it."""
+    """Raises InputError when auto_normalize, which maps [0, 1] to [-1, 1], would get latents outside [0, 1]."""
     if auto_normalize and not is_unit_range(statistics.min, statistics.max):
         raise InputError(f"auto_normalize is True, but the latents lie in "
                          f"[{statistics.min:.3f}, {statistics.max:.3f}], "
@@ -273,15 +307,16 @@ def check_range(statistics: LatentStatistics, *, auto_normalize: bool) -> None:
 
 
 def is_unit_range(low: float, high: float) -> bool:
+    """Whether values in [low, high] lie in [0, 1]."""
     return 0 <= low and high <= 1
 
 
 def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path = Path("latents_cache/latents.npz")
          ) -> None:
-    """Write the encoded training images as .npz, for NumPy, scikit-learn and the like.
+    """Write the encoded training images as .npz, for NumPy, scikit-learn and other programs.
 
-    Arrays: means (n, channels, h, w) float32, the posteriors' means times scale_factor, as the VAE decodes them; labels
-    (n,) int64, the user's number - 1; names (n,), of the images or of what was cut from them; scale_factor.
+    Arrays: means (n, channels, h, w) float32, the posterior means times scale_factor, as the VAE decodes them; labels
+    (n,) int64, the user's number - 1; names (n,), of the images or of the windows cut from them; scale_factor.
 
     Args:
         latents_cache_folder: the folder that training encoded its images to

@@ -1,7 +1,7 @@
-"""The split into training and test images: made once, written down, read by everyone.
+"""The split into training and test images. It is made once and stored in data_split.json, which all programs read.
 
-Windows overlap by 75 %, so that a random split puts near-copies of training images into the test set. The default
-therefore trains on one run of windows per user, and leaves a guard on each side of it out of both sets.
+Windows overlap by 75 %, so a random split puts near-copies of training images into the test set. The default strategy
+therefore trains on one run of consecutive windows per user. The windows next to it (the guard) are in neither set.
 """
 import hashlib
 from dataclasses import asdict, dataclass, replace
@@ -20,14 +20,17 @@ FOLDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """What a split of given images is made from."""
+    """The settings that a split of given images depends on. Raises InputError when one is impossible.
+
+    The names of the fields are keys in data_split.json, in runs.csv and in the split's identity.
+    """
     num_users: int
     images_per_user_train: int
     strategy: str
-    fold: int           # contiguous: which third of the recording is trained on, 0, 1 or 2
-    guard: int          # contiguous: windows on each side of the training run that belong to neither set
+    fold: int           # contiguous only: which third of the recording to train on, 0, 1 or 2
+    guard: int          # contiguous only: number of windows on each side of the training run that are in neither set
     seed: int           # random only
-    class_folders: bool = False     # the users are all folders, whatever their names, not those called ID_<number>
+    class_folders: bool = False     # every folder is a user, whatever its name, not only those called ID_<number>
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -42,46 +45,59 @@ class SplitSettings:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.guard < 0:
             raise InputError(f"split_guard is {self.guard}; expected 0 or more")
-        if not 0 <= self.seed <= 2_000_000_000:     # RandomState takes 32 bits, and the user's number is added
+        if not 0 <= self.seed <= 2_000_000_000:     # RandomState takes 32 bits, and _random adds the user's number
             raise InputError(f"seed is {self.seed}; expected 0 … 2 000 000 000")
 
-    def deciding(self) -> dict:
-        """The settings that the strategy uses: splits of the same images are equal when these are."""
+    def used(self) -> dict:
+        """The settings that the strategy uses. Two splits of the same images are equal when these are."""
         unused = {"contiguous": ("seed",), "random": ("fold", "guard")}[self.strategy]
-        by_default = () if self.class_folders else ("class_folders",)      # as in splits from before it existed
-        return {name: value for name, value in asdict(self).items() if name not in (*unused, *by_default)}
+        default = () if self.class_folders else ("class_folders",)     # older splits do not have this setting
+        return {name: value for name, value in asdict(self).items() if name not in (*unused, *default)}
 
 
 @dataclass(frozen=True)
 class Split:
-    """train_images and test_images: {user number: paths relative to data_path}; in time order if contiguous.
-    names: {user number: what figures and tables call the user}."""
+    """The images of the training set and of the test set.
+
+    train_images, test_images: {user number: paths relative to data_path}, in time order if the strategy is contiguous;
+    names: {user number: name in figures and tables}.
+    """
     settings: SplitSettings
     train_images: dict[int, list[str]]
     test_images: dict[int, list[str]]
     names: dict[int, str]
 
     def identity(self) -> dict:
-        """What tells apart splits that train on other images: the settings that decide, and a digest of the paths."""
+        """What identifies the training images: the settings used, and a digest of the paths.
+
+        Checkpoints and manifests store it, so that a model can be matched to the split it was trained on.
+        """
         paths = "\n".join(path for user in self.users for path in self.train_images[user])
-        return {**self.settings.deciding(), "train_images": hashlib.sha256(paths.encode()).hexdigest()[:16]}
+        return {**self.settings.used(), "train_images": hashlib.sha256(paths.encode()).hexdigest()[:16]}
 
     @property
     def users(self) -> list[int]:
+        """The user numbers."""
         return list(self.train_images)
 
     @property
     def classes(self) -> dict[int, str]:
-        """{user number: class}, see spectrograms.folders_by_class."""
+        """{user number: class}, see `spectrograms.class_of`."""
         return classes_of(self.train_images, self.settings.class_folders)
 
     def to_json(self) -> dict:
+        """The content of data_split.json."""
         users = {str(user): {"label": user - 1, "name": self.names[user], "train_images": self.train_images[user],
                              "test_images": self.test_images[user]} for user in self.users}
         return {**asdict(self.settings), "users": users}
 
     @staticmethod
     def from_json(value: dict, path: Path) -> "Split":
+        """The split from the content of data_split.json.
+
+        Raises InputError, which names `path`, when the content has another form, lists an image twice or outside the
+        data set, or its users are not 1 … num_users.
+        """
         try:
             users = {int(user): entry for user, entry in value["users"].items()}
             settings = SplitSettings(**{key: item for key, item in value.items() if key != "users"})
@@ -107,12 +123,12 @@ class Split:
 
 
 def classes_of(images: dict[int, list[str]], class_folders: bool) -> dict[int, str]:
-    """{user number: class} of images {user number: paths}."""
+    """{user number: class} of images {user number: paths}, which begin with the name of the class folder."""
     return {user: class_of(names[0].split("/")[0]) if class_folders else f"ID_{user}" for user, names in images.items()}
 
 
 def split_images(images: dict[int, list[str]], settings: SplitSettings) -> Split:
-    """Images {user: paths in time order} → Split. Raises InputError that names users with too few images."""
+    """Split images {user number: paths in time order}. Raises InputError that names users with too few images."""
     divide = _contiguous if settings.strategy == "contiguous" else _random
     parts = {user: divide(user, names, settings) for user, names in images.items()}
     classes = classes_of(images, settings.class_folders)
@@ -127,23 +143,30 @@ def split_images(images: dict[int, list[str]], settings: SplitSettings) -> Split
 
 
 def _contiguous(user: int, names: list[str], settings: SplitSettings) -> tuple[list[str], list[str]]:
+    """(training, test) images of one user. The training run begins at the first, middle or last possible window."""
     start = (len(names) - settings.images_per_user_train) * settings.fold // 2
     stop = start + settings.images_per_user_train
     return names[start:stop], names[:max(0, start - settings.guard)] + names[stop + settings.guard:]
 
 
 def _random(user: int, names: list[str], settings: SplitSettings) -> tuple[list[str], list[str]]:
-    """As in the experiments that came before this project: sorted as strings, permuted by RandomState(seed + user)."""
+    """(training, test) images of one user: names sorted as strings, permuted by RandomState(seed + user).
+
+    This is the split of the experiments that came before this project.
+    """
     order = np.random.RandomState(settings.seed + user).permutation(sorted(names)).tolist()
     return order[:settings.images_per_user_train], order[settings.images_per_user_train:]
 
 
 def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitSettings,
                        class_names: Path | None = None) -> tuple[Split, list[str]]:
-    """(the split at `path`, warnings about images left out); made from data_path and written when it is not there yet.
+    """Load the split at `path`, or make it from the images in data_path and write it when there is none.
 
-    class_names: a file for read_names, whose names the split gets; without one it keeps those it has. Raises
-    InputError when the split that is there was made with other settings, or lists images that are gone.
+    class_names: a JSON file for `read_names`, from which the split gets its names, and is written again if they change;
+    without one the names stay as they are. Returns (split, warnings about images that were left out).
+
+    Raises InputError when the stored split was made with other settings or lists images that are missing, and when a
+    split cannot be made of the images.
     """
     path, data_path = Path(path), Path(data_path)
     if not path.exists():
@@ -152,8 +175,8 @@ def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitS
         write_json(path, split.to_json())
         return split, warnings
     split = Split.from_json(read_json(path), path)
-    everywhere = {"class_folders": False}       # which deciding() leaves out where it is so
-    changed = differences(everywhere | split.settings.deciding(), everywhere | settings.deciding())
+    default = {"class_folders": False}      # used() leaves it out when it is False
+    changed = differences(default | split.settings.used(), default | settings.used())
     if changed:
         raise InputError(f"{path} was made with {changed}; go back to those constants, or choose another "
                          "latents_cache_folder and results_folder for a new split")
@@ -168,6 +191,7 @@ def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitS
 
 
 def _named(split: Split, class_names: Path | None) -> Split:
+    """The split with the names from a class-name file; unchanged without one."""
     if class_names is None:
         return split
     defaults = default_names(split.classes, split.settings.class_folders)
@@ -175,6 +199,7 @@ def _named(split: Split, class_names: Path | None) -> Split:
 
 
 def describe(split: Split) -> str:
+    """One line to print: numbers of users and images, and the settings."""
     counts = [sum(map(len, part.values())) for part in (split.train_images, split.test_images)]
     return (f"split: {len(split.users)} users, {counts[0]} training and {counts[1]} test images "
             f"({split.settings.strategy}, fold {split.settings.fold}, guard {split.settings.guard})")

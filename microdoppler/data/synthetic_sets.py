@@ -1,4 +1,4 @@
-"""Folders that generate.py wrote, as classify.py needs them: checked, named, and matched to the folds of the study."""
+"""Sets of synthetic images, folders that generate.py wrote: check them, name them, match them to folds of the study."""
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -8,13 +8,17 @@ from groundwork.images import open_image
 from microdoppler.data.spectrograms import find_images, folders_by_class
 from microdoppler.data.split import Split
 
-MODEL_FACTS = ("checkpoint", "step", "weights", "vae")      # of a manifest: what drew the images, and how
+# Keys of manifest.json that runs.csv repeats: which model generated the images, and with which constants
+MODEL_FACTS = ("checkpoint", "step", "weights", "vae")
 SAMPLING_FACTS = ("noise_level", "cond_scale", "guidance_interval", "rescaled_phi", "remove_parallel_component",
                   "use_cfg_plus_plus", "sampler", "sampling_timesteps", "ddim_sampling_eta", "seed")
 
 
 def find_synthetic(folder: Path, classes: dict[int, str]) -> dict[int, list[str]]:
-    """The images of a folder that generate.py made: {user: relative paths}, for exactly these classes {user: name}."""
+    """The images of a synthetic set: {user number: paths relative to folder}. classes: {user number: class}.
+
+    Raises InputError when the folder does not have images of exactly these classes.
+    """
     expected = shortened(list(classes.values()))
     if not folder.is_dir():
         raise InputError(f"--synthetic {folder} is no folder; expected one made by generate.py, with {expected}")
@@ -34,9 +38,12 @@ def find_synthetic(folder: Path, classes: dict[int, str]) -> dict[int, list[str]
 
 
 def smallest_side(folder: Path, images: dict[int, list[str]]) -> int:
-    """Of all images, in pixels. Raises InputError when they differ in size."""
+    """The shorter side of the images, in pixels. images: {user number: paths relative to folder}.
+
+    Raises InputError when an image cannot be decoded, or they differ in size.
+    """
     sizes: dict[tuple[int, int], str] = {}
-    for name in (name for own in images.values() for name in own):
+    for name in (name for names in images.values() for name in names):
         try:
             with open_image(folder / name) as image:
                 sizes.setdefault(image.size, name)
@@ -49,27 +56,36 @@ def smallest_side(folder: Path, images: dict[int, list[str]]) -> int:
 
 
 def channels_of(folders: Sequence[Path], classes: dict[int, str]) -> int:
-    """1 when any of these sets is grey, as a VAE of one channel draws: real images are then looked at in grey too, lest
-    colour tell them apart; else 3. Each set by its first image."""
+    """The number of channels with which real and synthetic images are compared: 1 if any of these sets is grey, else 3.
+
+    A VAE with one channel generates grey images. Real images are then converted to grey too, so that a classifier
+    cannot tell them from synthetic ones by their colour. Only the first image of each set is opened.
+    """
     for folder in folders:
         images = find_images(folder, classes)
-        with open_image(folder / min(name for own in images.values() for name in own)) as image:
+        with open_image(folder / min(name for names in images.values() for name in names)) as image:
             if image.mode == "L":
                 return 1
     return 3
 
 
-def check_sizes(folder: Path, images: dict[int, list[str]], least: int, option: str) -> None:
-    """Raises InputError when the images differ in size, or are smaller than the `least` pixels they are looked at with,
-    which `option` sets: enlarged, they would be told apart from real ones by their blur."""
+def check_sizes(folder: Path, images: dict[int, list[str]], size: int, option: str) -> None:
+    """Check that the images of a set all have one size, and at least the `size` in pixels at which they are used.
+
+    Enlarged images would be blurred, and so be told apart from real ones. option: the name of the option that sets
+    `size`, for the error message. Raises InputError when the check fails.
+    """
     smallest = smallest_side(folder, images)
-    if smallest < least:
-        raise InputError(f"--synthetic {folder} holds images of {smallest} px, but they are looked at with {least} px; "
+    if smallest < size:
+        raise InputError(f"--synthetic {folder} holds images of {smallest} px, but they are looked at with {size} px; "
                          f"set {option} to {smallest} or less")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """generate.py's manifest; empty where there is none. Warns of images that are missing."""
+    """The content of the set's manifest.json; empty when there is none. Prints a warning when images are missing.
+
+    Raises InputError when the file is no manifest of generate.py.
+    """
     if not (folder / "manifest.json").exists():
         return {}
     manifest = read_json(folder / "manifest.json")
@@ -86,34 +102,42 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split],
                    force: bool = False) -> dict[int, dict[str, Path]]:
-    """{fold: {name of a set: its folder}}, every fold with the same names.
+    """Find the fold that each synthetic set belongs to: {fold: {name of a set: its folder}}, the same names per fold.
 
-    A set belongs to the fold whose training images its manifest names: with any other, its model may have seen test
-    images. Raises InputError when a set fits no fold, unless there is one fold and `force`, or a fold lacks a set.
+    A set belongs to the fold whose training images its manifest records. In any other fold, its model may have seen
+    test images. splits: {fold: its split}; force: with a single fold, accept a set of another split with a warning.
+
+    Prints a warning when one VAE made sets of several folds. Raises InputError when a folder is given twice, a set fits
+    no fold, or a fold lacks a set that another one has.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("--synthetic names a folder more than once; give each folder once")
-    of_fold: dict[int, list[Path]] = {fold: [] for fold in splits}
+    folders_of_fold: dict[int, list[Path]] = {fold: [] for fold in splits}
     folds_of_vae: dict[str, set[int]] = {}
     for folder in folders:
         manifest = read_manifest(folder)
         fold = _fold_of(folder, manifest.get("split"), splits, force)
-        of_fold[fold].append(folder)
+        folders_of_fold[fold].append(folder)
         folds_of_vae.setdefault(manifest.get("vae", f"unknown, of fold {fold}"), set()).add(fold)
     for shared in folds_of_vae.values():
         if len(shared) > 1:
             print(f"warning: folds {' and '.join(map(str, sorted(shared)))} were drawn through one VAE; if it was "
                   "trained on images of this data set, it has seen some that are tested on: train one per fold")
-    named = {fold: _name(own) for fold, own in of_fold.items()}
-    names = list(dict.fromkeys(name for own in named.values() for name in own))
-    for fold, own in named.items():
-        if missing := [name for name in names if name not in own]:
+    named = {fold: _name_sets(own_folders) for fold, own_folders in folders_of_fold.items()}
+    names = list(dict.fromkeys(name for sets in named.values() for name in sets))
+    for fold, sets in named.items():
+        if missing := [name for name in names if name not in sets]:
             raise InputError(f"fold {fold} lacks the synthetic set {shortened(missing)}; every fold needs a folder of "
                              "that name, drawn by a model of that fold")
     return named
 
 
 def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split], force: bool) -> int:
+    """The fold that a set belongs to; see `match_to_folds`.
+
+    trained_on: the identity of the split that its model was trained on, from the manifest; None or empty if unknown.
+    Prints a warning when the set is accepted without a fold that fits it. Raises InputError when it is not accepted.
+    """
     if not trained_on:
         if len(splits) > 1:
             raise InputError(f"which images {folder}'s model was trained on is unknown, so that it fits none of the "
@@ -136,8 +160,8 @@ def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split], fo
                      "fold")
 
 
-def _name(folders: list[Path]) -> dict[str, Path]:
-    """The folders' own names, with as many parent folders as tell them apart."""
+def _name_sets(folders: list[Path]) -> dict[str, Path]:
+    """{name: folder}: the folders' own names, preceded by as many parent folders as are needed to tell them apart."""
     paths, depth = [folder.resolve() for folder in folders], 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
@@ -145,7 +169,10 @@ def _name(folders: list[Path]) -> dict[str, Path]:
 
 
 def facts_of(folder: Path, split: Split) -> dict[str, Any]:
-    """What made a set, for runs.csv, and what was forced: another VAE than its model's, another split."""
+    """Where a set comes from, for runs.csv: its folder, model and sampling constants, and what was forced.
+
+    "forced" names checks that the user overrode: another VAE than the model's, a model of another split.
+    """
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     is_other_split = manifest.get("split") not in (None, {}, split.identity())
     forced = [manifest.get("forced", ""), "another split" if is_other_split else ""]

@@ -1,4 +1,4 @@
-"""What a picture says about the walk, in units: torso speed, Doppler spread, cadence, all from the pixels alone."""
+"""Physical quantities of a walk, estimated from the pixels of a spectrogram: torso speed, Doppler spread, cadence."""
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,56 +9,70 @@ from tqdm import tqdm
 
 from microdoppler.figures.axes import PictureAxes
 
-BITS = 6                    # per colour channel, of the table that inverts the colour map: finer than JPEG keeps it
-GREY = 32                   # mean difference of the channels, of 255: jet colours have 127 or more, by its formula
-FLOOR = 0.1                 # of the colour scale: weaker is noise
-ENVELOPE = (0.03, 0.97)     # the shares of a column's intensity below its lower and its upper envelope
-MOST_SCATTER = 0.15         # of the speed range, about the torso's median: walks reach 0.09, noise begins at 0.20
-CHUNK = 64                  # pictures at a time: about 0.1 GB at 256 pixels
-RIDGE_POWER = 8             # weighs the torso, the strongest line, above the limbs in a column's mean
-CADENCE_HZ = (1.2, 2.6)     # steps per second of walking: 1.4 … 2.3 (Boulic et al. 1990), and a margin
-CADENCE_STEP_HZ = 0.01
-LEAST_EXPLAINED = 0.1       # share of the tracks' variance: noise alone comes to about 0.05
+BITS = 6                    # per channel in the table that inverts the colour map; finer than JPEG preserves colours
+MAX_GREY_RANGE = 32         # of 255: mean difference of the channels of a grey image; in jet colours it is 127 or more
+NOISE_FLOOR = 0.1           # on the colour scale: weaker pixels count as noise
+ENVELOPE = (0.03, 0.97)     # the shares of a column's intensity below the lower and the upper edge of the envelope
+MAX_SCATTER = 0.15          # around the torso's median, share of the speed range; walks: up to 0.09, noise: from 0.20
+CHUNK = 64                  # images at a time: about 0.1 GB at 256 pixels
+RIDGE_POWER = 8             # of the intensity, as weight: the torso, the strongest line, outweighs the limbs
+CADENCE_HZ = (1.2, 2.6)     # steps per second in walking: 1.4 … 2.3 (Boulic et al. 1990), with a margin
+CADENCE_STEP_HZ = 0.01      # of the frequencies that are tried
+MIN_EXPLAINED = 0.1         # share of the variance that a sine must explain to be a cadence; noise alone: about 0.05
 
 
 @lru_cache(maxsize=1)
-def _scale_of_colours() -> np.ndarray:
-    """Position of the nearest jet colour on the colour scale, float32 (levels³,), by the channels' first BITS bits."""
+def _inverse_colour_map() -> np.ndarray:
+    """Table from RGB colours to the position (0 … 1) of the nearest jet colour on the colour scale.
+
+    (levels³,) float32 with levels = 2^BITS; the index is made of the highest BITS bits of red, green and blue.
+    """
     levels = 2 ** BITS
     centres = (np.arange(levels) + 0.5) * 256 / levels
     grid = np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), axis=-1).reshape(levels, -1, 3)
     jet = matplotlib.colormaps["jet"](np.arange(256), bytes=True)[:, :3].astype(float)
     length = np.square(jet).sum(axis=1)
-    nearest = np.concatenate([(length - 2 * slab @ jet.T).argmin(axis=1) for slab in grid])      # at once: 1 GB
+    # Slab by slab: all at once would take 1 GB.
+    nearest = np.concatenate([(length - 2 * slab @ jet.T).argmin(axis=1) for slab in grid])
     return (nearest / 255).astype(np.float32)
 
 
 def intensity(images: np.ndarray | Tensor) -> np.ndarray:
-    """(n, 3 or 1, h, w) uint8 → position on the colour scale (n, h, w) float32 in [0, 1]: of jet colours by the nearest
-    one, of grey pictures, also as three channels, by brightness."""
-    images, scale = np.asarray(images), _scale_of_colours()
-    out = np.empty((len(images), *images.shape[2:]), np.float32)
-    for picture, place in zip(images, out):
-        if np.ptp(picture.astype(np.int16), axis=0).mean() < GREY:
-            place[:] = picture.mean(axis=0) / 255
+    """Position of each pixel on the colour scale: (n, 3 or 1, h, w) uint8 → (n, h, w) float32 in [0, 1].
+
+    Colours are taken for jet colours: the position is that of the nearest one. In grey images, of one channel or three,
+    it is the brightness.
+    """
+    images, scale_position = np.asarray(images), _inverse_colour_map()
+    result = np.empty((len(images), *images.shape[2:]), np.float32)
+    for image, out in zip(images, result):
+        if np.ptp(image.astype(np.int16), axis=0).mean() < MAX_GREY_RANGE:
+            out[:] = image.mean(axis=0) / 255
             continue
-        red, green, blue = (picture >> (8 - BITS)).astype(np.int32)
-        place[:] = scale[(((red << BITS) + green) << BITS) + blue]
-    return out
+        red, green, blue = (image >> (8 - BITS)).astype(np.int32)
+        out[:] = scale_position[(((red << BITS) + green) << BITS) + blue]
+    return result
 
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """Speeds in m/s over the columns of n pictures, (n, w) each; NaN in columns without an echo or without a torso."""
+    """Radial speeds in m/s in the columns of n images: of the torso, and of the envelope's lower and upper edge.
+
+    (n, w) float64 each; NaN in columns without an echo or without a clear torso.
+    """
     torso: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
 
 
 def tracks_of(images: np.ndarray | Tensor, axes: PictureAxes) -> Tracks:
-    """(n, 3, h, w) uint8 → the torso's speed (the mean, weighted by a high power of the intensity) and the envelope's
-    two edges (the speeds below which ENVELOPE of a column's intensity lies: single noisy pixels do not move them)."""
-    echo = np.clip(intensity(images)[:, ::-1] - FLOOR, 0, None)         # lowest row first
+    """Estimate the tracks of images (n, 3 or 1, h, w) uint8.
+
+    The torso's speed is the mean speed in a column, weighted by the intensity to the power RIDGE_POWER. The edges of
+    the envelope are the speeds below which the shares ENVELOPE of a column's intensity lie, so single noisy pixels do
+    not move them.
+    """
+    echo = np.clip(intensity(images)[:, ::-1] - NOISE_FLOOR, 0, None)       # lowest speed first
     rows = echo.shape[1]
     speeds = axes.lowest_mps + (np.arange(rows) + 0.5) / rows * (axes.highest_mps - axes.lowest_mps)
     ridge = echo ** RIDGE_POWER
@@ -66,29 +80,31 @@ def tracks_of(images: np.ndarray | Tensor, axes: PictureAxes) -> Tracks:
     cumulative = echo.cumsum(axis=1)
     total = cumulative[:, -1]
     empty = weight <= 0
-    torso, square = (np.einsum("nhw,h->nw", ridge, moment) / np.where(empty, 1, weight)
-                     for moment in (speeds, speeds ** 2))
+    torso, mean_square = (np.einsum("nhw,h->nw", ridge, values) / np.where(empty, 1, weight)
+                          for values in (speeds, speeds ** 2))
     edges = [speeds[(cumulative < share * total[:, None]).sum(axis=1).clip(max=rows - 1)] for share in ENVELOPE]
-    unclear = empty | _scattered(np.where(empty, np.nan, torso), square, axes)
+    unclear = empty | _is_scattered(np.where(empty, np.nan, torso), mean_square, axes)
     return Tracks(*(np.where(unclear, np.nan, track) for track in (torso, *edges)))
 
 
-def _scattered(torso: np.ndarray, square: np.ndarray, axes: PictureAxes) -> np.ndarray:
-    """(n, w) whether a column's brightest pixels lie far from the picture's torso: noise, and stripes of interference.
+def _is_scattered(torso: np.ndarray, mean_square: np.ndarray, axes: PictureAxes) -> np.ndarray:
+    """(n, w) bool: whether a column's brightest pixels lie far from the image's median torso speed.
 
-    torso, square: (n, w) weighted means of speed, NaN where unknown, and of speed².
+    That is the case in noise, and in stripes of interference. torso: (n, w) weighted mean of speed, NaN where unknown;
+    mean_square: (n, w) weighted mean of speed².
     """
-    middle = np.array([np.median(track[known]) if (known := np.isfinite(track)).any() else 0.0 for track in torso])
-    deviation = square - 2 * middle[:, None] * torso + middle[:, None] ** 2
-    return deviation > (MOST_SCATTER * (axes.highest_mps - axes.lowest_mps)) ** 2
+    median = np.array([np.median(track[known]) if (known := np.isfinite(track)).any() else 0.0 for track in torso])
+    deviation = mean_square - 2 * median[:, None] * torso + median[:, None] ** 2      # mean square, about the median
+    return deviation > (MAX_SCATTER * (axes.highest_mps - axes.lowest_mps)) ** 2
 
 
 def describe_gait(images: np.ndarray | Tensor, axes: PictureAxes) -> dict[str, np.ndarray]:
-    """(n, 3, h, w) uint8 → {figure: (n,) float64}, NaN where a picture does not show it.
+    """Estimate quantities of the walk in images (n, 3 or 1, h, w) uint8: {name: (n,) float64}.
 
-    torso_mps: mean speed; torso_variation_mps: standard deviation of the torso's speed about its trend;
-    doppler_spread_mps: mean width of the envelope; cadence_hz: steps per second. A picture must show a torso in more
-    than half of its columns; a blank one, a plain one and noise show none.
+    torso_mps: mean speed of the torso in m/s; torso_variation_mps: standard deviation of its speed around the trend, in
+    m/s; doppler_spread_mps: mean width of the envelope in m/s; cadence_hz: steps per second. All are NaN unless a torso
+    is visible in more than half of the columns (it is not in blank or plain images and in noise). cadence_hz is also
+    NaN where no frequency explains enough of the variance.
     """
     starts = tqdm(range(0, max(len(images), 1), CHUNK), desc="estimating the walk", unit="chunk", delay=1, leave=False,
                   disable=None)
@@ -97,17 +113,18 @@ def describe_gait(images: np.ndarray | Tensor, axes: PictureAxes) -> dict[str, n
 
 
 def _describe(tracks: Tracks, axes: PictureAxes) -> dict[str, np.ndarray]:
-    seen = np.isfinite(tracks.torso).mean(axis=1) > 0.5
-    filled = {name: _without_gaps(track) for name, track in vars(tracks).items()}
+    """The result of `describe_gait` from the tracks of n images."""
+    is_visible = np.isfinite(tracks.torso).mean(axis=1) > 0.5
+    filled = {name: _interpolated(track) for name, track in vars(tracks).items()}
     swing = {name: _detrended(track) for name, track in filled.items()}
-    figures = {"torso_mps": filled["torso"].mean(axis=1), "torso_variation_mps": swing["torso"].std(axis=1),
-               "doppler_spread_mps": (filled["upper"] - filled["lower"]).mean(axis=1),
-               "cadence_hz": _cadence(np.stack(list(swing.values()), axis=1), axes)}
-    return {name: np.where(seen, values, np.nan) for name, values in figures.items()}
+    quantities = {"torso_mps": filled["torso"].mean(axis=1), "torso_variation_mps": swing["torso"].std(axis=1),
+                  "doppler_spread_mps": (filled["upper"] - filled["lower"]).mean(axis=1),
+                  "cadence_hz": _cadence(np.stack(list(swing.values()), axis=1), axes)}
+    return {name: np.where(is_visible, values, np.nan) for name, values in quantities.items()}
 
 
-def _without_gaps(tracks: np.ndarray) -> np.ndarray:
-    """Unclear columns get the value of their nearest neighbours in between; 0 where there is none at all."""
+def _interpolated(tracks: np.ndarray) -> np.ndarray:
+    """(n, w) tracks with NaN interpolated linearly between the nearest known columns; all 0 where none is known."""
     filled, column = np.zeros(tracks.shape), np.arange(tracks.shape[1])
     for track, out in zip(tracks, filled):
         known = np.isfinite(track)
@@ -117,15 +134,17 @@ def _without_gaps(tracks: np.ndarray) -> np.ndarray:
 
 
 def _detrended(tracks: np.ndarray) -> np.ndarray:
-    """(n, w) less the parabola of each: walkers speed up and brake."""
+    """(n, w) tracks, each less the parabola fitted to it: walkers accelerate and brake."""
     basis = np.linalg.qr(np.vander(np.linspace(-1, 1, tracks.shape[1]), 3))[0]
     return tracks - tracks @ basis @ basis.T
 
 
 def _cadence(tracks: np.ndarray, axes: PictureAxes) -> np.ndarray:
-    """(n,) the frequency whose sine explains most of the variance of (n, tracks, w), the mean over the tracks.
+    """The frequency in Hz whose sine explains the largest share of the variance of detrended tracks (n, tracks, w).
 
-    Lomb's least-squares periodogram (Lomb 1976). Torso and limbs all swing once per step.
+    Lomb's least-squares periodogram (Lomb 1976), averaged over the tracks: torso and limbs all swing once per step.
+    Returns (n,) float64. NaN where the share is below MIN_EXPLAINED, or the best frequency is the lowest or highest one
+    tried.
     """
     width = tracks.shape[2]
     seconds = (np.arange(width) + 0.5) / width * axes.window_seconds
@@ -140,4 +159,4 @@ def _cadence(tracks: np.ndarray, axes: PictureAxes) -> np.ndarray:
     explained = np.stack(shares, axis=1)
     at_the_edge = np.isin(explained.argmax(axis=1), (0, len(frequencies) - 1))
     found = frequencies[explained.argmax(axis=1)]
-    return np.where((explained.max(axis=1) < LEAST_EXPLAINED) | at_the_edge, np.nan, found)
+    return np.where((explained.max(axis=1) < MIN_EXPLAINED) | at_the_edge, np.nan, found)

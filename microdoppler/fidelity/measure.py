@@ -1,8 +1,9 @@
-"""How like real images synthetic ones are, how varied, how new, and whether their physics is right.
+"""Measure how similar to real images synthetic images are, how diverse, how new, and whether their gait is right.
 
     python -m microdoppler.fidelity --real DATA --synthetic synthetic_data/checkpoint_75
 
-Each figure stands beside the same figure of real images: of one half of the held-out passes against the other.
+Beside each metric of synthetic images stands the same metric of real images, as the value to compare it with. Where a
+metric compares two sets, the real ones are the two halves of the held-out passes.
 """
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from groundwork.files import atomic_path, read_json, write_json
 from groundwork.images import load_images
 from microdoppler.data.audit import Match, pairs_figure
 from microdoppler.data.overlap import load_or_find_overlaps
-from microdoppler.data.spectrograms import labels_of
+from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split
 from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of, find_synthetic, match_to_folds,
                                               smallest_side)
@@ -30,75 +31,91 @@ from microdoppler.figures.axes import SIMULATION_FILE, PictureAxes, simulated_ax
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.evaluation_classifier import open_evaluation_classifier
-from microdoppler.study.selection import NearestTraining, closest_training
+from microdoppler.study.selection import NearestTraining, nearest_training
 
-SHOWN_PAIRS = 4
-IMAGE_SIZE = 128
-LEAST_IMAGE_SIZE = 32       # a ResNet18 halves a picture five times
+SHOWN_PAIRS = 4             # pairs of most similar images in the report
+IMAGE_SIZE = 128            # pixels at which images are compared; smaller if the synthetic images are smaller
+MIN_IMAGE_SIZE = 32         # pixels: a ResNet18 halves an image five times
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedSet:
-    """Real held-out or synthetic images with what was found in them; passes: (n,) which recording each is from."""
+    """n held-out real or synthetic images, with what the evaluation classifier says about them.
+
+    paths: relative to their data folder; features: (n, 512) float32; recognised: (n,) bool, whether the image is
+    classified as its own user; passes: (n,) str, the pass that each image comes from.
+    """
     images: ImageSet
     paths: list[str]
     features: np.ndarray
     recognised: torch.Tensor
     passes: np.ndarray
 
-    def of(self, chosen: torch.Tensor) -> "EvaluatedSet":
+    def subset(self, chosen: torch.Tensor) -> "EvaluatedSet":
+        """The images where `chosen` (n,) bool is True."""
         keep = chosen.numpy()
         return EvaluatedSet(ImageSet(self.images.images[chosen], self.images.labels[chosen]),
-                    [path for path, kept in zip(self.paths, keep) if kept], self.features[keep],
-                    self.recognised[chosen], self.passes[keep])
+                            [path for path, kept in zip(self.paths, keep) if kept], self.features[keep],
+                            self.recognised[chosen], self.passes[keep])
 
 
 def evaluate_images(root: Path, images: dict[int, list[str]], image_size: int, evaluator: SampleEvaluator,
                     passes: dict[str, str], label: str, channels: int) -> EvaluatedSet:
-    """Load {user: paths}; passes: {path: recording}, for paths that are not in it each image is its own."""
-    paths, labels = labels_of(images)
+    """Load images at image_size pixels, and evaluate them.
+
+    images: {user number: paths relative to root}; passes: {path: name of its pass}, an image that is not in it is a
+    pass of its own; label: of the progress bar; channels: 3 for RGB or 1 for grey.
+    """
+    paths, labels = paths_and_labels(images)
     loaded = ImageSet(load_images(root, paths, image_size, label, channels), labels)
     return EvaluatedSet(loaded, paths, evaluator.features(loaded.images),
                         evaluator.probabilities(loaded.images).argmax(dim=1) == labels,
                         np.array([passes.get(path, path) for path in paths]))
 
 
-def feature_figures(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, dict[str, float]]:
-    """{"synthetic", "real": precision, recall, diversity, recognised}, for one user or all.
+def feature_metrics(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, dict[str, float]]:
+    """Precision, recall, diversity and share recognised, for one user or all: {"synthetic" or "real": {metric: value}}.
 
-    Synthetic images against each half of the held-out passes, as many of them as the other half has, since precision
-    and recall depend on numbers; and half against half.
+    Each half of the held-out passes is the reference once. "synthetic" compares the synthetic images with it, "real"
+    compares the other half with it. The two values are averaged (diversity: geometric mean). Precision and recall
+    depend on the number of images, so at most as many synthetic images are used as the other half has. NaN where there
+    are too few images or passes.
     """
     results: dict[str, list[tuple[float, ...]]] = {"synthetic": [], "real": []}
     first, second = halves = split_in_halves(real)
     recognised = {"synthetic": synthetic.recognised.float().mean().item(),
                   "real": real.recognised.float().mean().item()}
-    if not first.paths or not second.paths:     # all of one pass: nothing to hold against each other
+    if not first.paths or not second.paths:     # all images are of one pass, so there are no two halves
         return {kind: {**dict.fromkeys(("precision", "recall", "diversity"), float("nan")), "recognised": share}
                 for kind, share in recognised.items()}
     for reference, other in (halves, halves[::-1]):
         spread = np.linspace(0, len(synthetic.paths) - 1, min(len(synthetic.paths), len(other.paths))).round()
-        drawn = synthetic.features[spread.astype(int)]
-        for kind, features in (("synthetic", drawn), ("real", other.features)):
+        same_number = synthetic.features[spread.astype(int)]
+        for kind, features in (("synthetic", same_number), ("real", other.features)):
             enough = min(len(reference.features), len(features)) > NEIGHBOURS
             results[kind].append((*(precision_recall(reference.features, features) if enough else (np.nan, np.nan)),
                                   diversity_ratio(reference.features, features)))
-    figures = {}
+    metrics = {}
     for kind, both in results.items():
-        precision, recall, diversity = np.array(both).T     # of a / b and b / a the geometric mean is 1
-        figures[kind] = {"precision": float(precision.mean()), "recall": float(recall.mean()),
+        precision, recall, diversity = np.array(both).T     # each against the first half and against the second
+        metrics[kind] = {"precision": float(precision.mean()), "recall": float(recall.mean()),
+                         # Geometric mean: the two ratios of real images are a / b and b / a, which gives exactly 1.
                          "diversity": float(np.sqrt(diversity.prod())), "recognised": recognised[kind]}
-    return figures
+    return metrics
 
 
 def split_in_halves(real: EvaluatedSet) -> list[EvaluatedSet]:
-    """Every other pass, and the rest."""
+    """The images of every other pass of each user, and the remaining images."""
     half = halves_by_pass(list(real.passes), real.images.labels)
-    return [real.of(half), real.of(~half)]
+    return [real.subset(half), real.subset(~half)]
 
 
 def user_kid(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, tuple[float, float]]:
-    """{"synthetic", "real": (KID, standard error)} of one user: against all held-out images, and half against half."""
+    """KID of one user: {"synthetic" or "real": (KID, standard error)}.
+
+    "synthetic" compares synthetic with all held-out images, "real" one half of the held-out passes with the other. NaN
+    where there are too few images or passes.
+    """
     first, second = split_in_halves(real)
     return {"synthetic": kernel_distance(real.features, synthetic.features, real.passes, synthetic.passes),
             "real": kernel_distance(first.features, second.features, first.passes, second.passes)
@@ -106,76 +123,95 @@ def user_kid(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, tuple[flo
 
 
 def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axes: PictureAxes | None) -> dict:
-    """All figures as plain values: per user and over all; `gait` and `nearest` hold a value per image, for figures.
-    Without axes nobody walks in the pictures, and there is no gait."""
+    """All metrics of synthetic images and, to compare with, of held-out real images.
+
+    training: the real training images; axes: of the images, None if nobody walks in them and there is no gait.
+
+    Returns "users": {user number: {"synthetic" or "real": {metric: value}}}; "all": {"synthetic" or "real": {metric:
+    value}}; and for figures, with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and
+    "nearest": {"synthetic" or "real": NearestTraining}.
+    """
     report: dict = {"users": {}, "gait": {}, "nearest": {}}
-    for kind, side in (("synthetic", synthetic), ("real", real)):
-        report["nearest"][kind] = closest_training(side.images, training)
-        report["gait"][kind] = describe_gait(side.images.images.numpy(), axes) if axes else {}
+    for kind, evaluated in (("synthetic", synthetic), ("real", real)):
+        report["nearest"][kind] = nearest_training(evaluated.images, training)
+        report["gait"][kind] = describe_gait(evaluated.images.images.numpy(), axes) if axes else {}
     for label in tqdm(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False, disable=None):
         own = {"synthetic": synthetic.images.labels == label, "real": real.images.labels == label}
-        theirs = real.of(own["real"]), synthetic.of(own["synthetic"])
-        figures = _figures(*theirs, report, own)
-        for kind, (kid, error) in user_kid(*theirs).items():
-            figures[kind] |= {"kid": kid, "kid_error": error}
-        report["users"][int(label) + 1] = figures
+        own_sets = real.subset(own["real"]), synthetic.subset(own["synthetic"])
+        metrics = _metrics(*own_sets, report, own)
+        for kind, (kid, error) in user_kid(*own_sets).items():
+            metrics[kind] |= {"kid": kid, "kid_error": error}
+        report["users"][int(label) + 1] = metrics
     everyone = {"synthetic": torch.ones(len(synthetic.paths), dtype=torch.bool),
                 "real": torch.ones(len(real.paths), dtype=torch.bool)}
-    report["all"] = _figures(real, synthetic, report, everyone)
-    for kind, side in (("synthetic", synthetic), ("real", real)):
-        report["all"][kind]["separation"] = separation(side.features, side.images.labels.numpy())
+    report["all"] = _metrics(real, synthetic, report, everyone)
+    for kind, evaluated in (("synthetic", synthetic), ("real", real)):
+        report["all"][kind]["separation"] = separation(evaluated.features, evaluated.images.labels.numpy())
     for kind, means in means_over_users(report["users"]).items():
         report["all"][kind] |= means
     return report
 
 
 def means_over_users(users: dict[int, dict]) -> dict[str, dict[str, float]]:
-    """{"synthetic", "real": KID with its standard error, of how many users, diversity}, since a mixture of persons is
-    as varied as these are unlike. Both kinds of the same users, those with enough images of both: else the real figure
-    would be no yardstick."""
+    """KID and diversity over all users: {"synthetic" or "real": kid, kid_error, kid_users, diversity}.
+
+    Both are means over users. Computed on all images at once, they would also measure how different the users are. Only
+    users count whose value is known for synthetic and for real images, so that both means are of the same users.
+    kid_error is the standard error of the mean KID, kid_users the number of users in it.
+    """
     kids, errors, diversities = (
-        {kind: np.array([figures[kind][name] for figures in users.values()]) for kind in ("synthetic", "real")}
+        {kind: np.array([metrics[kind][name] for metrics in users.values()]) for kind in ("synthetic", "real")}
         for name in ("kid", "kid_error", "diversity"))
 
     def known(*parts: dict[str, np.ndarray]) -> np.ndarray:
+        """(users,) bool: whether all these values are finite."""
         return np.isfinite(np.stack([values for part in parts for values in part.values()])).all(axis=0)
-    of_kid, of_diversity = known(kids, errors), known(diversities)
-    count = int(of_kid.sum())
-    return {kind: {"kid": float(kids[kind][of_kid].mean()) if count else float("nan"),
-                   "kid_error": float(np.linalg.norm(errors[kind][of_kid])) / count if count else float("nan"),
+    has_kid, has_diversity = known(kids, errors), known(diversities)
+    count = int(has_kid.sum())
+    return {kind: {"kid": float(kids[kind][has_kid].mean()) if count else float("nan"),
+                   "kid_error": float(np.linalg.norm(errors[kind][has_kid])) / count if count else float("nan"),
                    "kid_users": count,
-                   "diversity": float(diversities[kind][of_diversity].mean()) if of_diversity.any() else float("nan")}
+                   "diversity": float(diversities[kind][has_diversity].mean()) if has_diversity.any() else float("nan")}
             for kind in ("synthetic", "real")}
 
 
-def _figures(real: EvaluatedSet, synthetic: EvaluatedSet, report: dict,
+def _metrics(real: EvaluatedSet, synthetic: EvaluatedSet, report: dict,
              chosen: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
-    figures = feature_figures(real, synthetic)
+    """Metrics of features, novelty and gait, for one user or all: {"synthetic" or "real": {metric: value}}.
+
+    real, synthetic: the images of this user, or all. report: has "nearest" and "gait" of all images. chosen:
+    {"synthetic" or "real": (all images,) bool}, which of these belong to the user.
+    """
+    metrics = feature_metrics(real, synthetic)
     for kind, keep in chosen.items():
         nearest = report["nearest"][kind]
-        figures[kind] |= {"num_images": int(keep.sum()), "copies": nearest.is_copy[keep].float().mean().item(),
+        metrics[kind] |= {"num_images": int(keep.sum()), "copies": nearest.is_copy[keep].float().mean().item(),
                           "nearest": 1 - nearest.correlation[keep].median().item()}
         for name, values in report["gait"][kind].items():
             own = values[keep.numpy()]
-            figures[kind][name] = float(np.median(own[np.isfinite(own)])) if np.isfinite(own).any() else float("nan")
-    return figures
+            metrics[kind][name] = float(np.median(own[np.isfinite(own)])) if np.isfinite(own).any() else float("nan")
+    return metrics
 
 
 def closest_pairs(synthetic: EvaluatedSet, nearest: NearestTraining, training_paths: list[str]) -> list[Match]:
+    """The SHOWN_PAIRS synthetic images that are most similar to a training image, the most similar first."""
     order = nearest.correlation.argsort(descending=True)[:SHOWN_PAIRS].tolist()
     return [Match(synthetic.paths[i], training_paths[int(nearest.index[i])], float(nearest.correlation[i]),
                   float(nearest.shift[i])) for i in order]
 
 
 def shows_walking(real: Path) -> bool:
-    """Whether steps are to be looked for: not where a simulation says that it is of something else."""
+    """Whether to estimate the gait: True unless a simulated data set's simulation.json names another kind of motion."""
     truth = read_json(real / SIMULATION_FILE) if (real / SIMULATION_FILE).exists() else {}
     return not isinstance(truth, dict) or truth.get("kind", "gait") == "gait"
 
 
 def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | None,
                  highest_mps: float | None) -> PictureAxes:
-    """Those that are given; what is not is the simulator's."""
+    """The axes of the images: the given values, and those of the simulator for the others (None).
+
+    Prints a note when nothing is given and the data are not simulated.
+    """
     given = {"window_seconds": window_seconds, "lowest_mps": lowest_mps, "highest_mps": highest_mps}
     known = {name: value for name, value in given.items() if value is not None}
     simulated = simulated_axes(real)
@@ -188,7 +224,7 @@ def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | N
 def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
          output: Path = Path("results/fidelity"), image_size: int | None = None, window_seconds: float | None = None,
          lowest_mps: float | None = None, highest_mps: float | None = None, device: str = "auto") -> dict:
-    """Compare synthetic images with real ones that no model has seen.
+    """Compare synthetic images with held-out real images, which the model was not trained on.
 
     Writes fidelity.json, features.npz, pictures and report.html.
 
@@ -197,39 +233,43 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
         synthetic: a folder that generate.py wrote
         split: the split that the model was trained on
         output: folder for the results
-        image_size: pixels at which pictures are compared; default: 128, or what the synthetic images have
-        window_seconds: duration of a picture; default: the simulator's
-        lowest_mps: speed at the pictures' lower edge; default: the simulator's
-        highest_mps: speed at the pictures' upper edge; default: the simulator's
+        image_size: pixels at which images are compared; default: 128, or the size of the synthetic images if smaller
+        window_seconds: duration of an image; default: the simulator's
+        lowest_mps: speed at the images' lower edge; default: the simulator's
+        highest_mps: speed at the images' upper edge; default: the simulator's
         device: auto, cpu, cuda or cuda:<n>
     """
-    if image_size is not None and image_size < LEAST_IMAGE_SIZE:
-        raise InputError(f"--image_size {image_size}; expected at least {LEAST_IMAGE_SIZE}")
+    if image_size is not None and image_size < MIN_IMAGE_SIZE:
+        raise InputError(f"--image_size {image_size}; expected at least {MIN_IMAGE_SIZE}")
     torch_device = choose_device(device)
     print(describe_work(torch_device))
     axes = picture_axes(real, window_seconds, lowest_mps, highest_mps) if shows_walking(real) else None
     division = Split.from_json(read_json(split), split)
-    drawn = find_synthetic(synthetic, division.classes)
-    image_size = min(IMAGE_SIZE, smallest_side(synthetic, drawn)) if image_size is None else image_size
-    check_sizes(synthetic, drawn, image_size, "--image_size")
+    synthetic_images = find_synthetic(synthetic, division.classes)
+    image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if image_size is None else image_size
+    check_sizes(synthetic, synthetic_images, image_size, "--image_size")
     channels = channels_of((synthetic,), division.classes)
     match_to_folds((synthetic,), {division.settings.fold: division})
     overlaps = load_or_find_overlaps(real, len(division.users), split.parent, division.settings.class_folders)
-    classifier, training = open_evaluation_classifier(real, division, overlaps.following, image_size=image_size,
+    classifier, training = open_evaluation_classifier(real, division, overlaps.successor_of, image_size=image_size,
                                                       folder=split.parent, device=torch_device, channels=channels)
     evaluator = SampleEvaluator(classifier, training)
     passes = {path: f"{path.split('/')[0]} pass {number}" for path, number in overlaps.pass_of.items()}
     held_out = evaluate_images(real, division.test_images, image_size, evaluator, passes,
                                "held-out real images", channels)
-    found = evaluate_images(synthetic, drawn, image_size, evaluator, {}, "synthetic images", channels)
-    report = measure(held_out, found, training, axes) | {"made_by": facts_of(synthetic, division),
-                                                         "names": division.names}
-    return write_results(report, held_out, found, labels_of(division.train_images)[0], real, synthetic, output)
+    generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, {}, "synthetic images", channels)
+    report = measure(held_out, generated, training, axes) | {"made_by": facts_of(synthetic, division),
+                                                             "names": division.names}
+    training_paths, _ = paths_and_labels(division.train_images)
+    return write_results(report, held_out, generated, training_paths, real, synthetic, output)
 
 
 def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> None:
-    """features (n, 512) float32, labels (n,) int64 = user number - 1, paths (n,) below their data set's folder, and
-    is_synthetic (n,) bool."""
+    """Write the features of both sets, real images first, as .npz.
+
+    Arrays: features (n, 512) float32; labels (n,) int64 = user number - 1; paths (n,) str, relative to the folder of
+    the image's data set; is_synthetic (n,) bool.
+    """
     with atomic_path(path) as temporary:
         np.savez(temporary, features=np.concatenate([real.features, synthetic.features]),
                  labels=torch.cat([real.images.labels, synthetic.images.labels]).numpy(),
@@ -239,8 +279,12 @@ def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> No
 
 def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, training_paths: list[str], real_root: Path,
                   synthetic_root: Path, output: Path) -> dict:
-    """fidelity.json, features.npz, three pictures, report.html; prints the tables. Returns the plain part of the
-    report."""
+    """Write fidelity.json, features.npz, the figures and report.html to `output`, and print tables and sentences.
+
+    report: the result of `measure`, with "made_by" and "names" added; training_paths: paths of the training images, in
+    their order; real_root, synthetic_root: the folders that paths are relative to. Returns the content of
+    fidelity.json.
+    """
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
     plain = {name: report[name] for name in ("made_by", "users", "names", "all")} | {
         "closest": [vars(pair) for pair in pairs]}

@@ -1,4 +1,4 @@
-"""What fidelity found: in tables, in words, in figures."""
+"""The result of the fidelity measurement as tables, text and figures. `report` is the content of fidelity.json."""
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -12,16 +12,19 @@ COLOURS = {"real": "tab:gray", "synthetic": "tab:orange"}
 
 
 def tables(report: dict) -> list[Table]:
-    """Features, novelty, gait: a row per user and one over all; every cell "synthetic | real"."""
-    rows = {**{report["names"][user]: figures for user, figures in report["users"].items()}, "all": report["all"]}
+    """Tables of features, novelty and (for walking persons) gait.
+
+    Each has a row per user and one for all, and cells "synthetic | real".
+    """
+    rows = {**{report["names"][user]: metrics for user, metrics in report["users"].items()}, "all": report["all"]}
 
     def cells(name: str, form: str) -> list[str]:
-        return [f"{figures['synthetic'][name]:{form}} | {figures['real'][name]:{form}}".replace("nan", "?")
-                for figures in rows.values()]
+        return [f"{metrics['synthetic'][name]:{form}} | {metrics['real'][name]:{form}}".replace("nan", "?")
+                for metrics in rows.values()]
 
     def kid() -> list[str]:
-        return [" | ".join(f"{figures[kind]['kid']:.2f} ± {figures[kind]['kid_error']:.2f}".replace("nan", "?")
-                           for kind in ("synthetic", "real")) for figures in rows.values()]
+        return [" | ".join(f"{metrics[kind]['kid']:.2f} ± {metrics[kind]['kid_error']:.2f}".replace("nan", "?")
+                           for kind in ("synthetic", "real")) for metrics in rows.values()]
     feature_columns = {"KID": kid(), **{name: cells(name, form) for name, form in (
         ("precision", ".2f"), ("recall", ".2f"), ("diversity", ".2f"), ("recognised", ".0%"))}}
     novelty_columns = {"images": cells("num_images", "d"), "distance to the nearest training image":
@@ -41,7 +44,7 @@ def tables(report: dict) -> list[Table]:
 
 
 def sentences(report: dict) -> list[str]:
-    """What stands out, in words."""
+    """The main results in sentences."""
     synthetic, real = report["all"]["synthetic"], report["all"]["real"]
     said = [f"Users account for {synthetic['separation']:.0%} of the synthetic images' variance in features, and for "
             f"{real['separation']:.0%} of the held-out real images'.",
@@ -50,12 +53,12 @@ def sentences(report: dict) -> list[str]:
     if synthetic["kid_users"] < (users := len(report["users"])):
         said.append(f"KID over all is of {synthetic['kid_users']} of {users} users: the others have too few images.")
     copies = (f"Near-copies of training images: {synthetic['copies']:.1%} of the synthetic images, "
-              f"{real['copies']:.1%} of held-out real ones")
+            f"{real['copies']:.1%} of held-out real ones")
     said.append(copies + (": the model repeats its training images." if synthetic["copies"] > real["copies"] + 0.01
                           else ": no sign of copying."))
-    cadences = [(figures["synthetic"]["cadence_hz"], figures["real"]["cadence_hz"])
-                for figures in report["users"].values() if "cadence_hz" in figures["real"]]
-    errors = [abs(drawn / true - 1) for drawn, true in cadences if np.isfinite([drawn, true]).all()]
+    cadences = [(metrics["synthetic"]["cadence_hz"], metrics["real"]["cadence_hz"])
+                for metrics in report["users"].values() if "cadence_hz" in metrics["real"]]
+    errors = [abs(generated / true - 1) for generated, true in cadences if np.isfinite([generated, true]).all()]
     if errors:
         said.append(f"Cadence: users' medians differ from the real ones by {np.median(errors):.1%} (median) and "
                     f"{max(errors):.1%} (at most).")
@@ -63,7 +66,10 @@ def sentences(report: dict) -> list[str]:
 
 
 def novelty_figure(nearest: dict) -> Figure:
-    """Histograms of the correlation with the nearest training image; {"real", "synthetic": NearestTraining}."""
+    """Histograms of the correlation with the most similar training image.
+
+    nearest: {"real" or "synthetic": NearestTraining}.
+    """
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axis = figure.subplots()
     for kind in ("real", "synthetic"):
@@ -77,13 +83,17 @@ def novelty_figure(nearest: dict) -> Figure:
 
 
 def gait_figure(gait: dict[str, dict[str, np.ndarray]], labels: dict[str, Tensor], names: dict[int, str]) -> Figure:
-    """Per user {number: name} and figure a dot per picture and a bar at the median, real beside synthetic."""
-    users = labels["real"].unique().tolist()
-    figure = Figure(figsize=(max(8, 0.55 * len(users) + 2), 9), layout="constrained")
+    """One panel per quantity of the walk, and in it for each user a dot per image and a bar at the median.
+
+    gait: {"real" or "synthetic": result of `describe_gait`}; labels: {"real" or "synthetic": (n,) int64}; names: {user
+    number: name}.
+    """
+    user_labels = labels["real"].unique().tolist()
+    figure = Figure(figsize=(max(8, 0.55 * len(user_labels) + 2), 9), layout="constrained")
     rng = np.random.default_rng(0)      # scatters the dots sideways
     for axis, (name, title) in zip(figure.subplots(len(GAIT), 1, sharex=True), GAIT.items()):
         for offset, kind in ((-0.2, "real"), (0.2, "synthetic")):
-            for place, label in enumerate(users):
+            for place, label in enumerate(user_labels):
                 values = gait[kind][name][(labels[kind] == label).numpy()]
                 values = values[np.isfinite(values)]
                 axis.scatter(place + offset + rng.uniform(-0.12, 0.12, len(values)), values, s=3, alpha=0.5,
@@ -93,6 +103,6 @@ def gait_figure(gait: dict[str, dict[str, np.ndarray]], labels: dict[str, Tensor
         axis.set_ylabel(title, fontsize=8)
         axis.grid(axis="y", alpha=0.25)
     figure.axes[0].legend(fontsize=8, markerscale=3)
-    figure.axes[-1].set_xticks(range(len(users)), [plain_text(names[label + 1]) for label in users], fontsize=7,
-                               rotation=90 if len(users) > 12 else 0)
+    figure.axes[-1].set_xticks(range(len(user_labels)), [plain_text(names[label + 1]) for label in user_labels],
+                               fontsize=7, rotation=90 if len(user_labels) > 12 else 0)
     return figure

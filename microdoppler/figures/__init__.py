@@ -1,1 +1,1 @@
-"""Pictures, their axes and labels, animations, and HTML report pages."""
+"""Images of spectrograms with axes and labels, animations, and HTML reports."""

@@ -1,4 +1,4 @@
-"""What a picture's edges stand for, where that is known: of simulated data, and of a radar whose figures are given."""
+"""The time and the speeds that an image shows. Known for simulated data, and for a radar whose values are given."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,10 @@ from microdoppler.simulate.radar import Radar
 
 @dataclass(frozen=True)
 class PictureAxes:
-    """Its duration, and the radial speeds of its lowest and highest row (positive: approaching)."""
+    """The duration of an image, and the radial speeds at its lower and upper edge (positive: approaching).
+
+    Raises InputError if the duration is not positive, or if the lowest speed is not below the highest.
+    """
     window_seconds: float
     lowest_mps: float
     highest_mps: float
@@ -24,23 +27,27 @@ class PictureAxes:
 
     @staticmethod
     def of_simulator() -> "PictureAxes":
+        """The axes of simulated walking persons."""
         radar = Radar()
         return PictureAxes.of_radar(radar, WINDOW_COLUMNS * radar.hop_seconds)
 
     @staticmethod
     def of_radar(radar: Radar, window_seconds: float) -> "PictureAxes":
+        """The axes of images that show all rows of a radar's spectrogram."""
         speeds = radar.speeds_mps()
-        half_bin = (speeds[0] - speeds[1]) / 2          # speeds are those of the rows' middles
+        half_bin = (speeds[0] - speeds[1]) / 2          # speeds_mps() are at the middle of the rows
         return PictureAxes(window_seconds, float(speeds[-1] - half_bin), float(speeds[0] + half_bin))
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """For matplotlib's imshow, whose first row is the top."""
+        """The argument `extent` of matplotlib's imshow, which puts the first row at the top."""
         return 0.0, self.window_seconds, self.lowest_mps, self.highest_mps
 
 
 def simulated_axes(data_path: str | Path) -> PictureAxes | None:
-    """The axes of data that the simulator wrote, by the simulation.json beside them; None for other data."""
+    """The axes of simulated data, from the simulation.json in data_path; None for other data. Raises InputError if that
+    file is not what the simulator writes.
+    """
     path = Path(data_path) / SIMULATION_FILE
     if not path.is_file():
         return None
@@ -54,7 +61,9 @@ def simulated_axes(data_path: str | Path) -> PictureAxes | None:
 
 def known_axes(data_path: str | Path, window_seconds: float, velocity_range_mps: tuple[float, float]
                ) -> PictureAxes | None:
-    """The axes given, where they are; else the simulator's, of its data; else None. Zeros are not given."""
+    """The axes from the given values. If all of these are 0, they are not given: then the axes of simulated data, or
+    None for other data.
+    """
     if window_seconds == 0 and velocity_range_mps == (0.0, 0.0):
         return simulated_axes(data_path)
     return PictureAxes(window_seconds, *velocity_range_mps)

@@ -1,4 +1,4 @@
-"""Moving pictures of spectrograms: titled frames that loop for ever, as GIF or WebP."""
+"""Animations of spectrograms: frames with titles in an endless loop, as GIF or WebP."""
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
@@ -16,23 +16,28 @@ from microdoppler.figures.pictures import label_speeds, label_time
 from microdoppler.figures.report import plain_text
 
 FILM_FORMATS = (".webp", ".gif")
-LEAST_SIDE = 256        # smaller pictures are shown this large, in whole multiples of a pixel
+MIN_SIDE = 256        # pixels; smaller images are enlarged to about this size, by a whole factor
 DPI = 100
-TITLE_PIXELS, MARGIN_PIXELS, SPEEDS_PIXELS, TIME_PIXELS = 46, 14, 38, 12        # around the picture
-TITLE_POINTS, LETTER = 9.0, 0.6     # of a title's font; a letter's mean width as a share of it
-LOSSLESS, LOSSY = {"lossless": True, "method": 2}, {"quality": 90, "method": 2}     # method 0 packs a third worse
+TITLE_PIXELS, MARGIN_PIXELS, SPEEDS_PIXELS, TIME_PIXELS = 46, 14, 38, 12        # margins of the image
+TITLE_POINTS, LETTER = 9.0, 0.6     # font size of a title; mean width of a letter, relative to the font size
+LOSSLESS, LOSSY = {"lossless": True, "method": 2}, {"quality": 90, "method": 2}     # method 0: a third larger
 
 
 @dataclass(frozen=True)
 class Frame:
-    """image (s, s, 3 or 1) uint8; title: one or two lines above it; seconds: how long it stands."""
+    """One image of an animation.
+
+    image: (s, s, 3 or 1) uint8.
+    title: one or two lines above the image.
+    seconds: how long it is shown.
+    """
     image: Tensor
     title: str
     seconds: float
 
 
 def check_film_path(path: Path) -> None:
-    """Raises InputError when no film can be written under that name."""
+    """Raises InputError if no animation can be written to this path."""
     if path.suffix.lower() not in FILM_FORMATS:
         raise InputError(f"{path} is no name for an animation; expected it to end in {' or '.join(FILM_FORMATS)}")
     if path.is_dir():
@@ -40,14 +45,15 @@ def check_film_path(path: Path) -> None:
 
 
 def save_film(path: Path, frames: Sequence[Frame], axes: PictureAxes | None) -> None:
-    """Frames of one image size → an animated file, whole or not at all; the format follows the suffix.
+    """Write frames, whose images have the same size, as an animation, completely or not at all. The suffix decides the
+    format.
 
-    All images are drawn as they are, so that a colour means the same in each: a GIF's 256 colours are chosen for all
-    frames together. WebP is lossless where pixels are enlarged (their repetition packs well, and their edges would
-    blur), else of high quality.
+    Colours are not rescaled, so a colour means the same in all frames. A GIF has 256 colours, which are chosen for all
+    frames together. WebP is lossless for images smaller than MIN_SIDE: enlarged pixels compress well, and lossy
+    compression would blur their edges. For larger images WebP is lossy, with high quality.
     """
     pictures = draw_frames(frames, axes)
-    options: dict[str, Any] = LOSSLESS if frames[0].image.shape[0] < LEAST_SIDE else LOSSY
+    options: dict[str, Any] = LOSSLESS if frames[0].image.shape[0] < MIN_SIDE else LOSSY
     if path.suffix.lower() == ".gif":
         pictures, options = with_common_palette(pictures), {}
     with atomic_path(path) as temporary:
@@ -56,9 +62,11 @@ def save_film(path: Path, frames: Sequence[Frame], axes: PictureAxes | None) -> 
 
 
 def draw_frames(frames: Sequence[Frame], axes: PictureAxes | None) -> list[Image.Image]:
-    """Each with its title and axes as an RGB picture, all of one size; a pixel of an image is a square of pixels."""
+    """Each frame with its title and axes, as an RGB image. All results have the same size. Pixels become squares of
+    pixels if the frame is enlarged.
+    """
     side = frames[0].image.shape[0]
-    side *= max(1, round(LEAST_SIDE / side))
+    side *= max(1, round(MIN_SIDE / side))
     left, bottom = MARGIN_PIXELS + (SPEEDS_PIXELS if axes else 0), MARGIN_PIXELS + (TIME_PIXELS if axes else 0)
     width, height = left + side + MARGIN_PIXELS, bottom + side + TITLE_PIXELS
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
@@ -82,10 +90,12 @@ def draw_frames(frames: Sequence[Frame], axes: PictureAxes | None) -> list[Image
 
 
 def as_rgb(frame: Frame) -> np.ndarray:
+    """The image of a frame as (s, s, 3) uint8."""
     return frame.image.expand(-1, -1, 3).numpy()
 
 
 def with_common_palette(pictures: Sequence[Image.Image]) -> list[Image.Image]:
+    """Convert RGB images of the same size to one palette of 256 colours, without dithering."""
     width, height = pictures[0].size
     strip = Image.new("RGB", (width, height * len(pictures)))
     for i, picture in enumerate(pictures):

@@ -1,4 +1,4 @@
-"""What a model has to know of its data to put its pictures in folders and to label them."""
+"""What a model needs to know of its data to name folders of images and to label them."""
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,24 +9,33 @@ from microdoppler.figures.axes import PictureAxes
 
 @dataclass(frozen=True)
 class Legend:
-    """classes, names: of the users {number: folder} and {number: what tables and figures call them}; axes: of the
-    pictures, where they are known."""
+    """The names of users, and the axes of images.
+
+    classes: user number, from 1 → name of the folder.
+    names: user number → name in tables and figures.
+    axes: of the images; None if unknown.
+    """
     classes: dict[int, str]
     names: dict[int, str]
     axes: PictureAxes | None
 
     @property
     def users(self) -> list[int]:
+        """The user numbers."""
         return list(self.classes)
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON's types, for a checkpoint."""
+        """The legend as plain values, for a checkpoint."""
         return {"classes": list(self.classes.values()), "names": list(self.names.values()),
                 "axes": asdict(self.axes) if self.axes else None}
 
     @staticmethod
     def of(plain: dict[str, Any] | None, num_users: int, source: Path) -> "Legend":
-        """That of a checkpoint; of one from before there were legends, ID_1 … ID_<num_users>, without axes."""
+        """The legend stored in a checkpoint. Older checkpoints have none: then users are ID_1 … ID_<num_users>, without
+        axes.
+
+        source: the checkpoint, for messages. Raises InputError if the stored legend is not valid for num_users users.
+        """
         if plain is None:
             users = range(1, num_users + 1)
             plain = {"classes": [f"ID_{user}" for user in users], "names": [f"user {user}" for user in users],

@@ -1,4 +1,4 @@
-"""Figures of spectrograms."""
+"""Figures with many spectrograms."""
 import math
 from typing import Mapping, Sequence
 
@@ -11,30 +11,34 @@ from microdoppler.figures.legend import Legend
 from microdoppler.figures.report import FIGURE_DPI, plain_text
 
 CELL_INCHES = 1.4
-LABEL_INCHES = 0.5      # left of a block of columns
-ROWS_PER_COLUMN = 2     # with more rows, a grid goes on in a block beside the first: 31 users fit a page
+LABEL_INCHES = 0.5      # space for labels at the left of a block
+ROWS_PER_COLUMN = 2     # with more rows per column of images, a grid is split into blocks: 31 users fit on a page
 
 Row = tuple[str, Sequence[Tensor]]
 
 
 def sample_grid(real: Mapping[int, Tensor], samples: Mapping[int, Tensor], legend: Legend, caption: str) -> Figure:
-    """A row per user: one real image (3, s, s) uint8, then the samples (columns, 3, s, s) uint8 of that user."""
+    """One row per user: a real image (channels, s, s) and the user's samples (columns, channels, s, s), uint8."""
     rows = [(legend.names[user], [real[user], *samples[user]]) for user in samples]
     return image_grid(rows, ["real", "synthetic"], caption, legend.axes)
 
 
 def image_grid(rows: Sequence[Row], column_titles: Sequence[str], caption: str = "",
                axes: PictureAxes | None = None) -> Figure:
-    """Rows of (label, images (3 or 1, s, s) uint8); titles stand above the first columns; axes: of every image.
+    """A figure with rows of (label, images), each image (3 or 1, s, s) uint8.
 
-    All are drawn as they are, so that a colour means the same in each. Many rows are laid out as blocks side by side.
+    column_titles: titles above the first columns.
+    caption: text above the figure.
+    axes: of every image.
+
+    Colours are not rescaled, so a colour means the same in all images. Many rows are split into blocks side by side.
     """
     columns, image_size = max(len(images) for _, images in rows), rows[0][1][0].shape[-1]
     blocks = max(1, round(math.sqrt(len(rows) / (ROWS_PER_COLUMN * columns))))
     height = math.ceil(len(rows) / blocks)
     figure = Figure(figsize=(blocks * (CELL_INCHES * columns + LABEL_INCHES), CELL_INCHES * height + 0.5),
                     layout="constrained",
-                    dpi=max(FIGURE_DPI, 1.3 * image_size / CELL_INCHES))       # no pixel is lost; cells lose to margins
+                    dpi=max(FIGURE_DPI, 1.3 * image_size / CELL_INCHES))       # no pixel is lost, in spite of margins
     for block, part in enumerate(figure.subfigures(1, blocks, squeeze=False)[0]):
         own = rows[block * height:(block + 1) * height]
         cells = part.subplots(height, columns, squeeze=False)
@@ -52,6 +56,7 @@ def image_grid(rows: Sequence[Row], column_titles: Sequence[str], caption: str =
 
 
 def _draw_row(row: Sequence[Axes], label: str, images: Sequence[Tensor], axes: PictureAxes | None) -> None:
+    """Show images and their label in one row of cells. Cells beyond the last image stay empty."""
     for cell in row:
         cell.set(xticks=[], yticks=[], frame_on=False)
     for cell, image in zip(row, images):
@@ -65,6 +70,7 @@ def _draw_row(row: Sequence[Axes], label: str, images: Sequence[Tensor], axes: P
 
 
 def label_time(cell: Axes, axes: PictureAxes) -> None:
+    """Label the time axis of a cell at both ends."""
     cell.set_xticks([0, axes.window_seconds], ["0", f"{axes.window_seconds:.3g} s"], fontsize=6)
     first, last = cell.get_xticklabels()
     first.set_horizontalalignment("left")
@@ -72,6 +78,7 @@ def label_time(cell: Axes, axes: PictureAxes) -> None:
 
 
 def label_speeds(cell: Axes, axes: PictureAxes) -> None:
+    """Label the speed axis of a cell at both ends, and at 0 m/s if that is between them."""
     speeds = [axes.lowest_mps, 0.0, axes.highest_mps] if axes.lowest_mps < 0 < axes.highest_mps else [
         axes.lowest_mps, axes.highest_mps]
     cell.set_yticks(speeds, [f"{speed:.3g}" + (" m/s" if speed == speeds[-1] else "") for speed in speeds], fontsize=6)

@@ -1,4 +1,4 @@
-"""Building blocks of a report: tables, pictures, and one HTML file that holds all of them."""
+"""Parts of a report (tables and pictures), and one HTML file that contains all of them."""
 import base64
 import html
 import mimetypes
@@ -13,20 +13,21 @@ from matplotlib.font_manager import fontManager
 
 from groundwork.files import atomic_path, write_text
 
-FIGURE_DPI = 120        # at least
+FIGURE_DPI = 120        # dots per inch; large images get more
 CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", "PingFang SC", "SimHei")
-# For names that the first font has no letters for, where one of the others is installed
+# For characters that the first font lacks, if one of the others is installed
 rcParams["font.family"] = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist} & set(CHINESE_FONTS))]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells; the first column is aligned left, the others right. `caption` stands above it in HTML."""
+    """A table of text. The first column is aligned left, the others right. In HTML, `caption` is above it."""
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
 
     def as_text(self) -> str:
+        """The table without its caption, as lines of text."""
         lines = [self.header, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
         padded = [[cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))]
@@ -35,7 +36,7 @@ class Table:
         return "\n".join("  ".join(line).rstrip() for line in padded)
 
     def as_markdown(self) -> str:
-        """With its caption below; cells cannot break the table or bring HTML."""
+        """The table with its caption below. Cells are escaped: they can neither break the table nor contain HTML."""
         lines = [self.header, *self.rows]
         cells = ["| " + " | ".join(html.escape(cell, quote=False).replace("|", "\\|") for cell in line) + " |"
                  for line in lines]
@@ -45,19 +46,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, embedded when the report is rendered; `caption` stands below it and is its alternative text."""
+    """An image file, embedded when the report is rendered. `caption` is below it, and is its alternative text."""
     path: Path
     caption: str = ""
 
     @property
     def data_uri(self) -> str:
+        """The file as a data URI."""
         kind = mimetypes.guess_type(self.path.name)[0] or "image/png"
         return f"data:{kind};base64,{base64.b64encode(Path(self.path).read_bytes()).decode('ascii')}"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, then paragraphs, tables and pictures in this order; all texts are plain, not HTML."""
+    """A heading, then paragraphs, tables and pictures, in this order. All texts are plain text, not HTML."""
     heading: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
@@ -65,23 +67,25 @@ class Section:
 
 
 def plain_text(text: str) -> str:
-    """For a figure: matplotlib would read text between dollar signs as a formula."""
+    """Escape text for a figure, because matplotlib reads text between dollar signs as a formula."""
     return text.replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """A matplotlib figure made without pyplot (`matplotlib.figure.Figure()`) → an image file, whole or not at all."""
+    """Write a figure as an image file, completely or not at all. The figure must be made by matplotlib.figure.Figure(),
+    not by pyplot.
+    """
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=max(FIGURE_DPI, figure.dpi), bbox_inches="tight")
 
 
 def render_report(path: str | Path, title: str, sections: Sequence[Section]) -> None:
-    """Write one HTML file that needs no other: pictures become data URIs, every text is escaped."""
+    """Write an HTML file that needs no other file: pictures become data URIs. All texts are escaped."""
     write_text(path, render(TEMPLATE, title=title, sections=sections))
 
 
 def render(template: str, **values: Any) -> str:
-    """A jinja template as HTML; every text in it is escaped."""
+    """Fill in a Jinja template of HTML. All values are escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
     return environment.from_string(template).render(values)

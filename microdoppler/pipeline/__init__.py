@@ -1,1 +1,1 @@
-"""What the scripts share: the only room that knows Config, the VAE and the diffusion library."""
+"""The functions behind the scripts. In microdoppler, only this room uses Config, the VAE and the diffusion library."""

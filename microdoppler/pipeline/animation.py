@@ -1,4 +1,4 @@
-"""How an image comes about, and what lies between users, as a film: generate.py --animate."""
+"""Animations for generate.py --animate: how an image is denoised, or interpolation between users."""
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -12,33 +12,33 @@ from groundwork.memory import AdaptiveBatches
 from microdoppler.figures.film import Frame, save_film
 from microdoppler.pipeline.generation import ImageGenerator, image_seed
 
-MOST_STEPS_SHOWN = 60           # of ddpm's thousand
-DENOISING_SECONDS, RESULT_SECONDS = 4.0, 2.5
-FRAMES_PER_USER = 8            # the user's own, and those on the way to the next
-USER_SECONDS, BETWEEN_SECONDS = 0.8, 0.1
+MAX_STEPS_SHOWN = 60            # sampling steps; ddpm has a thousand
+DENOISING_SECONDS, RESULT_SECONDS = 4.0, 2.5        # of all steps together, and of the last frame
+FRAMES_PER_USER = 8             # one of the user, and those on the way to the next user
+USER_SECONDS, BETWEEN_SECONDS = 0.8, 0.1            # of a frame of a user, and of a frame on the way
 
 
 def save_animation(path: Path, generator: ImageGenerator, users: list[int], batch_size: int) -> None:
-    """Of one user how its first image is denoised, of several a loop from each to the next; batch_size frames are
-    drawn at once, as far as memory allows."""
-    parts = AdaptiveBatches(batch_size, "frame", label="drawing")
-    frames = (denoising_frames(generator, users[0], parts) if len(users) == 1
-              else interpolation_frames(generator, users, parts))
+    """Write the animation: for one user, how the first image is denoised; for several users, a loop from each user to
+    the next. batch_size: frames that are generated at once, if memory allows."""
+    batches = AdaptiveBatches(batch_size, "frame", label="drawing")
+    frames = (denoising_frames(generator, users[0], batches) if len(users) == 1
+              else interpolation_frames(generator, users, batches))
     save_film(path, frames, generator.legend.axes)
     print(f"{path}: {len(frames)} frames, {sum(frame.seconds for frame in frames):.1f} s")
 
 
-def denoising_frames(generator: ImageGenerator, user: int, parts: AdaptiveBatches) -> list[Frame]:
-    """What each sampling step takes the user's image of index 1 to be; the last frame is that image."""
+def denoising_frames(generator: ImageGenerator, user: int, batches: AdaptiveBatches) -> list[Frame]:
+    """The estimate of the user's first image (index 1) at each sampling step; the last frame is that image."""
     estimates: list[tuple[int, Tensor]] = []
     with tqdm(desc="denoising", unit="step", delay=1, leave=False, disable=None) as bar:
         def keep(t: int, latents: Tensor) -> None:
             estimates.append((t, latents))
             bar.update()
 
-        generator.draw_latents([user], [first_seed(generator, user)], on_step=keep)
-    steps = spread(len(estimates), MOST_STEPS_SHOWN)
-    images = parts.map(generator.decode, torch.cat([estimates[step][1] for step in steps]))
+        generator.sample_latents([user], [first_seed(generator, user)], on_step=keep)
+    steps = evenly_spaced(len(estimates), MAX_STEPS_SHOWN)
+    images = batches.map(generator.decode, torch.cat([estimates[step][1] for step in steps]))
     frames = []
     for step, image in zip(steps, images):
         noise_level = (estimates[step][0] + 1) / generator.config.timesteps
@@ -47,46 +47,47 @@ def denoising_frames(generator: ImageGenerator, user: int, parts: AdaptiveBatche
     return [*frames[:-1], replace(frames[-1], seconds=RESULT_SECONDS)]
 
 
-def interpolation_frames(generator: ImageGenerator, users: list[int], parts: AdaptiveBatches) -> list[Frame]:
-    """A loop through the users, all drawn from the noise of the first one's image of index 1.
+def interpolation_frames(generator: ImageGenerator, users: list[int], batches: AdaptiveBatches) -> list[Frame]:
+    """A loop through the users. All frames are sampled from the noise of the first user's first image (index 1).
 
-    Raises InputError when images are not drawn from noise alone: they would begin with images of different users.
+    Raises InputError when noise_level is below 1: the frames would start from training images of different users.
     """
     if generator.config.noise_level < 1:
         raise InputError(f"noise_level is {generator.config.noise_level}; an animation between users starts from noise "
                          "alone: give --noise_level 1")
     count = FRAMES_PER_USER * len(users)
-    images = parts.map(with_classes_between(generator, users).draw, list(range(1, count + 1)),
+    images = batches.map(with_interpolated_classes(generator, users).sample_images, list(range(1, count + 1)),
                        [first_seed(generator, users[0])] * count)
     frames = []
     for i, image in enumerate(images):
         number, step = divmod(i, FRAMES_PER_USER)
-        here, there = (generator.legend.names[users[n % len(users)]] for n in (number, number + 1))
-        title = f"{here} → {there}\n{100 * step / FRAMES_PER_USER:.0f} %" if step else f"{here}\n"
+        current, following = (generator.legend.names[users[n % len(users)]] for n in (number, number + 1))
+        title = f"{current} → {following}\n{100 * step / FRAMES_PER_USER:.0f} %" if step else f"{current}\n"
         frames.append(Frame(image, title, BETWEEN_SECONDS if step else USER_SECONDS))
     return frames
 
 
-def with_classes_between(generator: ImageGenerator, users: list[int]) -> ImageGenerator:
-    """A generator of the same network whose user k is frame k of the loop: guidance and all treat it as any user.
+def with_interpolated_classes(generator: ImageGenerator, users: list[int]) -> ImageGenerator:
+    """A generator with the same network whose user k (1, 2, …) is frame k of the loop.
 
-    The class embeddings of neighbours are mixed along a straight line: the network has learnt them freely, without a
-    norm that a mixture would have to keep, unlike noise.
+    The class embedding of a frame lies on the straight line between those of two neighbouring users. Linear
+    interpolation is right here: unlike noise, learnt embeddings have no norm that must be kept.
     """
-    learnt = generator.diffusion.model.classes_emb.weight.detach()
-    here = learnt[[user - 1 for user in users]]
-    shares = torch.arange(FRAMES_PER_USER, device=learnt.device)[:, None] / FRAMES_PER_USER
-    mixed = torch.lerp(here[:, None], here.roll(-1, dims=0)[:, None], shares)
+    weight = generator.diffusion.model.classes_emb.weight.detach()
+    embeddings = weight[[user - 1 for user in users]]
+    shares = torch.arange(FRAMES_PER_USER, device=weight.device)[:, None] / FRAMES_PER_USER
+    mixed = torch.lerp(embeddings[:, None], embeddings.roll(-1, dims=0)[:, None], shares)
     diffusion = copy.deepcopy(generator.diffusion)
     diffusion.model.classes_emb = nn.Embedding.from_pretrained(mixed.flatten(0, 1))
     return replace(generator, diffusion=diffusion)
 
 
 def first_seed(generator: ImageGenerator, user: int) -> int:
+    """The seed of the user's first image (index 1)."""
     return image_seed(generator.config.seed, user, 1)
 
 
-def spread(count: int, most: int) -> list[int]:
-    """At most so many of the indices 0 … count - 1, evenly spaced, the last among them."""
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most `most` of the indices 0 … count - 1, evenly spaced, including the last."""
     shown = min(count, most)
     return [(i + 1) * count // shown - 1 for i in range(shown)]

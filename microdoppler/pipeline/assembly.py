@@ -1,4 +1,4 @@
-"""From the constants of a Config to the things they describe: what several scripts need."""
+"""Build what a Config describes: split, legend, VAE, latent cache, network, trainer. Several scripts use these."""
 from typing import Sequence
 
 import torch
@@ -9,9 +9,9 @@ from groundwork.errors import InputError
 from microdoppler.data.audit import audit_split
 from microdoppler.data.latents import LatentCache, LatentScaling, LatentStatistics, check_range, load_or_encode
 from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
-from microdoppler.data.spectrograms import labels_of
+from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split, SplitSettings, describe, load_or_make_split
-from microdoppler.data.stitching import plan_cuts, shift_each
+from microdoppler.data.stitching import add_doppler_shifts, plan_cuts
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.figures.axes import known_axes
 from microdoppler.figures.legend import Legend
@@ -21,12 +21,16 @@ from vae.kl_vae import KL_VAE
 
 
 def split_settings(config: Config) -> SplitSettings:
+    """The constants that determine the split."""
     return SplitSettings(config.num_users, config.images_per_user_train, config.split_strategy, config.split_fold,
                          config.split_guard, config.seed, config.class_folders)
 
 
 def open_split(config: Config) -> Split:
-    """The split of this configuration, made on first use; prints what it is, and whether it leaks."""
+    """The split in latents_cache_folder/data_split.json, made on first use.
+
+    Prints a description of it, warnings, and the result of the audit: whether test images overlap training images.
+    """
     split, warnings = load_or_make_split(config.latents_cache_folder / "data_split.json", config.data_path,
                                          split_settings(config), config.class_names)
     audit = audit_split(split, open_overlaps(config))
@@ -35,27 +39,27 @@ def open_split(config: Config) -> Split:
 
 
 def legend_of(config: Config, split: Split) -> Legend:
-    """What pictures of this configuration's users are labelled with."""
+    """The users' names and, if known, the axes of their images, for labels in pictures."""
     return Legend(split.classes, split.names,
                   known_axes(config.data_path, config.window_seconds, config.velocity_range_mps))
 
 
 def open_overlaps(config: Config) -> Overlaps:
-    """How the images of the data set overlap, found on first use."""
+    """Which images of the data set overlap in time, found on first use and stored in latents_cache_folder."""
     return load_or_find_overlaps(config.data_path, config.num_users, config.latents_cache_folder,
                                  config.class_folders)
 
 
 def open_sample_evaluator(config: Config, split: Split, device: torch.device, channels: int) -> SampleEvaluator:
-    """The classifier of the real training images that synthetic ones of so many channels are judged by, trained on
-    first use."""
-    return SampleEvaluator(*open_evaluation_classifier(config.data_path, split, open_overlaps(config).following,
-                                  image_size=config.classifier_image_size, folder=config.latents_cache_folder,
-                                  device=device, channels=channels))
+    """The evaluator of synthetic images with this number of channels (3 or 1). Its evaluation classifier is trained on
+    the real training images on first use, and stored in latents_cache_folder."""
+    return SampleEvaluator(*open_evaluation_classifier(
+        config.data_path, split, open_overlaps(config).successor_of, image_size=config.classifier_image_size,
+        folder=config.latents_cache_folder, device=device, channels=channels))
 
 
 def open_vae(config: Config, device: torch.device) -> KL_VAE:
-    """The VAE at vae_path, checked against image_size, latent_size and latent_channels."""
+    """The VAE at vae_path. Raises InputError when it does not fit image_size, latent_size and latent_channels."""
     vae = KL_VAE.load(config.vae_path, device=device)
     found = (vae.embed_dim, vae.latent_size(config.image_size))
     if found != (config.latent_channels, config.latent_size):
@@ -66,22 +70,26 @@ def open_vae(config: Config, device: torch.device) -> KL_VAE:
 
 
 def open_cache(config: Config, split: Split, vae: KL_VAE, device: torch.device) -> LatentCache:
-    """The latents of the training images, encoded on first use. Refuses a range that auto_normalize would ruin."""
-    paths, labels = labels_of(split.train_images)
-    following = open_overlaps(config).following if config.cuts_per_hop > 1 else {}
-    cuts = shift_each(plan_cuts(paths, following, config.cuts_per_hop), config.doppler_shift, config.seed)
+    """The latents of all training windows, encoded on first use and stored in latents_cache_folder.
+
+    With cuts_per_hop above 1, windows between recorded neighbours are added. doppler_shift moves each window up or down
+    by a random share of its height. Raises InputError when auto_normalize is True and the latents are outside [0, 1].
+    """
+    paths, labels = paths_and_labels(split.train_images)
+    successor_of = open_overlaps(config).successor_of if config.cuts_per_hop > 1 else {}
+    cuts = add_doppler_shifts(plan_cuts(paths, successor_of, config.cuts_per_hop), config.doppler_shift, config.seed)
     label_of = dict(zip(paths, labels.tolist()))
     labels = torch.tensor([label_of[cut.path] for cut in cuts])
     cache = load_or_encode(vae, config.data_path, cuts, labels, image_size=config.image_size,
                            folder=config.latents_cache_folder, batch_size=config.vae_batch_size, device=device)
     check_range(cache.statistics, auto_normalize=config.auto_normalize)
-    if config.auto_normalize and config.standardize_latents:        # inside [0, 1], but not once standardized
+    if config.auto_normalize and config.standardize_latents:        # standardized latents leave [0, 1]
         raise InputError("auto_normalize and standardize_latents are both True; set auto_normalize = False")
     return cache
 
 
 def build_diffusion(config: Config) -> GaussianDiffusion:
-    """The network and its diffusion. Raises InputError when the constants contradict each other."""
+    """The diffusion model with its U-Net, untrained. Raises InputError when the constants contradict each other."""
     try:
         unet = Unet(config.dim, config.num_users, dim_mults=config.dim_mults, channels=config.latent_channels,
                     cond_drop_prob=config.cond_drop_prob, attn_dim_head=config.attn_dim_head,
@@ -100,15 +108,18 @@ def build_diffusion(config: Config) -> GaussianDiffusion:
 
 def build_trainer(config: Config, diffusion: GaussianDiffusion, cache: LatentCache, scaling: LatentScaling,
                   device: torch.device, log_with: Sequence[str] = ()) -> Trainer:
-    """The trainer of a diffusion on fresh draws from the cache, scaled; a device with room enough holds the cache."""
+    """The trainer of a diffusion model. Every batch has new samples of the posteriors in the cache, scaled.
+
+    The cache is copied to the device if there is enough room. log_with: names of accelerate's trackers.
+    """
     cache.keep_on(device)
 
-    def draw_batch(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def get_batch(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         latents, labels = cache.draw(indices, generator)
         return scaling.standardize(latents), labels
 
     return Trainer(
-        diffusion, draw_batch, len(cache), train_batch_size=config.train_batch_size,
+        diffusion, get_batch, len(cache), train_batch_size=config.train_batch_size,
         gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
         adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
         ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device, log_with=log_with,
@@ -116,13 +127,14 @@ def build_trainer(config: Config, diffusion: GaussianDiffusion, cache: LatentCac
 
 
 def guidance_of(config: Config) -> dict:
-    """How GaussianDiffusion.sample is to be guided."""
+    """The guidance constants, as keyword arguments of GaussianDiffusion.sample."""
     return {name: getattr(config, name)
             for name in ("cond_scale", "guidance_interval", "rescaled_phi", "remove_parallel_component")}
 
 
 def clipping_is_justified(config: Config, statistics: LatentStatistics) -> bool:
-    """Clamping x_start to [-1, 1] is right for data within it, which standardized latents never are."""
+    """Whether sampling may clamp x_start to [-1, 1]: only where the training data lies in this range. Standardized
+    latents never do."""
     if config.standardize_latents:
         return False
     return config.auto_normalize or max(-statistics.min, statistics.max) <= 1

@@ -1,13 +1,14 @@
-"""Config: whether its constants go together, and to and from the plain values that checkpoints hold."""
+"""Checks of Config, and the Config that a checkpoint was trained with."""
 from dataclasses import replace
 
-from denoising_diffusion_pytorch.checkpoint import read_off_tensors
+from denoising_diffusion_pytorch.checkpoint import infer_config
 from groundwork.errors import InputError
 from groundwork.limits import check_limits, from_plain
 from microdoppler.study.selection import FARTHEST_DOPPLER_SHIFT
 from train_latent_cfg import Config
 
-# A resumed run keeps these; the others (length, learning rate, paths, sampling, …) may change.
+# A resumed run must have the same values of these constants. The others may change: length, learning rate, paths,
+# sampling and so on.
 FIXED_BY_CHECKPOINT = (
     "num_users", "class_folders", "images_per_user_train", "split_strategy", "split_fold", "split_guard",
     "cuts_per_hop", "doppler_shift", "image_size", "latent_size", "latent_channels", "standardize_latents", "seed",
@@ -16,7 +17,7 @@ FIXED_BY_CHECKPOINT = (
 
 
 def check_constants(config: Config) -> None:
-    """Raises InputError with the first constant that is outside its limits, or contradicts another."""
+    """Raises InputError that names the first constant that is outside its limits or contradicts another constant."""
     check_limits(config)
     if config.doppler_shift > FARTHEST_DOPPLER_SHIFT:
         raise InputError(f"doppler_shift is {config.doppler_shift}; expected 0 … {FARTHEST_DOPPLER_SHIFT:g}, as far as "
@@ -32,11 +33,15 @@ def check_constants(config: Config) -> None:
 
 
 def config_of(checkpoint: dict) -> Config:
-    """The Config that a checkpoint was trained with; what an older one does not say is read off its tensors."""
-    # Constants that older versions did not have yet, with the values that give what those versions did.
+    """The Config that a checkpoint was trained with.
+
+    Where an older checkpoint has no config, the shapes of its tensors give the constants of the network. Raises
+    InputError when the checkpoint's config is not one that this project wrote.
+    """
+    # Constants that older versions did not have, with the values that reproduce what those versions did.
     defaults = replace(Config(), cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0)
     if not checkpoint.get("config"):
-        known = read_off_tensors(checkpoint)
+        known = infer_config(checkpoint)
         return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),
                        standardize_latents=False, **known)
     try:

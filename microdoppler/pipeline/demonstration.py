@@ -1,4 +1,7 @@
-"""The whole way, small: simulate → split → VAE → range test → diffusion → generate → fidelity → classify → report."""
+"""All steps at small size on simulated data.
+
+simulate → split → train the VAE → check the VAE → train the diffusion model → generate → fidelity → classify → report
+"""
 import resource
 import time
 from contextlib import contextmanager
@@ -29,12 +32,13 @@ from microdoppler.study.report import conclusion, result_tables
 from train_latent_cfg import Config
 from vae.train import main as train_vae
 
-SHOWN = 4       # images of each kind per person
+NUM_SHOWN = 4       # real images, and synthetic images, of each person in real_and_synthetic.png
 
 
 @dataclass
 class Stopwatch:
-    seconds: dict[str, float] = field(default_factory=dict)
+    """Measures the seconds of each stage; `with stopwatch("generate"): …` prints the stage's name and times it."""
+    seconds: dict[str, float] = field(default_factory=dict)     # {stage: seconds}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -44,83 +48,86 @@ class Stopwatch:
         self.seconds[stage] = time.perf_counter() - started
 
     def table(self) -> Table:
+        """The seconds of each stage and of all together."""
         rows = [[stage, f"{seconds:.1f}"] for stage, seconds in self.seconds.items()]
         return Table(["stage", "seconds"], [*rows, ["all", f"{sum(self.seconds.values()):.1f}"]])
 
 
 def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_user: int = 150,
                 samples_per_user: int = 50, vae_num_steps: int = 800, vae_ch: int = 16) -> None:
-    """Simulated radar data through VAE, diffusion, generation and classification to output_dir/report.html.
+    """Run all steps on simulated radar data, up to output_dir/report.html.
 
-    Stopped and started again, it goes on where it was.
+    When it is stopped and started again, it continues where it was.
 
     Args:
-        output_dir: gets everything: data, weights, results, synthetic images, report.html
+        output_dir: gets all files: data, weights, results, synthetic images, report.html
         images_per_user: simulated windows of each person
         samples_per_user: synthetic images of each person
         vae_num_steps: optimisation steps of the VAE
-        vae_ch: the VAE's channels at full size
+        vae_ch: channels of the VAE at full image size
     """
-    choose_device(config.device)    # one that cannot be computed on is refused before anything is made
+    choose_device(config.device)    # refuses an unusable device before any work is done
     config = replace(config, data_path=output_dir / "data", vae_path=output_dir / "kl_vae_best.pt",
                      results_folder=output_dir / "results", latents_cache_folder=output_dir / "latents_cache")
     synthetic = output_dir / "synthetic"
-    stage = Stopwatch()
-    with stage("simulate"):
+    stopwatch = Stopwatch()
+    with stopwatch("simulate"):
         simulate_dataset(config.data_path, config.num_users, images_per_user, config.image_size)
-    with stage("split"):
+    with stopwatch("split"):
         audit = audit_split(open_split(config), open_overlaps(config))
         write_audit(audit, config.data_path, config.latents_cache_folder)
-    with stage("train the VAE"):
+    with stopwatch("train the VAE"):
         train_narrow_vae(config, vae_num_steps, vae_ch)
-    with stage("test the VAE's range"):
+    with stopwatch("test the VAE's range"):
         check_vae(config)
-    with stage("train the diffusion model"):
+    with stopwatch("train the diffusion model"):
         resume = "latest" if list_milestones(config.results_folder) else None
         if not train(config, resume):
             print("the demo goes on where it was when it is started again")
             return
         monitor(config)
-    with stage("generate"):
+    with stopwatch("generate"):
         newest = milestone_path(config.results_folder, list_milestones(config.results_folder)[-1])
         generate(checkpoint=newest, all_users=True, samples_per_user=samples_per_user, output_dir=synthetic,
-                      device=config.device, save_grid=True)
-    with stage("fidelity"):
-        figures = measure_fidelity(config.data_path, synthetic, split=config.latents_cache_folder / "data_split.json",
-                                output=config.results_folder / "fidelity", image_size=config.classifier_image_size,
-                                device=config.device)
-    with stage("classify"):
+                 device=config.device, save_grid=True)
+    with stopwatch("fidelity"):
+        fidelity = measure_fidelity(config.data_path, synthetic, split=config.latents_cache_folder / "data_split.json",
+                                    output=config.results_folder / "fidelity",
+                                    image_size=config.classifier_image_size, device=config.device)
+    with stopwatch("classify"):
         summary = classify(config, synthetic=(synthetic,))
     save_figure(compare(config, synthetic), output_dir / "real_and_synthetic.png")
-    write_report(config, audit, figures, summary, stage, output_dir)
+    write_report(config, audit, fidelity, summary, stopwatch, output_dir)
     print(f"\nreport: {(output_dir / 'report.html').resolve()}")
 
 
 def train_narrow_vae(config: Config, num_steps: int, ch: int) -> None:
-    """A VAE that minutes on a CPU are enough for, to config.vae_path; goes on where it was."""
-    levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves the side
+    """Train a small VAE to config.vae_path, in minutes on a CPU; continues training that was interrupted."""
+    levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves height and width
     train_vae(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
-                   image_size=config.image_size, ch=ch, ch_mult=(1, 2, 4, 4)[:levels], num_res_blocks=1,
-                   num_steps=num_steps, batch_size=8, lr=4e-3, kl_weight=0.002, device=config.device,
-                   resume=True)
+              image_size=config.image_size, ch=ch, ch_mult=(1, 2, 4, 4)[:levels], num_res_blocks=1,
+              num_steps=num_steps, batch_size=8, lr=4e-3, kl_weight=0.002, device=config.device, resume=True)
 
 
 def compare(config: Config, synthetic: Path) -> Figure:
-    """A row per user: real test images, then synthetic ones; test images, because those could not be copied."""
+    """A row per user: real images, then synthetic ones. The real ones are test images, which the model cannot have
+    copied."""
     split, rows = open_split(config), []
     legend = legend_of(config, split)
-    drawn = find_images(synthetic, legend.classes)
+    generated = find_images(synthetic, legend.classes)
     for user in split.users:
         test = split.test_images[user]
-        spread = [test[len(test) * i // SHOWN] for i in range(SHOWN)]
-        rows.append((legend.names[user], [*load_images(config.data_path, spread, config.image_size),
-                                      *load_images(synthetic, drawn[user][:SHOWN], config.image_size)]))
-    return image_grid(rows, (["real"] + [""] * (SHOWN - 1)) + ["synthetic"], axes=legend.axes)
+        chosen = [test[len(test) * i // NUM_SHOWN] for i in range(NUM_SHOWN)]
+        rows.append((legend.names[user], [*load_images(config.data_path, chosen, config.image_size),
+                                          *load_images(synthetic, generated[user][:NUM_SHOWN], config.image_size)]))
+    return image_grid(rows, (["real"] + [""] * (NUM_SHOWN - 1)) + ["synthetic"], axes=legend.axes)
 
 
-def write_report(config: Config, audit: Audit, figures: dict, summary: dict, stage: Stopwatch,
+def write_report(config: Config, audit: Audit, fidelity: dict, summary: dict, stopwatch: Stopwatch,
                  output_dir: Path) -> None:
-    vae_figures = read_json(config.results_folder / "vae_range.json")
+    """Write output_dir/report.html from the results of all steps; fidelity: as measure_fidelity returns it; summary: of
+    classify."""
+    vae_quality = read_json(config.results_folder / "vae_range.json")
     newest = list_milestones(config.results_folder)[-1]
     memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     render_report(output_dir / "report.html", "Simulated micro-Doppler, from radar to verdict", [
@@ -129,7 +136,7 @@ def write_report(config: Config, audit: Audit, figures: dict, summary: dict, sta
         Section("Does the synthetic data help?", [conclusion(summary)], result_tables(summary),
                 [Picture(config.results_folder / "classify" / "accuracy.png", "Accuracy on the test images"),
                  Picture(config.results_folder / "classify" / "confusion.png", "Who is mistaken for whom")]),
-        Section("How like, how varied, how new", sentences(figures), tables(figures), [
+        Section("How like, how varied, how new", sentences(fidelity), tables(fidelity), [
             Picture(config.results_folder / "fidelity" / "closest_pairs.png", "The closest to training images"),
             Picture(config.results_folder / "fidelity" / "gait.png", "Estimates from each picture; bars are medians")]),
         Section("The split, audited", [audit.line], pictures=[
@@ -137,8 +144,8 @@ def write_report(config: Config, audit: Audit, figures: dict, summary: dict, sta
         Section("Diffusion training", pictures=[
             Picture(config.results_folder / "training.png", "Loss, gradient norm, speed, milestones"),
             Picture(config.results_folder / f"sample-{newest}.png", "The last milestone")]),
-        Section("The VAE", [f"Reconstruction of training images: PSNR {vae_figures['psnr_db']:.1f} dB, "
-                            f"{vae_figures['verdict']}; latents with std {vae_figures['std']:.3f}."],
+        Section("The VAE", [f"Reconstruction of training images: PSNR {vae_quality['psnr_db']:.1f} dB, "
+                            f"{vae_quality['verdict']}; latents with std {vae_quality['std']:.3f}."],
                 pictures=[Picture(config.results_folder / "vae_reconstruction.png", "Original above reconstruction")]),
-        Section("Time", [f"Peak memory {memory_gb:.1f} GB."], [stage.table()]),
+        Section("Time", [f"Peak memory {memory_gb:.1f} GB."], [stopwatch.table()]),
     ])

@@ -1,4 +1,4 @@
-"""From a checkpoint to images: the averaged network with its VAE, ready to draw."""
+"""From a checkpoint to images: the network with averaged (EMA) weights, and its VAE."""
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -21,37 +21,40 @@ from microdoppler.pipeline.constants import check_constants, config_of
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
-MODEL_FILE, VAE_FILE = "model.safetensors", "vae.safetensors"       # of a folder that export.py wrote
-DRAWN_AT_ONCE = 64      # images
+MODEL_FILE, VAE_FILE = "model.safetensors", "vae.safetensors"       # in a folder that export.py wrote
+MAX_BATCH = 64      # images that ImageGenerator.sample generates at once, if memory allows
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Constants that take the place of the checkpoint's own; None keeps those."""
-    noise_level: float | None = None  # 1 from noise alone; less: from training images noised so far (SDEdit)
-    cond_scale: float | None = None  # guidance: 1 none, higher = more typical of the user and less diverse
-    guidance_interval: tuple[float, float] | None = None  # of the timesteps, as shares; outside there is no guidance
-    rescaled_phi: float | None = None  # how far guidance's gain in contrast is taken back, 0 … 1
+    """Sampling constants that replace those of the checkpoint. None keeps the checkpoint's constant."""
+    noise_level: float | None = None  # 1: start from noise alone; below 1: from noised training images (SDEdit)
+    cond_scale: float | None = None  # guidance: 1 = none; higher = more typical of the user and less diverse
+    guidance_interval: tuple[float, float] | None = None  # shares of the timesteps with guidance: 0 clean, 1 noise
+    rescaled_phi: float | None = None  # how far the contrast that guidance adds is taken back: 0 = not, 1 = fully
     remove_parallel_component: bool | None = None  # drop the part of guidance that only raises contrast
-    use_cfg_plus_plus: bool | None = None  # CFG++ guidance, with cond_scale in (0, 1]
-    sampler: str | None = None  # dpmpp_2m, ddim or ddpm
-    sampling_timesteps: int | None = None  # network evaluations per image
+    use_cfg_plus_plus: bool | None = None  # CFG++ guidance; cond_scale must then be in (0, 1]
+    sampler: str | None = None  # dpmpp_2m, ddim, or ddpm (all timesteps)
+    sampling_timesteps: int | None = None  # network evaluations per image with dpmpp_2m and ddim
     ddim_sampling_eta: float | None = None  # ddim: 0 deterministic, 1 as noisy as ddpm
-    seed: int | None = None  # with user and index it determines an image
+    seed: int | None = None  # random seed; an image depends on it, the user and the image's number
 
     def applied_to(self, config: Config) -> Config:
+        """`config` with these constants in it."""
         return replace(config, **{name: value for name, value in vars(self).items() if value is not None})
 
     @staticmethod
-    def of(config: Config) -> dict:
-        """The same constants of a Config."""
+    def constants_of(config: Config) -> dict:
+        """{name: plain value} of the sampling constants in a Config."""
         plain = to_plain(config)
         return {field.name: plain[field.name] for field in fields(Sampling)}
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """`path` itself; of a folder its model.safetensors, else its newest milestone. Raises InputError when it holds
-    neither."""
+    """`path` if it is a file; in a folder, its model.safetensors or else its newest milestone.
+
+    Raises InputError when the folder has neither.
+    """
     path = Path(path)
     if path.is_file() or path.suffix in (".pt", ".safetensors"):
         return path
@@ -63,36 +66,38 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def _vae_beside(path: Path) -> Path | None:
+    """vae.safetensors in the folder of a model.safetensors, if it is there."""
     beside = path.with_name(VAE_FILE)
     return beside if path.suffix == beside.suffix and beside.is_file() else None
 
 
 def image_seed(seed: int, user: int, index: int) -> int:
-    """What a user's image of this index (1, 2, …) is drawn from."""
+    """The seed of a user's image with this index (1, 2, …); user: 1, 2, …; seed: the run's seed."""
     return derive_seed(seed, user, index)
 
 
 @dataclass(frozen=True)
 class ImageGenerator:
-    """The averaged network of a checkpoint with its VAE and latent scaling, ready to draw."""
-    config: Config
+    """Generates images: the network of a checkpoint with averaged (EMA) weights, its VAE and its latent scaling."""
+    config: Config                          # of the checkpoint, with the constants of Sampling in it
     diffusion: GaussianDiffusion
     vae: KL_VAE
     scaling: LatentScaling
-    identity: dict      # what tells this model from others, for the manifest
-    training: LatentCache | None    # what noise_level below 1 starts from
-    legend: Legend      # who its users are
+    identity: dict                          # step, hashes of the weights and of the VAE, split: for the manifest
+    training_latents: LatentCache | None    # where noise_level below 1 starts from; None when it is 1
+    legend: Legend                          # the users' numbers, folders and names
 
     @staticmethod
     def load(path: str | Path, device: str | torch.device = "auto", sampling: Sampling = Sampling(),
              vae_path: Path | None = None, latents_cache_folder: Path | None = None,
              force: bool = False) -> "ImageGenerator":
-        """From a checkpoint, a safetensors file, or a folder of either (see find_checkpoint).
+        """Load a checkpoint or a safetensors file; `path` may also be a folder with either (see find_checkpoint).
 
-        device: auto, cpu, cuda or cuda:<n>; sampling: what is to differ from the checkpoint's constants; vae_path: of
-        the VAE, where it is neither beside a safetensors file nor at the checkpoint's vae_path; latents_cache_folder:
-        likewise, for a noise_level below 1; force: take another VAE than the model was trained with. Raises InputError
-        when a file is absent, damaged, or does not belong to the others.
+        device: auto, cpu, cuda or cuda:<n>. sampling: constants that replace the checkpoint's. vae_path: weights of the
+        VAE; default: vae.safetensors beside a safetensors file, else the checkpoint's vae_path. latents_cache_folder:
+        the encoded training images, which only a noise_level below 1 needs; default: the checkpoint's. force: accept
+        another VAE than the model was trained with. Raises InputError when a file is missing or damaged, or does not
+        belong to the checkpoint.
         """
         path = find_checkpoint(path)
         device = choose_device(device) if isinstance(device, str) else device
@@ -114,66 +119,72 @@ class ImageGenerator:
             statistics = LatentStatistics.of(checkpoint["latent_statistics"], path)
             diffusion.clip_x_start = clipping_is_justified(config, statistics)
             scaling = statistics.scaling(config.standardize_latents)
-            training = load_cached(config.latents_cache_folder, statistics) if config.noise_level < 1 else None
+            training_latents = (load_cached(config.latents_cache_folder, statistics) if config.noise_level < 1
+                                else None)
         elif config.noise_level < 1:
             raise InputError(f"{path} does not say which latents it was trained on; noise_level must be 1")
-        else:       # the older format trained raw latents, and always clamped
+        else:       # checkpoints of the older format were trained on raw latents, and always clamped x_start
             diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
-            training = None
+            training_latents = None
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
                     "split": checkpoint.get("split", {}), **({"forced": "another VAE"} if is_other_vae else {})}
-        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity, training,
-                              Legend.of(checkpoint.get("legend"), config.num_users, path))
+        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity,
+                              training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path))
 
     def sample(self, user: int, count: int = 16, seed: int | None = None) -> torch.Tensor:
         """Images of one user (1, 2, …): (count, 3 or 1, height, width) float32 in [0, 1], on the CPU.
 
-        They are those that generate.py writes as ID_<user>/*1.png … *<count>.png with this seed; None: the
-        checkpoint's. Raises InputError when the checkpoint does not know the user, or count is below 1.
+        They equal those that generate.py writes as ID_<user>/*1.png … *<count>.png with this seed; default: the
+        checkpoint's seed. Raises InputError when the checkpoint has no such user, or count is below 1.
         """
         if not 1 <= user <= self.config.num_users or count < 1:
             raise InputError(f"user {user}, count {count}; expected a user in 1 … {self.config.num_users}, and at "
                              "least 1 image")
         seed = self.config.seed if seed is None else seed
         seeds = [image_seed(seed, user, index) for index in range(1, count + 1)]
-        images = AdaptiveBatches(DRAWN_AT_ONCE, "image").map(self.draw, [user] * count, seeds)
+        images = AdaptiveBatches(MAX_BATCH, "image").map(self.sample_images, [user] * count, seeds)
         return images.permute(0, 3, 1, 2).float() / 255
 
     @torch.inference_mode()
-    def draw(self, users: list[int], seeds: list[int]) -> torch.Tensor:
-        """One image per (user, seed): (n, height, width, channels) uint8 on the CPU."""
-        return self.decode(self.draw_latents(users, seeds))
+    def sample_images(self, users: list[int], seeds: list[int]) -> torch.Tensor:
+        """One image per pair (user, seed): (n, height, width, channels) uint8 on the CPU; seeds: as from image_seed."""
+        return self.decode(self.sample_latents(users, seeds))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The images of draw_latents' latents, as draw returns them."""
+        """The images of latents (n, c, h, w) from sample_latents: (n, height, width, channels) uint8 on the CPU."""
         parts = latents.split(self.config.vae_batch_size)
         images = torch.cat([self.vae.decode_latents(part) for part in parts])
         return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
     @torch.inference_mode()
-    def draw_latents(self, users: list[int], seeds: list[int], on_step: OnStep | None = None) -> torch.Tensor:
-        """One latent per (user, seed), as the VAE decodes them: (n, c, h, w) float32 on the device.
+    def sample_latents(self, users: list[int], seeds: list[int], on_step: OnStep | None = None) -> torch.Tensor:
+        """One latent per pair (user, seed), scaled as the VAE decodes them: (n, c, h, w) float32 on the device.
 
-        on_step(t, latents): is told at every timestep what they are estimated to be, in the end they themselves.
+        on_step(t, latents) is called at every sampling step with the current estimate of these latents. The last call
+        gets the result.
         """
-        def restore_and_tell(t: int, x_start: torch.Tensor) -> None:
+        def restore_and_report(t: int, x_start: torch.Tensor) -> None:
             assert on_step is not None
             on_step(t, self.scaling.restore(x_start.float()))
 
-        guidance = guidance_of(self.config) | ({"on_step": restore_and_tell} if on_step else {})
+        guidance = guidance_of(self.config) | ({"on_step": restore_and_report} if on_step else {})
         classes = torch.tensor(users, device=self.diffusion.device) - 1
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with autocast(self.diffusion.device, self.config.amp):      # the VAE's activations may be too large for float16
-            latents = self._standard_latents(classes, generators, guidance).float()
+        with autocast(self.diffusion.device, self.config.amp):      # not the VAE: its activations may overflow float16
+            latents = self._sample_standardized(classes, generators, guidance).float()
         return self.scaling.restore(latents)
 
-    def _standard_latents(self, classes: torch.Tensor, generators: list[torch.Generator],
-                          guidance: dict) -> torch.Tensor:
-        if self.training is None:
+    def _sample_standardized(self, classes: torch.Tensor, generators: list[torch.Generator],
+                             guidance: dict) -> torch.Tensor:
+        """Latents as the diffusion model gives them, (n, c, h, w), for classes (n,) int64 and a generator for each.
+
+        They start from noise; with a noise_level below 1, from a noised training latent of the same class (SDEdit).
+        """
+        if self.training_latents is None:
             return self.diffusion.sample(classes, generators=generators, **guidance)
-        start = torch.cat([self.training.draw_any_of(label, generator)
+        start = torch.cat([self.training_latents.draw_any_of(label, generator)
                            for label, generator in zip(classes.tolist(), generators)])
         start = self.scaling.standardize(start).to(self.diffusion.device)
-        last = max(0, round(self.config.noise_level * self.config.timesteps) - 1)
-        return self.diffusion.vary(start, classes, t=last, generators=generators, **guidance)
+        t = max(0, round(self.config.noise_level * self.config.timesteps) - 1)
+        return self.diffusion.vary(start, classes, t=t, generators=generators, **guidance)

@@ -1,7 +1,7 @@
-"""The model card of shared weights (Mitchell et al. 2019): what they are, of which data, how good, how to use them.
+"""The model card of shared weights (Mitchell et al. 2019): what they are, training data, quality, how to use them.
 
-Markdown with the YAML header that Hugging Face's hub reads. Only what was measured of these very weights is in it, told
-by their hash; what was not says so.
+The card is Markdown with the YAML header that the Hugging Face Hub reads. It contains only measurements of exactly
+these weights, which are identified by their hash. Where there is no measurement, the card says so.
 """
 import math
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ from microdoppler.figures.report import Section, Table
 from microdoppler.study.report import conclusion, result_tables
 from microdoppler.watch.metrics import read_metrics
 
-CHOSEN_BY = "real + synthetic"      # the arm whose accuracy says which of several models is best
+CHOSEN_BY = "real + synthetic"      # the arm whose accuracy decides which of several models is best
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Raises InputError when what is read from `path` is otherwise than it was written."""
+def input_error_if_malformed(path: Path) -> Iterator[None]:
+    """Turns errors in the code below `with` into InputError: the content of `path` is not as this project writes it."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -31,74 +31,79 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_measured(path: Path, key: str) -> dict[str, Any]:
-    """A file of results; empty where there is none, or one of before `key`, which says which models it is of."""
+    """A JSON file of results; {} where there is no file, or where it lacks `key`, the key that names the models.
+    Earlier versions did not write that key."""
     found = read_json(path) if path.exists() else {}
     return found if isinstance(found, dict) and key in found else {}
 
 
-def is_of(facts: dict[str, Any], model: dict[str, str]) -> bool:
-    """Whether facts_of a synthetic set are of this model, {"model_weights", "model_vae": hashes}."""
+def is_by_model(facts: dict[str, Any], model: dict[str, str]) -> bool:
+    """Whether a synthetic set with these facts comes from this model; model: {"model_weights", "model_vae": hashes};
+    facts: as in data.synthetic_sets.facts_of."""
     return all(facts.get(name) == value for name, value in model.items())
 
 
 def best_checkpoint(study: Path, folder: Path) -> tuple[Path, str] | None:
-    """(that checkpoint in `folder` whose images made the most accurate classifiers beside the real ones, why it); None
-    when classify.py's summary at `study` has none of them."""
+    """The best checkpoint in `folder`, and why it was chosen: its images gave the most accurate classifiers in the arm
+    CHOSEN_BY. None when the study has no images of these checkpoints; study: path of the summary of classify.py.
+    """
     found = read_measured(study, "sets")
-    with reading(study):
-        drawn_by = {drawn["name"]: path for drawn in found.get("sets", [])
-                    if (path := Path(drawn["model_checkpoint"])).resolve().parent == folder.resolve()
-                    and path.is_file()}
-        arms = [arm for arm in found.get("arms", []) if arm["kind"] == CHOSEN_BY and arm["synthetic"] in drawn_by]
+    with input_error_if_malformed(study):
+        checkpoint_of = {facts["name"]: path for facts in found.get("sets", [])
+                         if (path := Path(facts["model_checkpoint"])).resolve().parent == folder.resolve()
+                         and path.is_file()}
+        arms = [arm for arm in found.get("arms", []) if arm["kind"] == CHOSEN_BY and arm["synthetic"] in checkpoint_of]
         if not arms:
             return None
         best = max(arms, key=lambda arm: arm["accuracy"])
-    compared = len({drawn_by[arm["synthetic"]] for arm in arms})        # one may have drawn several sets
-    return drawn_by[best["synthetic"]], ("the only one in the classifier study" if compared == 1 else
-                                         f"the most accurate of {compared} in the classifier study ({CHOSEN_BY})")
+    compared = len({checkpoint_of[arm["synthetic"]] for arm in arms})   # several sets may come from one checkpoint
+    return checkpoint_of[best["synthetic"]], ("the only one in the classifier study" if compared == 1 else
+                                              f"the most accurate of {compared} in the classifier study ({CHOSEN_BY})")
 
 
 def study_section(path: Path, model: dict[str, str]) -> Section:
-    """From classify.py's summary: the arms of the sets that this model drew, and those that they are compared with."""
+    """The section about the classifier study, from the summary of classify.py at `path`: the arms with synthetic sets
+    of this model, and the arms that they are compared with."""
     heading, study = "Whether the images help to tell persons apart", read_measured(path, "sets")
-    with reading(path):
-        own = {drawn["name"]: drawn for drawn in study.get("sets", []) if is_of(drawn, model)}
+    with input_error_if_malformed(path):
+        own = {facts["name"]: facts for facts in study.get("sets", []) if is_by_model(facts, model)}
         if not own:
             return Section(heading, ["Not measured of these weights (`python classify.py`)."])
         arms = [{**arm, "recalls": {int(user): recall for user, recall in arm["recalls"].items()}}
                 for arm in study["arms"] if not arm["synthetic"] or arm["synthetic"] in own]
-        numbers = {user: f"user {user}" for arm in arms for user in arm["recalls"]}     # names of persons stay at home
+        numbers = {user: f"user {user}" for arm in arms for user in arm["recalls"]}     # no names of persons in a card
         folds = (f" Of {study['num_folds']} folds, each with a model of its own, these weights are fold "
-                 f"{min(drawn['fold'] for drawn in own.values())}'s." if study["num_folds"] > 1 else "")
+                 f"{min(facts['fold'] for facts in own.values())}'s." if study["num_folds"] > 1 else "")
         compared = max(choice["num_candidates"] for choice in study["choices"])
         chosen = (f" Of {compared} sets the table shows this model's; if it was chosen for these figures, they are a "
                   "little too good, and those in this paragraph are not." if compared > 1 else "")
         return Section(heading, [conclusion(study) + chosen + folds, *(
-            f"The images of {name} were drawn with {sampling_of(drawn)}." for name, drawn in own.items())],
+            f"The images of {name} were drawn with {sampling_of(facts)}." for name, facts in own.items())],
                        result_tables({**study, "names": numbers, "arms": arms, "choices": []}))
 
 
 def sampling_of(facts: dict[str, Any]) -> str:
-    """How a synthetic set was drawn, of its facts_of."""
+    """The sampling constants of a synthetic set as text; facts: as in data.synthetic_sets.facts_of."""
     return ", ".join(f"{name.removeprefix('sampling_')} {value}" for name, value in facts.items()
                      if name.startswith("sampling_"))
 
 
 def fidelity_section(path: Path, model: dict[str, str]) -> Section:
-    """microdoppler.fidelity's figures over all users."""
+    """The section about fidelity, from fidelity.json of microdoppler.fidelity at `path`: metrics over all users."""
     heading, report = "How like real images, how varied, how new", read_measured(path, "made_by")
-    with reading(path):
+    with input_error_if_malformed(path):
         made_by = report.get("made_by", {})
-        if not is_of(made_by, model):
+        if not is_by_model(made_by, model):
             return Section(heading, ["Not measured of these weights (`python -m microdoppler.fidelity`)."])
         overall = {"users": {}, "all": {
-            kind: {name: math.nan if value is None else value for name, value in own.items()}    # JSON has no NaN
-            for kind, own in report["all"].items()}}
+            kind: {name: math.nan if value is None else value for name, value in values.items()}     # JSON has no NaN
+            for kind, values in report["all"].items()}}
         return Section(heading, [f"Images drawn with {sampling_of(made_by)}.", *sentences(overall)], tables(overall))
 
 
 def training_section(metrics: Path, step: int) -> Section:
-    """What training itself measured at this step, on the few images of its sample picture."""
+    """The section about the milestone at this step: what training measured on the few images of its sample picture;
+    metrics: path of metrics.jsonl."""
     heading = "When it was saved"
     milestones = read_metrics(metrics).milestones if metrics.exists() else {}
     if step not in list(milestones.get("step", ())):
@@ -114,6 +119,11 @@ def training_section(metrics: Path, step: int) -> Section:
 
 def data_section(config: dict[str, Any], classes: list[str], split: dict[str, Any],
                  statistics: dict[str, Any]) -> Section:
+    """The section about the training data: users, images, split and latents.
+
+    config: plain values of Config; classes: names of the users' folders; split: Split.identity(); statistics: plain
+    values of LatentStatistics, {} when unknown.
+    """
     users, each, side = (config[name] for name in ("num_users", "images_per_user_train", "image_size"))
     names = ("strategy", "fold", "guard", "seed")
     shape = f"{config['latent_channels']} x {config['latent_size']} x {config['latent_size']}"
@@ -128,6 +138,7 @@ def data_section(config: dict[str, Any], classes: list[str], split: dict[str, An
 
 
 def config_section(config: dict[str, Any]) -> Section:
+    """The section with all constants; config: plain values of Config, without paths."""
     rows = [[name, str(value)] for name, value in config.items()]
     return Section("Config", tables=[Table(["constant", "value"], rows, "What it was trained with, but for the paths; "
                                            "the header of `model.safetensors` holds it too.")])
@@ -135,7 +146,11 @@ def config_section(config: dict[str, Any]) -> Section:
 
 def write_card(path: Path, *, facts: Sequence[tuple[str, str]], num_users: int, is_gait: bool,
                sample_shape: tuple[int, ...], sections: Sequence[Section]) -> None:
-    """facts: (name, value) of the weights; sample_shape: of 16 images as ImageGenerator.sample gives them."""
+    """Write the card to `path`.
+
+    facts: (name, value) of the weights; is_gait: whether the classes are walking persons; sample_shape: shape of 16
+    images from ImageGenerator.sample; sections: in their order.
+    """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     weights = Table(["", ""], [[name, value] for name, value in facts]).as_markdown()
     write_text(path, environment.from_string(TEMPLATE).render(

@@ -1,4 +1,4 @@
-"""While training runs, or after: where it stands, what is wrong, what to do."""
+"""monitor_training.py: report on a training run while it runs or afterwards."""
 import dataclasses
 import math
 import os
@@ -16,7 +16,7 @@ from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES,
 from groundwork.errors import InputError
 from groundwork.files import read_json
 from microdoppler.figures.report import save_figure
-from microdoppler.watch.diagnosis import Settings, diagnose
+from microdoppler.watch.diagnosis import RunSettings, diagnose
 from microdoppler.watch.metrics import Metrics, read_metrics
 from microdoppler.watch.page import find_samples, write_page
 from microdoppler.watch.plot import plot
@@ -25,16 +25,19 @@ from microdoppler.watch.screen import TrainingScreen
 from train_latent_cfg import Config
 
 WATCH_SECONDS = 5.0
-Seconds = Annotated[float | None, PrimitiveConstructorSpec(       # an option that may stand alone
+# The type of --watch, which may be given without a number; it then means WATCH_SECONDS.
+Seconds = Annotated[float | None, PrimitiveConstructorSpec(
     nargs="*", metavar="[SECONDS]", instance_from_str=lambda given: float(" ".join(given) or WATCH_SECONDS),
     is_instance=lambda value: value is None or isinstance(value, (int, float)),
     str_from_instance=lambda value: [] if value is None else [f"{value:g}"])]
-RAW_STD = 0.18      # usual for these latents; config.json knows whether they are raw, not how large they are
+RAW_STD = 0.18      # usual std of raw latents; config.json says whether they are raw, but not their std
 
 
 def zero_output_loss(config: dict) -> float:
-    """The mean weighted loss of a network that outputs zero: E_t[weight(t) * E[target^2]], for latents of variance 1
-    (standardized), 1/3 (uniform in [-1, 1], auto_normalize) or RAW_STD^2; config: the contents of config.json.
+    """The mean weighted loss of a network that outputs zero: E_t[weight(t) * E[target^2]].
+
+    config: the contents of config.json. The latents are taken to have variance 1 (standardized), 1/3 (auto_normalize:
+    uniform in [-1, 1]) or RAW_STD^2. Weights: min-SNR (Hang et al. 2023).
     """
     variance = 1.0 if config["standardize_latents"] else 1 / 3 if config["auto_normalize"] else RAW_STD ** 2
     alphas_cumprod = torch.cumprod(1 - BETA_SCHEDULES[config["beta_schedule"]](config["timesteps"]), dim=0)
@@ -45,20 +48,21 @@ def zero_output_loss(config: dict) -> float:
     return (weight * target_power[config["objective"]]).mean().item()
 
 
-def read_settings(path: Path) -> Settings:
-    """What the diagnosis needs of the run's own config.json."""
+def read_settings(path: Path) -> RunSettings:
+    """The constants that the diagnosis needs, from the run's config.json at `path`. Raises InputError when it is not
+    one."""
     config = read_json(path)
-    names = [field.name for field in dataclasses.fields(Settings) if field.name != "start_loss"]
+    names = [field.name for field in dataclasses.fields(RunSettings) if field.name != "zero_output_loss"]
     try:
-        config = {"min_loss_weight": 0.0, **config}     # of runs before there was a choice
-        return Settings(**{name: config[name] for name in names}, start_loss=zero_output_loss(config))
+        config = {"min_loss_weight": 0.0, **config}     # value of runs that did not have this constant
+        return RunSettings(**{name: config[name] for name in names}, zero_output_loss=zero_output_loss(config))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not what train_latent_cfg.py writes ({type(error).__name__}: {error}); "
                          "it is written anew when training is started or resumed") from None
 
 
-def look(folder: Path) -> tuple[Metrics, Settings, str]:
-    """Read, and say in words."""
+def read_run(folder: Path) -> tuple[Metrics, RunSettings, str]:
+    """The metrics and settings of the run in results folder `folder`, and the report on them as text."""
     metrics, settings = read_metrics(folder / "metrics.jsonl"), read_settings(folder / "config.json")
     lines = progress(metrics, settings)
     if len(metrics.training["step"]):
@@ -66,8 +70,8 @@ def look(folder: Path) -> tuple[Metrics, Settings, str]:
     return metrics, settings, "\n".join([*lines, "", verdict(diagnose(metrics, settings), metrics, settings)])
 
 
-def draw(folder: Path, metrics: Metrics, settings: Settings, html: Path | None) -> None:
-    """folder/training.png, and the page if there is to be one."""
+def write_pictures(folder: Path, metrics: Metrics, settings: RunSettings, html: Path | None) -> None:
+    """Write folder/training.png once there are metrics, and the page to `html` if it is given."""
     figure = folder / "training.png" if len(metrics.training["step"]) else None
     if figure:
         save_figure(plot(metrics, settings), figure)
@@ -78,20 +82,25 @@ def draw(folder: Path, metrics: Metrics, settings: Settings, html: Path | None) 
                    is_complete=is_complete(metrics, settings))
 
 
-def screen(folder: Path, metrics: Metrics, settings: Settings) -> TrainingScreen:
+def build_screen(folder: Path, metrics: Metrics, settings: RunSettings) -> TrainingScreen:
+    """What a terminal shows of the run."""
     findings = diagnose(metrics, settings)
     return TrainingScreen(f"training in {folder}", min(1.0, metrics.step / settings.train_num_steps),
                           progress(metrics, settings), verdict(findings, metrics, settings), not findings,
                           metrics.training["loss"])
 
 
-def has_screen() -> bool:
-    """Whether standard output can be drawn over: a notebook's looks like a terminal, but cannot."""
+def can_redraw() -> bool:
+    """Whether standard output is a terminal whose screen can be updated in place. In a notebook it looks like a
+    terminal, but cannot be."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
 
 
 def wait_for_training(folder: Path, seconds: float) -> None:
-    """Until it has begun: before, images are split and encoded, for minutes."""
+    """Wait until training has begun. Before that, images are split and encoded, which takes minutes.
+
+    seconds: time between two looks at the folder.
+    """
     def has_begun() -> bool:
         return all((folder / name).exists() for name in ("config.json", "metrics.jsonl"))
     if not has_begun():
@@ -101,12 +110,13 @@ def wait_for_training(folder: Path, seconds: float) -> None:
 
 
 def monitor(config: Config, *, watch: Seconds = None, html: Path | None = None) -> None:
-    """Say how training stands, what is wrong, and what to do; draws results/training.png.
+    """Report the progress of training, problems, and what to do about them. Also writes results/training.png.
 
     Args:
-        watch: look again every so many seconds, 5 if none are given, until training is complete. A terminal shows one
-            screen that is drawn over, anything else gets a report whenever there is something new
-        html: also write this page, which shows samples through time, and reads itself again until training is complete
+        watch: repeat after each interval of so many seconds, 5 if no number is given, until training is complete. A
+            terminal shows one screen that is updated in place; otherwise each change gets a new report
+        html: also write an HTML page to this file. It shows the samples of all milestones, and reloads itself until
+            training is complete
     """
     if watch is not None and not 0 < watch < math.inf:
         raise InputError(f"--watch {watch:g}; expected a number of seconds above 0")
@@ -114,13 +124,13 @@ def monitor(config: Config, *, watch: Seconds = None, html: Path | None = None) 
     try:
         if watch:
             wait_for_training(folder, watch)
-        with Live(screen=True, refresh_per_second=1) if watch and has_screen() else nullcontext() as live:
+        with Live(screen=True, refresh_per_second=1) if watch and can_redraw() else nullcontext() as live:
             while True:
-                metrics, settings, text = look(folder)
+                metrics, settings, text = read_run(folder)
                 if text != shown:
-                    draw(folder, metrics, settings, html)
+                    write_pictures(folder, metrics, settings, html)
                     if live:
-                        live.update(screen(folder, metrics, settings), refresh=True)
+                        live.update(build_screen(folder, metrics, settings), refresh=True)
                     else:
                         print(("\n" if shown else "") + text, flush=True)
                     shown = text
@@ -129,5 +139,5 @@ def monitor(config: Config, *, watch: Seconds = None, html: Path | None = None) 
                 time.sleep(watch)
         if live:
             print(text)
-    except KeyboardInterrupt:       # the usual end of watching
+    except KeyboardInterrupt:       # the usual way to end --watch
         print()

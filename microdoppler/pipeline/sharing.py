@@ -1,4 +1,4 @@
-"""A trained model to share: averaged weights and VAE as safetensors, with a model card."""
+"""export.py: write a trained model to share, averaged weights and VAE as safetensors, with a model card."""
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,22 +19,23 @@ CARD_FILE = "README.md"
 
 
 def shared_config(checkpoint: dict) -> dict:
-    """A checkpoint's whole Config as plain values, but for its paths: they say where one machine keeps its files."""
+    """{name: plain value} of a checkpoint's Config, without paths: these are private to one machine."""
     return {name: value for name, value in to_plain(config_of(checkpoint)).items()
             if not isinstance(getattr(Config, name), Path) and name != "class_names"}
 
 
 def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path("results/export"),
          vae_path: Path | None = None, fidelity: Path | None = None, study: Path | None = None) -> None:
-    """Write a model's averaged weights and its VAE as safetensors, with a model card, to a folder to share.
+    """Write a model to a folder that can be shared: averaged weights and VAE as safetensors, and a model card.
 
-    generate.py and ImageGenerator.load read the folder; nothing else is needed to draw the same images.
+    generate.py and ImageGenerator.load can read the folder. To generate the same images they need nothing else, unless
+    noise_level is below 1.
 
     Args:
-        checkpoint: model-<m>.pt, or a results folder: there the model whose images the classifier study found best, or
-            the newest where there is no study of them
+        checkpoint: model-<m>.pt, or a results folder: then the model whose images the classifier study found best, or
+            the newest model if there is no such study
         output_dir: gets model.safetensors, vae.safetensors and README.md, the model card
-        vae_path: weights of the VAE, where they are not at the checkpoint's vae_path
+        vae_path: weights of the VAE; default: the checkpoint's vae_path
         fidelity: folder that python -m microdoppler.fidelity wrote; default: fidelity beside the checkpoint
         study: folder that classify.py wrote; default: classify beside the checkpoint
     """
@@ -43,11 +44,11 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path(
                          "delete it")
     results = checkpoint if checkpoint.is_dir() else checkpoint.parent
     study = (study or results / "classify") / "summary.json"
-    path, reason = choose(checkpoint, study)
-    generator = ImageGenerator.load(path, "cpu", Sampling(noise_level=1.0), vae_path)      # all of it fits together
+    path, reason = choose_checkpoint(checkpoint, study)
+    generator = ImageGenerator.load(path, "cpu", Sampling(noise_level=1.0), vae_path)      # checks that all files match
     content, identity, classes = load_checkpoint(path), generator.identity, generator.legend.classes
     config, model = shared_config(content), {f"model_{name}": identity[name] for name in ("weights", "vae")}
-    names = default_names(classes, config["class_folders"])     # what persons are called stays at home
+    names = default_names(classes, config["class_folders"])     # the names of persons are not shared
     content["legend"] = replace(generator.legend, names=names).to_plain()
     sections = [data_section(config, list(classes.values()), identity["split"], content.get("latent_statistics", {})),
                 fidelity_section((fidelity or results / "fidelity") / "fidelity.json", model),
@@ -56,7 +57,7 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path(
     with sole_writer(output_dir):
         save_ema(output_dir / MODEL_FILE, content, config)
         generator.vae.save_safetensors(output_dir / VAE_FILE)
-        write_card(output_dir / CARD_FILE, facts=facts_of(generator, content, reason), sections=sections,
+        write_card(output_dir / CARD_FILE, facts=weight_facts(generator, content, reason), sections=sections,
                    num_users=config["num_users"], is_gait=not config["class_folders"],
                    sample_shape=(16, generator.vae.channels, config["image_size"], config["image_size"]))
     print(f"{path}: {reason}\nwritten: {output_dir}/{MODEL_FILE}, {VAE_FILE}, {CARD_FILE}")
@@ -68,16 +69,16 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path(
     print(f"next: python generate.py --checkpoint {output_dir} --all_users")
 
 
-def choose(checkpoint: Path, study: Path) -> tuple[Path, str]:
-    """(the checkpoint to share, why it)."""
+def choose_checkpoint(checkpoint: Path, study: Path) -> tuple[Path, str]:
+    """The checkpoint to share, and why it was chosen; study: path of the summary.json of classify.py."""
     if not checkpoint.is_dir():
         return checkpoint, "named by who shares it"
     return best_checkpoint(study, checkpoint) or (
         find_checkpoint(checkpoint), "the newest of its training; no study has compared it with others")
 
 
-def facts_of(generator: ImageGenerator, content: dict, reason: str) -> list[tuple[str, str]]:
-    """What tells these weights from others."""
+def weight_facts(generator: ImageGenerator, content: dict, reason: str) -> list[tuple[str, str]]:
+    """(name, value) for the card: what identifies these weights; content: of the checkpoint; reason: why chosen."""
     def millions(network: torch.nn.Module) -> str:
         return f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.1f} million"
     return [("step", f"{content['step']} of {generator.config.train_num_steps}"), ("chosen", reason),

@@ -1,4 +1,4 @@
-"""Training: from a Config to a finished or interrupted run in results_folder."""
+"""Step 3: train the diffusion model that a Config describes, or resume its training."""
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 
@@ -6,7 +6,7 @@ import torch
 from accelerate import PartialState
 
 from denoising_diffusion_pytorch.checkpoint import ONLY_TO_RESUME, list_milestones, load_checkpoint, milestone_path
-from denoising_diffusion_pytorch.trainer import Trainer, join_processes
+from denoising_diffusion_pytorch.trainer import Trainer, init_distributed
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences
 from groundwork.images import load_images
@@ -17,25 +17,26 @@ from microdoppler.data.latents import LatentStatistics
 from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of,
                                             legend_of, open_cache, open_sample_evaluator, open_split, open_vae)
 from microdoppler.pipeline.constants import FIXED_BY_CHECKPOINT, check_constants, config_of
-from microdoppler.pipeline.recording import ResultsRecorder, set_aside_later
+from microdoppler.pipeline.recording import ResultsRecorder, move_abandoned_milestones
 from microdoppler.pipeline.tracking import choose_trackers
 from microdoppler.watch.milestone import MilestoneWatcher
 from train_latent_cfg import Config
 
 
 def train(config: Config, resume: str | None = None) -> bool:
-    """Train the latent diffusion model, or go on with it; returns whether training is complete.
+    """Train the latent diffusion model; returns True when training is complete, False when it was stopped and saved.
 
-    resume: go on from a checkpoint in results_folder: latest, or a milestone's number. Ctrl-C, SIGTERM and
-    max_train_hours save before they stop. Raises InputError when constants, files and checkpoint do not go together.
+    resume: continue from a checkpoint in results_folder: "latest", or the number of a milestone. Ctrl-C, SIGTERM and
+    max_train_hours stop the training after a checkpoint is saved. Raises InputError when constants, files and
+    checkpoint contradict each other.
     """
     stop = StopRequest(deadline(config.max_train_hours))
     check_constants(config)
     device = choose_device(config.device)
-    processes = join_processes(device)
+    processes = init_distributed(device)
     count = processes.num_processes
     print(describe_work(device, amp=config.amp, uses_graph=True, processes=count,
-                        at_once=config.train_batch_size * config.gradient_accumulate_every // count))
+                        micro_batch=config.train_batch_size * config.gradient_accumulate_every // count))
     with sole_writer(config.results_folder) if processes.is_main_process else nullcontext():
         checkpoint = resume_point(config, resume)
         trainer, recorder = prepare(config, checkpoint, device, processes)
@@ -55,7 +56,8 @@ def train(config: Config, resume: str | None = None) -> bool:
 
 def prepare(config: Config, checkpoint: dict | None, device: torch.device,
             processes: PartialState) -> tuple[Trainer, ResultsRecorder | None]:
-    """The trainer, at the checkpoint's step if there is one; and in the main process what records its results."""
+    """The trainer, at the step of the checkpoint if there is one; and the recorder of its results, None in all
+    processes but the main one. Raises InputError when VAE, split or latents are not those of the checkpoint."""
     trackers = choose_trackers(config.log_with)
     vae = open_vae(config, device)
     fingerprint = vae.fingerprint()
@@ -64,7 +66,7 @@ def prepare(config: Config, checkpoint: dict | None, device: torch.device,
                          f"{config.vae_path}; go back to that one to resume")
     torch.manual_seed(config.seed)      # for the network's initial weights
     diffusion = build_diffusion(config)
-    with processes.main_process_first():        # the others then read what the main one has written
+    with processes.main_process_first():        # it writes split and latents; the other processes then read them
         split = open_split(config)
         if checkpoint is not None and checkpoint["split"] != split.identity():
             raise InputError(f"the run in {config.results_folder} was trained on other images than this split's: "
@@ -93,13 +95,17 @@ def prepare(config: Config, checkpoint: dict | None, device: torch.device,
     recorder = ResultsRecorder(config, trainer, watcher, real, legend, {
         "config": to_plain(config), "latent_statistics": asdict(statistics), "vae_fingerprint": fingerprint,
         "split": split.identity()})
-    set_aside_later(config.results_folder, trainer.step, config.save_and_sample_every)
+    move_abandoned_milestones(config.results_folder, trainer.step, config.save_and_sample_every)
     recorder.finish_interrupted_milestone()
     return trainer, recorder
 
 
 def resume_point(config: Config, resume: str | None) -> dict | None:
-    """The checkpoint to go on from, or None for a fresh start. Raises InputError rather than overwrite a run."""
+    """The content of the checkpoint to resume, or None to start from scratch.
+
+    Raises InputError when a start from scratch would overwrite a run, and when the checkpoint cannot be resumed or was
+    trained with other constants (FIXED_BY_CHECKPOINT).
+    """
     milestones = list_milestones(config.results_folder)
     if resume is None:
         if milestones:

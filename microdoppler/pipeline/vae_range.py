@@ -1,5 +1,4 @@
-"""The range of the VAE's latents, hence auto_normalize, and how well it reconstructs."""
-
+"""Step 1: check the range of the VAE's latents, which decides auto_normalize, and the VAE's reconstructions."""
 import numpy as np
 
 from groundwork.device import choose_device, describe_work
@@ -7,7 +6,7 @@ from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
 from microdoppler.data.latents import is_unit_range
-from microdoppler.data.spectrograms import labels_of
+from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
 from microdoppler.pipeline.assembly import legend_of, open_split, open_vae
@@ -15,29 +14,31 @@ from microdoppler.pipeline.constants import check_constants
 from train_latent_cfg import Config
 from vae.quality import measure_quality
 
-GOOD_MSE, ACCEPTABLE_MSE = 0.01, 0.05       # of pixels in [0, 1]; 20 dB and 13 dB
-SHOWN = 8
+GOOD_MSE, ACCEPTABLE_MSE = 0.01, 0.05       # mean squared error of pixels in [0, 1]; PSNR 20 dB and 13 dB
+NUM_SHOWN = 8       # images in vae_reconstruction.png
 
 
-def judge(figures: dict) -> dict:
-    """What the figures mean: auto_normalize, and a verdict on the reconstruction."""
-    mse = figures["mse"]
+def judge(quality: dict) -> dict:
+    """Whether auto_normalize may be True, and a verdict on the reconstruction; quality: as measure_quality returns it.
+    """
+    mse = quality["mse"]
     verdict = "good" if mse < GOOD_MSE else "acceptable" if mse < ACCEPTABLE_MSE else "poor"
-    return {"auto_normalize": is_unit_range(figures["min"], figures["max"]), "verdict": verdict}
+    return {"auto_normalize": is_unit_range(quality["min"], quality["max"]), "verdict": verdict}
 
 
-def report(figures: dict, config: Config) -> str:
-    inside = figures["auto_normalize"]
-    lines = [f"latents {tuple(figures['shape'])}: min {figures['min']:.4f}, max {figures['max']:.4f}, "
-             f"mean {figures['mean']:.4f}, std {figures['std']:.4f}"]
-    for i, values in enumerate(zip(*(figures[f"channel_{name}"] for name in ("min", "max", "mean", "std")))):
+def report(quality: dict, config: Config) -> str:
+    """The measurements as text; quality: of measure_quality, with the keys of `judge` added."""
+    inside = quality["auto_normalize"]
+    lines = [f"latents {tuple(quality['shape'])}: min {quality['min']:.4f}, max {quality['max']:.4f}, "
+             f"mean {quality['mean']:.4f}, std {quality['std']:.4f}"]
+    for i, values in enumerate(zip(*(quality[f"channel_{name}"] for name in ("min", "max", "mean", "std")))):
         lines.append(f"  channel {i}: " + "min {:.4f}, max {:.4f}, mean {:.4f}, std {:.4f}".format(*values))
     lines.append("auto_normalize may be True only with standardize_latents False: latents are inside [0, 1]" if inside
                  else "auto_normalize must be False: it maps [0, 1] to [-1, 1], and these latents are not inside it")
-    if not config.standardize_latents and not inside and figures["std"] < 0.5:
-        lines.append(f"standardize_latents is False: std {figures['std']:.2f} against noise of 1 wastes most of the "
+    if not config.standardize_latents and not inside and quality["std"] < 0.5:
+        lines.append(f"standardize_latents is False: std {quality['std']:.2f} against noise of 1 wastes most of the "
                      "noise schedule; True is better")
-    lines.append(f"reconstruction: MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB: {figures['verdict']} "
+    lines.append(f"reconstruction: MSE {quality['mse']:.5f}, PSNR {quality['psnr_db']:.1f} dB: {quality['verdict']} "
                  f"(< {GOOD_MSE} good, < {ACCEPTABLE_MSE} acceptable)")
     return "\n".join(lines)
 
@@ -46,28 +47,28 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
     """Check the VAE before training, step 1 of 5. Exit status 1 when it reconstructs poorly.
 
     Args:
-        num_images: training images to encode, spread over all users
+        num_images: number of training images to encode, spread over all users
     """
     if num_images < 1:
         raise InputError(f"num_images is {num_images}; expected at least 1")
     check_constants(config)
     device = choose_device(config.device)
-    print(describe_work(device, amp=False, at_once=config.vae_batch_size))
+    print(describe_work(device, amp=False, micro_batch=config.vae_batch_size))
     vae = open_vae(config, device)
     split = open_split(config)
     legend = legend_of(config, split)
-    paths, labels = labels_of(split.train_images)
+    paths, labels = paths_and_labels(split.train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
     images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading", vae.channels)
-    figures, reconstructions = measure_quality(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
-    figures |= judge(figures)
-    print(report(figures, config))
+    quality, reconstructions = measure_quality(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
+    quality |= judge(quality)
+    print(report(quality, config))
 
-    write_json(config.results_folder / "vae_range.json", {"vae_path": str(config.vae_path), **figures})
-    shown = np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).astype(int))
+    write_json(config.results_folder / "vae_range.json", {"vae_path": str(config.vae_path), **quality})
+    shown = np.unique(np.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).astype(int))
     grid = image_grid([("original", list(images[shown])), ("reconstruction", list(reconstructions[shown]))],
                       [legend.names[int(labels[chosen[i]]) + 1] for i in shown],
-                      f"MSE {figures['mse']:.5f}, PSNR {figures['psnr_db']:.1f} dB", legend.axes)
+                      f"MSE {quality['mse']:.5f}, PSNR {quality['psnr_db']:.1f} dB", legend.axes)
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
     print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")
-    return figures
+    return quality

@@ -1,1 +1,1 @@
-"""Simulated data sets: a walking body, a rotor or a hand in front of a radar."""
+"""Simulated data sets: a walking person, a drone or a hand in front of a radar."""

@@ -1,12 +1,12 @@
-"""Simulated micro-Doppler spectrograms, in files laid out and named like measured ones: of walking persons, of the
-rotors of drones, of hand gestures.
+"""Simulated micro-Doppler spectrograms of walking persons, drones or hand gestures. Folders and files are named like
+measured ones.
 
     python -m microdoppler.simulate --output_dir data/simulated --num_users 31 --images_per_user 150 --seed 0
     python -m microdoppler.simulate --output_dir data/drones --kind drone --channels 1
 
-What is simulated is a module of its own each, with the same names in it: RADAR, WINDOW_COLUMNS (spectrogram columns in
-one picture), HOP_COLUMNS (from picture to picture), NUM_CLASSES (when none is asked for), and the functions subjects,
-random_pass, simulate_pass, describe and describe_pass.
+Each kind is a module with the same names: RADAR, WINDOW_COLUMNS (spectrogram columns per window), HOP_COLUMNS (from
+window to window), NUM_CLASSES (the default), and the functions subjects, random_pass, simulate_pass, describe and
+describe_pass.
 """
 import json
 from dataclasses import asdict, dataclass
@@ -23,32 +23,33 @@ from groundwork.files import atomic_path, read_json, write_json
 from microdoppler.simulate import drones as simulated_drones
 from microdoppler.simulate import gait as simulated_gait
 from microdoppler.simulate import gestures as simulated_gestures
-from microdoppler.simulate.radar import draw
+from microdoppler.simulate.radar import render_image
 
 SIMULATION_FILE = "simulation.json"
 KINDS = {"gait": simulated_gait, "drone": simulated_drones, "gesture": simulated_gestures}
-SUFFIXES = {3: ".jpg", 1: ".png"}       # of coloured and of grey pictures
+SUFFIXES = {3: ".jpg", 1: ".png"}       # by number of channels: colour and grey images
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One pass with its place in the data set: the windows' numbers run from first_number, in file names."""
+    """One pass and its place in the data set. In file names, its windows are numbered from first_number on."""
     folder: str
     number: int
-    scene: Any                  # what the kind's random_pass made
+    scene: Any                  # Pass, Flight or Session, from the kind's random_pass
     first_number: int
     num_images: int
     rng: np.random.Generator
 
     def names(self, suffix: str) -> list[str]:
+        """The files of its images, relative to the data set's folder."""
         start = self.folder.replace("ID_", "ID") + f"_case1_{self.number}_Doppler"
         return [f"{self.folder}/{start}{self.first_number + i}{suffix}" for i in range(self.num_images)]
 
 
 def plan(kind: ModuleType, folder: str, subject: Any, seeds: list[int], num_images: int) -> list[Recording]:
-    """As many passes of a subject as num_images windows need; a gap in the windows' numbers lies between passes.
+    """Plan as many passes of a subject as num_images windows need. Between two passes, the windows' numbers have a gap.
 
-    seeds: the data set's and the subject's.
+    seeds: the seed of the data set and the number of the subject.
     """
     recordings, number, first, left = [], 1, 1, num_images
     while left > 0:
@@ -62,7 +63,7 @@ def plan(kind: ModuleType, folder: str, subject: Any, seeds: list[int], num_imag
 
 
 def describe(kind: ModuleType, subject: Any, recordings: list[Recording]) -> dict:
-    """The truth behind one subject's images, for simulation.json: what estimators should find."""
+    """The ground truth about one subject's images, for simulation.json: what estimators should find."""
     passes = [{"pass": recording.number, "first_number": recording.first_number, "num_images": recording.num_images,
                **asdict(recording.scene), **kind.describe_pass(subject, recording.scene, recording.num_images)}
               for recording in recordings]
@@ -71,11 +72,15 @@ def describe(kind: ModuleType, subject: Any, recordings: list[Recording]) -> dic
 
 def simulate_dataset(output_dir: str | Path, num_users: int | None = None, images_per_user: int = 150,
                      image_size: int = 256, seed: int = 0, kind: str = "gait", channels: int = 3) -> None:
-    """Write output_dir/<class>/<class>_case1_<pass>_Doppler<k>.jpg (ID_<n>/ID<n>_… of persons; .png of one channel) and
-    simulation.json (radar, subjects, passes, and what estimators should find).
+    """Write a simulated data set: image files and simulation.json (radar, subjects, passes, and what estimators should
+    find).
 
-    The same seed gives the same files, whatever num_users is. Started again, it makes only the passes that are missing.
-    Raises InputError on nonsense, and when output_dir holds anything else than a part of exactly this data set.
+    The files are output_dir/<class>/<class>_case1_<pass>_Doppler<k>.jpg, or .png with one channel. For persons they are
+    ID_<n>/ID<n>_….
+
+    The same seed gives the same files, whatever num_users is. If some files already exist, only the missing passes are
+    simulated. Raises InputError for unusable arguments, or if output_dir holds anything but a part of exactly this data
+    set.
     """
     simulator = KINDS[kind]
     num_users = simulator.NUM_CLASSES if num_users is None else num_users
@@ -92,7 +97,7 @@ def simulate_dataset(output_dir: str | Path, num_users: int | None = None, image
              "window_seconds": simulator.WINDOW_COLUMNS * radar.hop_seconds,
              "hop_seconds": simulator.HOP_COLUMNS * radar.hop_seconds, "radar": asdict(radar),
              "classes": {folder: describe(simulator, subjects[folder], plans[folder]) for folder in subjects}}
-    claim(output_dir, json.loads(json.dumps(truth)))
+    claim_folder(output_dir, json.loads(json.dumps(truth)))
     with tqdm(total=num_users * images_per_user, desc="simulate", unit="image", disable=None) as progress:
         for folder, recordings in plans.items():
             for recording in recordings:
@@ -103,8 +108,8 @@ def simulate_dataset(output_dir: str | Path, num_users: int | None = None, image
                 progress.update(len(paths))
 
 
-def claim(output_dir: Path, truth: dict) -> None:
-    """Write simulation.json, unless output_dir holds other data; then InputError."""
+def claim_folder(output_dir: Path, truth: dict) -> None:
+    """Write simulation.json into output_dir. Raises InputError if output_dir holds other data."""
     path = output_dir / SIMULATION_FILE
     if path.is_file():
         if read_json(path) != truth:
@@ -117,24 +122,25 @@ def claim(output_dir: Path, truth: dict) -> None:
 
 
 def write_images(paths: list[Path], spectrogram: np.ndarray, kind: ModuleType, image_size: int, channels: int) -> None:
-    """The first len(paths) windows of a pass, as JPG or PNG."""
+    """Write the first len(paths) windows of a pass as JPG or PNG files. spectrogram: float32 dB, (bins, columns)."""
     for i, path in enumerate(paths):
         start = i * kind.HOP_COLUMNS
         window = spectrogram[:, start:start + kind.WINDOW_COLUMNS]
         with atomic_path(path) as temporary:
-            Image.fromarray(draw(kind.RADAR, window, image_size, channels)).save(temporary, quality=95, subsampling=0)
+            image = Image.fromarray(render_image(kind.RADAR, window, image_size, channels))
+            image.save(temporary, quality=95, subsampling=0)
 
 
 def main(output_dir: Path, num_users: int | None = None, images_per_user: int = 150, image_size: int = 256,
          seed: int = 0, kind: Literal["gait", "drone", "gesture"] = "gait", channels: Literal[3, 1] = 3) -> None:
-    """Simulate what moves before a radar and write its micro-Doppler spectrograms.
+    """Simulate what moves in front of a radar, and write its micro-Doppler spectrograms.
 
     Args:
-        output_dir: where a folder for each class and simulation.json go.
-        num_users: classes; default: 31 persons, or all types of drones, or all gestures.
-        images_per_user: windows of each.
-        image_size: pixels, square.
-        seed: another seed, other persons and recordings.
+        output_dir: where simulation.json and a folder for each class go.
+        num_users: number of classes; default: 31 persons, or all types of drones, or all gestures.
+        images_per_user: number of windows of each class.
+        image_size: height and width in pixels.
+        seed: another seed gives other persons and recordings.
         kind: walking persons (in folders ID_1, ID_2, …), drones, or hand gestures (in folders of their names).
         channels: 3: colours, JPG; 1: grey, PNG.
     """

@@ -1,4 +1,4 @@
-"""ResNet18 (He et al. 2016, Table 1) that tells persons apart by their spectrograms: train, predict, features."""
+"""A ResNet18 (He et al. 2016, Table 1) that classifies spectrograms by person: training, prediction, features."""
 import math
 import sys
 from functools import partial
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from groundwork.device import autocast, grad_scaler, in_memory_format
 from groundwork.memory import AdaptiveBatches
 
-RECIPE_VERSION = 4      # raise it when classifiers are trained differently, so that those made before are made again
-WARMUP_SHARE = 0.1      # of the steps, the learning rate rises linearly; then it falls along a cosine to zero
+RECIPE_VERSION = 4      # increase it when training changes, so that stored classifiers and runs are not used again
+WARMUP_SHARE = 0.1      # share of the steps with a linear warm-up of the learning rate; a cosine decay to zero follows
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1   # Szegedy et al. 2016, section 7
 
 
 def build_classifier(num_classes: int, seed: int) -> nn.Module:
-    """An untrained ResNet18 with weights drawn from `seed`; PyTorch's global random state is left as it was."""
+    """An untrained ResNet18 with random weights that follow from `seed`. PyTorch's global random state is kept."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return torchvision.models.resnet18(weights=None, num_classes=num_classes)
@@ -27,11 +27,11 @@ def build_classifier(num_classes: int, seed: int) -> nn.Module:
 
 def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: int, num_steps: int, lr: float,
                      seed: int, device: torch.device, on_step: Callable[[], None] | None = None) -> nn.Module:
-    """Train a new classifier with AdamW on `num_steps` batches: images (b, 3, size, size) uint8, labels (b,) int64 in
-    [0, num_classes).
+    """Train a new classifier with AdamW on num_steps `batches`, and return it in evaluation mode on `device`.
 
-    Weights follow from `seed` alone, and on the CPU so does the result, bit by bit. Returns the model in evaluation
-    mode on `device`.
+    batches: images (b, 3 or 1, size, size) uint8 and labels (b,) int64 in [0, num_classes); lr: the highest learning
+    rate, see `lr_factor`; on_step: called after each step. The initial weights follow from `seed`. On the CPU the
+    result, too, is the same to the bit for the same batches and seed.
     """
     model = in_memory_format(build_classifier(num_classes, seed).to(device), torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
@@ -49,15 +49,19 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: i
 
 def _set_gradients(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler,
                    parts: AdaptiveBatches) -> None:
-    """Of the batch's mean loss, in parts where memory is short: only batch normalisation then sees fewer images."""
+    """Compute the gradients of the batch's mean loss; in smaller parts if the device runs out of memory.
+
+    The parts add up to the same loss. Only batch normalisation differs, since it sees fewer images at a time.
+    """
     def attempt() -> None:
         model.zero_grad(set_to_none=True)
         for part, own_labels in zip(images.split(parts.size), labels.split(parts.size)):
             _backward(model, part, own_labels, scaler, len(part) / len(images))
-    parts.until_it_fits(attempt, len(images))
+    parts.retry_until_it_fits(attempt, len(images))
 
 
 def _backward(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler, share: float) -> None:
+    """Add the gradients of `share` times the mean loss of these images, scaled by the GradScaler."""
     device = next(model.parameters()).device
     with autocast(device):
         logits = model(normalise(images, device))
@@ -67,11 +71,12 @@ def _backward(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.am
 
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
-    """(n, 3, size, size) uint8 → (n, classes) float32 probabilities, on the CPU."""
+    """Class probabilities: images (n, 3 or 1, size, size) uint8 → (n, classes) float32 on the CPU."""
     return AdaptiveBatches(batch_size, "image", "classifying").map(partial(_logits, model), images).softmax(dim=1)
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """(n, 3 or 1, size, size) uint8 → (n, classes) float32 on the CPU."""
     device = next(model.parameters()).device
     with autocast(device):
         return model(normalise(images, device)).float().cpu()
@@ -79,32 +84,35 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def features(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
-    """(n, 3, size, size) uint8 → what the last layer sees, (n, 512) float32, on the CPU."""
-    found: list[Tensor] = []
+    """The input of the last layer: images (n, 3 or 1, size, size) uint8 → (n, 512) float32 on the CPU."""
+    captured: list[Tensor] = []
 
-    def pooled(images: Tensor) -> Tensor:
+    def pooled_features(images: Tensor) -> Tensor:
         _logits(model, images)
-        return found.pop()
+        return captured.pop()
     hook = model.get_submodule("avgpool").register_forward_hook(
-        lambda _, __, pooled: found.append(pooled.flatten(1).float().cpu()))
+        lambda _, __, output: captured.append(output.flatten(1).float().cpu()))
     try:
-        return AdaptiveBatches(batch_size, "image", "features").map(pooled, images)
+        return AdaptiveBatches(batch_size, "image", "features").map(pooled_features, images)
     finally:
         hook.remove()
 
 
 def index_batches(num_images: int, sizes: Iterable[int], generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield an index tensor of each of the sizes: one random permutation of all images after the other."""
-    waiting = torch.empty(0, dtype=torch.int64)
+    """Yield an index tensor (size,) int64 for each of the sizes.
+
+    Together they are one random permutation of all images after another: each index comes once before any comes again.
+    """
+    queue = torch.empty(0, dtype=torch.int64)
     for size in sizes:
-        while len(waiting) < size:
-            waiting = torch.cat([waiting, torch.randperm(num_images, generator=generator)])
-        yield waiting[:size]
-        waiting = waiting[size:]
+        while len(queue) < size:
+            queue = torch.cat([queue, torch.randperm(num_images, generator=generator)])
+        yield queue[:size]
+        queue = queue[size:]
 
 
 def lr_factor(step: int, num_steps: int) -> float:
-    """What the learning rate is multiplied by in step 0 … num_steps − 1: a linear rise, then a cosine to zero."""
+    """The factor of the learning rate in step 0 … num_steps − 1: linear warm-up to 1, then a cosine towards 0."""
     warmup = max(1, round(WARMUP_SHARE * num_steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -112,5 +120,5 @@ def lr_factor(step: int, num_steps: int) -> float:
 
 
 def normalise(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 [0, 255] (n, 3 or 1, h, w) → float32 [−1, 1] (n, 3, h, w) on `device`, channels last; grey is repeated."""
+    """(n, 3 or 1, h, w) uint8 → (n, 3, h, w) float32 in [−1, 1] on `device`, channels last; grey is repeated."""
     return images.to(device).expand(-1, 3, -1, -1).to(memory_format=torch.channels_last).float() / 127.5 - 1.0

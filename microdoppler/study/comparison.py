@@ -1,8 +1,8 @@
-"""From runs to a verdict: paired differences and their uncertainty.
+"""From runs to a verdict: paired differences of accuracy, their confidence interval, and how many seeds are needed.
 
-Test windows overlap, so that single images are no independent tests: the units are whole passes, and with them the
-folds and the seeds that a conclusion should not depend on. The three are crossed, and the variance is the sum of what
-each of them brings.
+Test windows of one pass overlap, so single images are no independent tests. The units are whole passes. Folds and
+random seeds are units too, since a conclusion should not depend on which ones were used. The three factors are crossed,
+and the variance of a difference is the sum of the parts that come from each of them.
 """
 from dataclasses import dataclass, replace
 from typing import Sequence
@@ -12,66 +12,75 @@ from scipy import stats
 
 from microdoppler.study.runs import Run
 
-REPLICATES = 4000
+REPLICATES = 4000                           # of the bootstrap
 CONFIDENCE = 0.95
 Z = stats.norm.ppf(0.5 + CONFIDENCE / 2)
-MOST_SEEDS = 200                            # that anyone would wait for
+MAX_SEEDS = 200                             # per fold; nobody would wait for more
 BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class CorrectCounts:
-    """Who was right, counted by pass: correct {arm: (folds, seeds, passes)}, of total (folds, passes) test images;
-    user_of: (passes,) the user that a pass belongs to."""
+    """Numbers of correctly classified test images per pass.
+
+    correct: {name of an arm: (folds, seeds, passes)}; total: (folds, passes), the number of test images, 0 where a fold
+    does not test on a pass; user_of: (passes,) the label (user number - 1) of the user that a pass belongs to.
+    """
     correct: dict[str, np.ndarray]
     total: np.ndarray
     user_of: np.ndarray
 
     @staticmethod
     def of(runs: Sequence[Run]) -> "CorrectCounts":
+        """Count over runs. Raises ValueError unless there is one run for each arm, fold and seed."""
         folds, seeds = (sorted({getattr(run, part) for run in runs}) for part in ("fold", "seed"))
         user_of = {name: label for run in runs for name, label in zip(run.passes, run.labels.tolist())}
-        passes = {name: i for i, name in enumerate(user_of)}
-        correct = {run.arm.name: np.zeros((len(folds), len(seeds), len(passes))) for run in runs}
-        total = np.zeros((len(folds), len(passes)))
+        index_of = {name: i for i, name in enumerate(user_of)}      # of a pass
+        correct = {run.arm.name: np.zeros((len(folds), len(seeds), len(index_of))) for run in runs}
+        total = np.zeros((len(folds), len(index_of)))
         cells = {(run.arm.name, run.fold, run.seed) for run in runs}
         if not len(cells) == len(runs) == len(correct) * len(folds) * len(seeds):
             raise ValueError(f"{len(runs)} runs; expected one for each of {len(correct)} arms, {len(folds)} folds and "
                              f"{len(seeds)} seeds")
         for run in runs:
-            place = [passes[name] for name in run.passes]
+            pass_indices = [index_of[name] for name in run.passes]
             fold = folds.index(run.fold)
-            correct[run.arm.name][fold, seeds.index(run.seed)] = np.bincount(place, run.correct, len(passes))
-            total[fold] = np.bincount(place, minlength=len(passes))
+            correct[run.arm.name][fold, seeds.index(run.seed)] = np.bincount(pass_indices, run.correct, len(index_of))
+            total[fold] = np.bincount(pass_indices, minlength=len(index_of))
         return CorrectCounts(correct, total, np.array(list(user_of.values())))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Folds, seeds, passes."""
+        """The numbers of folds, seeds and passes."""
         return next(iter(self.correct.values())).shape
 
 
 def accuracies(counts: CorrectCounts, arm: str, weights: np.ndarray | None = None) -> np.ndarray:
-    """(b, folds, seeds): the accuracy of each run of an arm when its passes count as often as weights (b, passes) say,
-    for b replicates at once; default: each once. NaN where no pass of a fold counts."""
+    """The accuracy of each run of an arm, for b weightings of the passes at once: (b, folds, seeds).
+
+    weights: (b, passes), how often each pass counts; default: each once, with b = 1. NaN where the test passes of a
+    fold have no weight.
+    """
     weights = np.ones((1, counts.shape[2])) if weights is None else weights
-    right, of = np.tensordot(weights, counts.correct[arm], axes=(1, 2)), weights @ counts.total.T
-    return right / np.where(of > 0, of, np.nan)[:, :, None]
+    correct, total = np.tensordot(weights, counts.correct[arm], axes=(1, 2)), weights @ counts.total.T
+    return correct / np.where(total > 0, total, np.nan)[:, :, None]
 
 
-def differences(counts: CorrectCounts, arm: str, baseline: str, weights: np.ndarray | None = None) -> np.ndarray:
-    """(b, folds, seeds): accuracies of the arm less those of its baseline on the same folds, seeds and passes."""
+def accuracy_differences(counts: CorrectCounts, arm: str, baseline: str,
+                         weights: np.ndarray | None = None) -> np.ndarray:
+    """Accuracies of an arm less those of its baseline with the same folds, seeds and weights: (b, folds, seeds)."""
     return accuracies(counts, arm, weights) - accuracies(counts, baseline, weights)
 
 
 @dataclass(frozen=True)
 class Variance:
-    """Of a mean difference over folds, seeds and passes, by what it comes from; runs: the scatter of single runs that
-    neither their fold nor their seed explains.
+    """The variance of a mean difference, as a sum of four parts: from folds, from seeds, from single runs, from passes.
 
-    Of folds and seeds these are the moment estimates of a crossed analysis of variance (Searle, Casella & McCulloch
-    1992, section 4.3), cut off at 0; they equal a bootstrap of infinitely many replicates that draws n - 1 of n units
-    (Rao & Wu 1988, section 2), less the runs' scatter that folds and seeds would both count. Passes are bootstrapped.
+    folds, seeds: moment estimates of a crossed analysis of variance (Searle, Casella & McCulloch 1992, section 4.3), or
+    0 where these are negative. They equal the variance of a bootstrap that draws n - 1 of n units (Rao & Wu 1988,
+    section 2) with infinitely many replicates, less the part from runs: the folds' means and the seeds' means both
+    contain it. runs: the scatter of single runs that neither their fold nor their seed explains. passes: the variance
+    of a bootstrap over passes.
     """
     folds: float
     seeds: float
@@ -80,94 +89,106 @@ class Variance:
 
     @staticmethod
     def of(counts: CorrectCounts, arm: str, baseline: str) -> "Variance":
-        found = differences(counts, arm, baseline)[0]
-        by_fold, by_seed = found.mean(axis=1), found.mean(axis=0)
-        rest = found - by_fold[:, None] - by_seed + found.mean()
-        runs = float(np.square(rest).sum()) / max(1, (len(by_fold) - 1) * (len(by_seed) - 1)) / found.size
+        """Estimate it for the difference of an arm from its baseline."""
+        differences = accuracy_differences(counts, arm, baseline)[0]
+        by_fold, by_seed = differences.mean(axis=1), differences.mean(axis=0)
+        residuals = differences - by_fold[:, None] - by_seed + differences.mean()
+        runs = float(np.square(residuals).sum()) / max(1, (len(by_fold) - 1) * (len(by_seed) - 1)) / differences.size
         folds, seeds = (max(0.0, float(np.var(means, ddof=1)) / len(means) - runs) if len(means) > 1 else 0.0
                         for means in (by_fold, by_seed))
-        resampled = differences(counts, arm, baseline, resampled_passes(counts))
+        resampled = accuracy_differences(counts, arm, baseline, resampled_passes(counts))
         return Variance(folds, seeds, runs, float(np.var(np.nanmean(resampled, axis=(1, 2)))))
 
-    def with_seeds(self, share: float) -> "Variance":
-        """That of 1 / share as many seeds: folds and test passes stay what they are."""
-        return replace(self, seeds=self.seeds * share, runs=self.runs * share)
+    def with_seeds(self, factor: float) -> "Variance":
+        """The variance with 1 / factor times as many seeds: only the parts from seeds and runs change, by `factor`."""
+        return replace(self, seeds=self.seeds * factor, runs=self.runs * factor)
 
     @property
     def total(self) -> float:
+        """The sum of the four parts."""
         return self.folds + self.seeds + self.runs + self.passes
 
 
 @dataclass(frozen=True)
 class DegreesOfFreedom:
-    """How many units less one, or less one per stratum, a variance was estimated from."""
+    """The degrees of freedom of each variance: number of units less one; of passes, less one for each stratum."""
     folds: int
     seeds: int
     passes: int
 
 
 def resampled_passes(counts: CorrectCounts) -> np.ndarray:
-    """(REPLICATES, passes): how often each pass counts, drawn within each of `strata`.
+    """Bootstrap weights of the passes, resampled within each stratum: (REPLICATES, passes).
 
-    Of n passes n - 1 are drawn and weighted by n / (n - 1), without which the variance of a mean of few would be too
-    small by that factor (Rao & Wu 1988, section 2).
+    From the n passes of a stratum, n - 1 are drawn with replacement, and each weighs n / (n - 1). Without this, the
+    variance of a mean of few passes would be too small by the factor (n - 1) / n (Rao & Wu 1988, section 2).
     """
-    rng, of = np.random.default_rng(BOOTSTRAP_SEED), strata(counts)
-    weights = np.ones((REPLICATES, len(of)))
-    for stratum in np.unique(of):
-        size = int((of == stratum).sum())
+    rng, stratum_of = np.random.default_rng(BOOTSTRAP_SEED), strata(counts)
+    weights = np.ones((REPLICATES, len(stratum_of)))
+    for stratum in np.unique(stratum_of):
+        size = int((stratum_of == stratum).sum())
         if size > 1:
-            weights[:, of == stratum] = (rng.multinomial(size - 1, np.full(size, 1 / size), REPLICATES)
-                                         * size / (size - 1))
+            weights[:, stratum_of == stratum] = (rng.multinomial(size - 1, np.full(size, 1 / size), REPLICATES)
+                                                 * size / (size - 1))
     return weights
 
 
 def strata(counts: CorrectCounts) -> np.ndarray:
-    """(passes,) within what a pass is drawn: its user; users of one pass are drawn among each other."""
+    """(passes,) the stratum within which a pass is resampled: its user's label.
+
+    Users with a single pass form one stratum together, -1.
+    """
     users, num_passes = np.unique(counts.user_of, return_counts=True)
     return np.where(np.isin(counts.user_of, users[num_passes > 1]), counts.user_of, -1)
 
 
 def compare(counts: CorrectCounts, arm: str, baseline: str) -> dict:
-    """The paired difference, its 95 % interval, a verdict, and how many seeds per fold would tell.
+    """Compare an arm with its baseline. Plain values for summary.json:
 
-    Plain values for summary.json; interval None where there is one run only, which has nothing to vary.
+    difference: mean paired difference of accuracy, as a fraction; interval_95: its confidence interval [low, high],
+    None if the arm has only one run, which has no variance; verdict: "helps" if the interval lies above 0, "hurts" if
+    below, otherwise "not distinguishable"; seeds_needed: see `seeds_needed`, None if there is a verdict.
     """
-    found = float(differences(counts, arm, baseline).mean())
+    difference = float(accuracy_differences(counts, arm, baseline).mean())
     num_folds, num_seeds, num_passes = counts.shape
     if num_folds * num_seeds == 1:
-        return {"difference": found, "interval_95": None, "verdict": "not distinguishable", "seeds_needed": None}
+        return {"difference": difference, "interval_95": None, "verdict": "not distinguishable", "seeds_needed": None}
     variance = Variance.of(counts, arm, baseline)
-    freedom = DegreesOfFreedom(num_folds - 1, num_seeds - 1, num_passes - len(np.unique(strata(counts))))
-    half = half_width(variance, freedom)
-    low, high = found - half, found + half
+    degrees = DegreesOfFreedom(num_folds - 1, num_seeds - 1, num_passes - len(np.unique(strata(counts))))
+    half = half_width(variance, degrees)
+    low, high = difference - half, difference + half
     verdict = "helps" if low > 0 else "hurts" if high < 0 else "not distinguishable"
-    needed = seeds_needed(found, variance, freedom) if verdict == "not distinguishable" else None
-    return {"difference": found, "interval_95": [low, high], "verdict": verdict, "seeds_needed": needed}
+    needed = seeds_needed(difference, variance, degrees) if verdict == "not distinguishable" else None
+    return {"difference": difference, "interval_95": [low, high], "verdict": verdict, "seeds_needed": needed}
 
 
-def half_width(variance: Variance, freedom: DegreesOfFreedom) -> float:
-    """Of the 95 % interval: the standard error times Student's t, whose degrees of freedom are those of a sum of
-    variances that are estimated from few units (Satterthwaite 1946, eq. 17). Folds and runs are one such variance, that
-    of the folds' means, unless folds bring nothing to it."""
-    by_fold = freedom.folds if variance.folds else freedom.folds * freedom.seeds
-    parts = ((variance.folds + variance.runs, by_fold), (variance.seeds, freedom.seeds),
-             (variance.passes, freedom.passes))
-    spread = sum(part**2 / units for part, units in parts if units)
-    quantile = Z if spread == 0 else stats.t.ppf(0.5 + CONFIDENCE / 2, variance.total**2 / spread)
+def half_width(variance: Variance, degrees: DegreesOfFreedom) -> float:
+    """Half the width of the 95 % confidence interval: the standard error times a quantile of Student's t.
+
+    The degrees of freedom of t are those of a sum of estimated variances (Satterthwaite 1946, eq. 17). The parts from
+    folds and runs count as one variance, that of the folds' means. If the part from folds is 0, only runs remain, with
+    the degrees of freedom of the interaction. If no part has both a variance and degrees of freedom, the quantile is
+    that of the normal distribution.
+    """
+    folds_and_runs = degrees.folds if variance.folds else degrees.folds * degrees.seeds
+    parts = ((variance.folds + variance.runs, folds_and_runs), (variance.seeds, degrees.seeds),
+             (variance.passes, degrees.passes))
+    denominator = sum(part**2 / part_degrees for part, part_degrees in parts if part_degrees)
+    quantile = Z if denominator == 0 else stats.t.ppf(0.5 + CONFIDENCE / 2, variance.total**2 / denominator)
     return float(quantile * np.sqrt(variance.total))
 
 
-def seeds_needed(found: float, variance: Variance, freedom: DegreesOfFreedom) -> int | None:
-    """How many seeds per fold would shrink the interval until it leaves out 0, should the difference stay what it is.
+def seeds_needed(difference: float, variance: Variance, degrees: DegreesOfFreedom) -> int | None:
+    """How many seeds per fold would make the confidence interval exclude 0, if the difference stays the same.
 
-    More seeds shrink the variance by seeds and by runs, and make the former better known; those by folds and by test
-    passes stay. None when up to MOST_SEEDS do not do it, or when there is one seed only, whose variance is unknown.
+    More seeds reduce the variance from seeds and from runs, and add degrees of freedom. The variance from folds and
+    from passes stays the same. None when MAX_SEEDS are not enough, or when there is only one seed so far: the variance
+    from seeds is then unknown.
     """
-    seeds = freedom.seeds + 1
+    seeds = degrees.seeds + 1
     if seeds == 1:
         return None
-    for number in range(seeds + 1, MOST_SEEDS + 1):
-        if half_width(variance.with_seeds(seeds / number), replace(freedom, seeds=number - 1)) < abs(found):
+    for number in range(seeds + 1, MAX_SEEDS + 1):
+        if half_width(variance.with_seeds(seeds / number), replace(degrees, seeds=number - 1)) < abs(difference):
             return number
     return None

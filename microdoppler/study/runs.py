@@ -1,4 +1,4 @@
-"""The study: classifiers of several arms, on several folds, with several seeds, each run written down and made once."""
+"""The runs of a study: one classifier per arm, fold and random seed. Each run is stored, and is not trained twice."""
 import csv
 import hashlib
 import json
@@ -21,26 +21,31 @@ from microdoppler.study.scores import score
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One split and what is trained and tested on it; passes: the pass that each test image comes from."""
+    """One split, with the arms that are trained and the images that are tested on it."""
     number: int
     arms: Sequence[Arm]
     test: ImageSet
-    passes: Sequence[str]
-    split: dict[str, Any]                   # how the images were divided, for runs.csv
-    facts: dict[str, dict[str, Any]]        # {name of an arm: what made its synthetic images}, likewise
+    passes: Sequence[str]                   # of each test image: the name of its pass
+    split: dict[str, Any]                   # columns of runs.csv: how the images were split
+    facts: dict[str, dict[str, Any]]        # {name of an arm: columns of runs.csv: the origin of its synthetic images}
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one trained classifier said of the test images: probabilities (n, classes) float32; seconds it all took."""
+    """The result of one training.
+
+    probabilities: (n, classes) float32, of the n test images; seconds: time of training and prediction.
+    """
     probabilities: np.ndarray
     seconds: float
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One classifier of an arm on the test images. probabilities: (n, classes) float32; labels: (n,) int64; passes: of
-    each test image."""
+    """The predictions of one classifier for n test images.
+
+    probabilities: (n, classes) float32; labels: (n,) int64, the true ones; passes: n names, the pass of each image.
+    """
     arm: Arm
     fold: int
     seed: int
@@ -50,30 +55,34 @@ class Run:
 
     @property
     def correct(self) -> np.ndarray:
-        """(n,) bool."""
+        """(n,) bool: whether the most probable class is the true one."""
         return self.probabilities.argmax(axis=1) == self.labels
 
 
 @dataclass(frozen=True, eq=False)
-class Planned:
-    """A run to be made or read. key: a hash of all that determines its outcome, so that runs whose images are the same
-    (a selection that kept them all) share one training."""
+class PlannedRun:
+    """A run that is to be trained, or read if its outcome is stored.
+
+    key: a hash of everything that the outcome depends on. Runs with the same images (such as those of an arm whose
+    selection kept all images) have the same key and share one training.
+    """
     fold: Fold
     arm: Arm
     seed: int
     key: str
 
     def run(self, outcome: Outcome) -> Run:
+        """The run with its outcome."""
         return Run(self.arm, self.fold.number, self.seed, outcome.probabilities, self.fold.test.labels.numpy(),
                    self.fold.passes)
 
-    def row(self, outcome: Outcome, facts: dict[str, Any]) -> dict[str, Any]:
-        """Its line of runs.csv."""
+    def row(self, outcome: Outcome, recipe: dict[str, Any]) -> dict[str, Any]:
+        """The row in runs.csv: {column: value}. recipe: the columns that all runs of the study have in common."""
         scores = score(outcome.probabilities, self.fold.test.labels.numpy())
         sizes = {f"num_{kind}": len(part.images) if part else 0
                  for kind, part in (("real", self.arm.real), ("synthetic", self.arm.synthetic))}
         return {"key": self.key, "arm": self.arm.kind, "synthetic": self.arm.synthetic_name, "fold": self.fold.number,
-                "seed": self.seed, **facts, "image_size": self.fold.test.images.shape[-1], **sizes, **self.fold.split,
+                "seed": self.seed, **recipe, "image_size": self.fold.test.images.shape[-1], **sizes, **self.fold.split,
                 **self.fold.facts.get(self.arm.name, {}), "seconds": f"{outcome.seconds:.1f}",
                 "num_test": len(self.fold.test.images),
                 **{name: f"{scores[name]:.6f}" for name in ("accuracy", "macro_f1", "ece")},
@@ -82,17 +91,18 @@ class Planned:
 
 def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], recipe: dict[str, Any],
               device: torch.device, folder: Path) -> list[Run]:
-    """Train and test every arm of every fold with every seed; runs that `folder` already holds are read, not made.
+    """Train and test every arm of every fold with every seed. Runs that are stored in `folder` are not trained again.
 
-    recipe: num_steps, batch_size, lr and synthetic_shares, the same for all. Writes folder/runs.csv (a row per run, of
-    this study and of earlier ones in the same folder) and folder/predictions/<key>.npz.
+    recipe: num_steps, batch_size, lr and synthetic_shares of all runs. Writes folder/predictions/<key>.npz for each
+    training, and folder/runs.csv with a row for each run of this study and of earlier ones in the same folder. Raises
+    InputError when runs.csv cannot be read.
     """
     common = {**recipe, "device": device.type, "precision": str(half_precision(device))}
-    plan = [Planned(fold, arm, seed, _run_key(arm, fold.test, num_classes, common, seed))
+    plan = [PlannedRun(fold, arm, seed, _run_key(arm, fold.test, num_classes, common, seed))
             for seed in seeds for fold in folds for arm in fold.arms]
     log = RunLog(folder)
-    outcomes = {planned.key: found for planned in plan if (found := log.read(planned.key))}
-    missing: dict[str, Planned] = {}
+    outcomes = {planned.key: outcome for planned in plan if (outcome := log.read(planned.key))}
+    missing: dict[str, PlannedRun] = {}
     for planned in plan:
         if planned.key not in outcomes:
             missing.setdefault(planned.key, planned)
@@ -111,22 +121,24 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
                 arm.batches(recipe["num_steps"], recipe["batch_size"], recipe["synthetic_shares"], seed),
                 num_classes=num_classes, num_steps=recipe["num_steps"], lr=recipe["lr"], seed=seed, device=device,
                 on_step=bar.update)
-            found = Outcome(predict(model, planned.fold.test.images).numpy(), time.perf_counter() - started)
-            outcomes[planned.key] = found
-            log.write(planned.key, found)
+            outcome = Outcome(predict(model, planned.fold.test.images).numpy(), time.perf_counter() - started)
+            outcomes[planned.key] = outcome
+            log.write(planned.key, outcome)
             write_rows()
     return [planned.run(outcomes[planned.key]) for planned in plan]
 
 
 def _run_key(arm: Arm, test: ImageSet, num_classes: int, common: dict[str, Any], seed: int) -> str:
-    determines = [RECIPE_VERSION, arm.determines, test.digest, num_classes, sorted(common.items()), seed]
-    return hashlib.sha256(json.dumps(determines).encode()).hexdigest()[:16]
+    """A hash of everything that the outcome of a run depends on."""
+    parts = [RECIPE_VERSION, arm.key_parts, test.digest, num_classes, sorted(common.items()), seed]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 class RunLog:
-    """folder/predictions/<key>.npz for what is computed from a run later, folder/runs.csv for people."""
+    """The stored runs: folder/predictions/<key>.npz to compute results from, and folder/runs.csv for people to read."""
 
     def __init__(self, folder: Path):
+        """Raises InputError when `folder` has a runs.csv that cannot be read."""
         self.folder = folder
         self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
         if (folder / "runs.csv").exists():
@@ -138,7 +150,7 @@ class RunLog:
                                  "are in predictions/, and their rows are written anew") from None
 
     def read(self, key: str) -> Outcome | None:
-        """The outcome with this key, or None when there is none or its file is damaged."""
+        """The outcome that is stored under this key; None when there is none, or its file is damaged."""
         try:
             arrays = load_arrays(self.folder / "predictions" / f"{key}.npz")
             return Outcome(arrays["probabilities"], float(arrays["seconds"]))
@@ -146,11 +158,12 @@ class RunLog:
             return None
 
     def write(self, key: str, outcome: Outcome) -> None:
+        """Store an outcome under its key."""
         with atomic_path(self.folder / "predictions" / f"{key}.npz") as temporary:
             np.savez(temporary, probabilities=outcome.probabilities, seconds=outcome.seconds)
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows to runs.csv; those of the same runs are replaced."""
+        """Add rows to runs.csv; they replace the rows of the same runs."""
         self._add(rows)
         if not self.rows:
             return
@@ -162,4 +175,5 @@ class RunLog:
                 writer.writerows(self.rows.values())
 
     def _add(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows; key, arm, synthetic set and fold identify a run."""
         self.rows |= {tuple(str(row.get(name)) for name in ("key", "arm", "synthetic", "fold")): row for row in rows}

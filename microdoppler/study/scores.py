@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, macro-F1, recall per user, calibration, confusion."""
+"""Metrics of a classifier's predictions: accuracy, macro-F1, calibration error, recall per user, confusion matrix."""
 import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score
 
@@ -6,8 +6,11 @@ ECE_BINS = 15       # Guo et al. 2017, section 4
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray) -> dict:
-    """probabilities: (n, classes) in [0, 1]; labels: (n,) int64 → accuracy, macro_f1 and ece as fractions, recalls:
-    {user number: fraction of the user's images}, confusion: (classes, classes) counts, row = true label."""
+    """All metrics of the predictions for n images, as plain values.
+
+    probabilities: (n, classes) in [0, 1]; labels: (n,) int64. Returns accuracy, macro_f1 and ece, which are fractions;
+    recalls {user number: fraction}; confusion, (classes, classes) counts as lists, a row per true label.
+    """
     predicted, classes = probabilities.argmax(axis=1), np.arange(probabilities.shape[1])
     confusion = confusion_matrix(labels, predicted, labels=classes)
     return {"accuracy": float((predicted == labels).mean()),
@@ -17,14 +20,20 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def user_recalls(confusion: np.ndarray) -> dict[int, float]:
-    """(classes, classes) counts → {user number: share of the user's test images that were recognised}."""
+    """Recall of each user who has test images: {user number: fraction of them that were classified correctly}.
+
+    confusion: (classes, classes) counts, a row per true label.
+    """
     return {label + 1: float(row[label] / row.sum()) for label, row in enumerate(confusion) if row.sum()}
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The mean gap between confidence and accuracy over ECE_BINS bins of equal width, weighted by their images
-    (Naeini et al. 2015; Guo et al. 2017, equation 3)."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    """The mean gap between confidence and accuracy, over ECE_BINS bins of equal width in confidence, as a fraction.
+
+    probabilities: (n, classes); labels: (n,) int64. Bins are weighted by their number of images (Naeini et al. 2015;
+    Guo et al. 2017, equation 3).
+    """
+    confidence, is_correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
+    gaps = np.bincount(bins, weights=is_correct - confidence, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(labels))

@@ -1,1 +1,1 @@
-"""What a training run says about itself: milestones, diagnosis, plot, terminal screen and HTML page."""
+"""Observe a training run: metrics of its milestones, diagnosis, plot, terminal screen and HTML page."""

@@ -1,4 +1,4 @@
-"""What metrics.jsonl says about a training run: where it stands, what is wrong, and what to do about it."""
+"""Diagnosis of a training run from its metrics.jsonl: what is wrong, and what to do about it."""
 import math
 from dataclasses import dataclass
 
@@ -6,33 +6,38 @@ import numpy as np
 
 from microdoppler.watch.metrics import MILESTONE_KEYS, Metrics, recent, smooth
 
-# Losses are judged in units of the start level, the loss of a network that outputs zero, since both depend on schedule,
-# weighting and objective. "Measured" = a small U-Net on linear latents of six real persons, or of std 0.18.
-JUDGE_LOSS_STEPS = (200, 2000)      # judge from a tenth of the run, within these: lr 1e-4 leaves the start level by 150
-JUDGE_MILESTONES_FROM = 0.3         # of the run: before it, averaged weights and samples lag behind the loss
-MIN_LINES = 10                      # below it a mean of the loss says little (a line scatters by 5 to 8 %)
-NOT_FALLING_STANDARDIZED = 0.9      # x start: measured 0.7 after 250 steps at lr 1e-4
-NOT_FALLING_RAW = 0.5               # x start, and still high: scaling the input, no more, brings std 0.18 to 0.2
-STILL_HIGH_STANDARDIZED = ((0, 1.0), (0.1, 0.85), (0.3, 0.7), (1, 0.6))     # progress, x start; measured 0.3 to 0.4
-EXPECTED_RAW = ((0, 0.5), (0.2, 0.05), (80 / 150, 0.01), (1, 0.01))         # progress, loss: what earlier runs logged
-EXPECTED_RAW_START = 0.21           # the start level of those runs: pred_v, cosine, min-SNR 5, std 0.18
-RAW_TOLERANCE = 3                   # x EXPECTED_RAW is still high: noisy latents end well above those runs
-FLAT = 0.02                         # fall between the middle and last third of the run; measured 0.07 and more
-RISEN = 1.5                         # x the lowest running mean
-SPIKE, SPIKE_SIGMAS = 1.5, 8        # x the median of the 20 lines before, and beyond the usual scatter
-SPIKES_MIN, SPIKES_SHARE = 3, 0.01  # fewer are harmless: clipping deals with them
-BAD_GRADIENTS = 0.05                # share of lines: fp16's loss scaling makes a few on purpose
-CLASS_GAIN = 0.003                  # measured 0.004 after 1000 steps at lr 1e-4, 0.010 after 3000
-BLURRED, NOISY = 0.75, 1.35         # sharpness, 1 is right
-RECOGNISED = 0.5                    # share of samples; images of another person than they are labelled do harm
-COLLAPSED = 0.5                     # diversity, 1 is right; measured 0.8 to 1.3 per user
-COPIED = 0.1                        # share of near-copies; of held-out real windows measured 0 to 0.01
-SLOWED = 0.5                        # x the upper quartile of the speed so far
+# Losses are compared with the zero-output loss, the loss of a network that outputs zero. Training starts near it. It
+# depends on the noise schedule, the loss weights and the objective. "Measured" values come from a small U-Net on linear
+# latents of six real persons, or on latents with std 0.18.
+JUDGE_LOSS_STEPS = (200, 2000)      # from a tenth of the run, within this range; at lr 1e-4 the loss falls by step 150
+JUDGE_MILESTONES_FROM = 0.3         # share of the run; before it, averaged weights and samples lag behind the loss
+MIN_LINES = 10                      # with fewer lines the mean loss says little: one line scatters by 5 to 8 %
+# The loss is "not falling" above this multiple of the zero-output loss.
+NOT_FALLING_STANDARDIZED = 0.9      # measured 0.7 after 250 steps at lr 1e-4
+NOT_FALLING_RAW = 0.5               # a network that only scales its input reaches 0.2 on latents with std 0.18
+# Points (progress of the run in 0 … 1, loss). The loss is "still high" above the line through them; for raw latents
+# this line is straight in log(loss), and RAW_TOLERANCE times as high.
+STILL_HIGH_STANDARDIZED = ((0, 1.0), (0.1, 0.85), (0.3, 0.7), (1, 0.6))     # x zero-output loss; measured 0.3 to 0.4
+EXPECTED_RAW = ((0, 0.5), (0.2, 0.05), (80 / 150, 0.01), (1, 0.01))         # losses that earlier runs logged
+EXPECTED_RAW_ZERO_OUTPUT = 0.21     # zero-output loss of those runs: pred_v, cosine, min-SNR 5, std 0.18
+RAW_TOLERANCE = 3                   # because runs on noisy latents end well above those runs
+FLAT_BELOW = 0.02                   # relative fall from the middle to the last third of the run; measured 0.07 or more
+RISEN_ABOVE = 1.5                   # times the lowest running mean
+SPIKE, SPIKE_SIGMAS = 1.5, 8        # a spike is above both: times the median of the 20 lines before; usual scatter
+SPIKES_MIN, SPIKES_SHARE = 3, 0.01  # fewer spikes are harmless, because gradients are clipped
+BAD_GRADIENTS_ABOVE = 0.05          # share of lines; the loss scaling of fp16 produces a few on purpose
+MIN_CLASS_GAIN = 0.003              # measured 0.004 after 1000 steps at lr 1e-4, 0.010 after 3000
+BLURRED_BELOW, NOISY_ABOVE = 0.75, 1.35     # sharpness; 1 is right
+MIN_RECOGNISED = 0.5                # share of samples; images that look like another person harm a classifier
+COLLAPSED_BELOW = 0.5               # diversity; 1 is right; measured 0.8 to 1.3 per user
+MAX_COPIES = 0.1                    # share of near-copies; measured 0 to 0.01 on held-out real windows
+SLOW_BELOW = 0.5                    # times the upper quartile of the speed so far
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Of the run, under their names in config.json; start_loss: the loss of a network that outputs zero."""
+class RunSettings:
+    """Constants of the training run, with the names of config.json, and zero_output_loss: the loss of a network that
+    outputs zero."""
     train_num_steps: int
     save_and_sample_every: int
     num_users: int
@@ -45,19 +50,21 @@ class Settings:
     train_lr: float
     max_grad_norm: float
     sampling_timesteps: int
-    start_loss: float
+    zero_output_loss: float
 
     @property
-    def is_raw(self) -> bool:
+    def has_raw_latents(self) -> bool:
+        """Whether the network sees the latents as the VAE scales them, usually with a std of 0.18."""
         return not (self.standardize_latents or self.auto_normalize)
 
     @property
     def more_guidance(self) -> str:
-        """"cond_scale <next> (now <this>)", or "" at the end of its range; likewise less_guidance."""
+        """Remedy "cond_scale <higher> (now <current>)", or "" when it cannot be higher."""
         return self._cond_scale(min(1.0, 2 * self.cond_scale) if self.use_cfg_plus_plus else self.cond_scale + 1)
 
     @property
     def less_guidance(self) -> str:
+        """Remedy "cond_scale <lower> (now <current>)", or "" when it cannot be lower."""
         return self._cond_scale(self.cond_scale / 2 if self.use_cfg_plus_plus
                                 else min(self.cond_scale, max(1.0, self.cond_scale - 2)))
 
@@ -71,62 +78,68 @@ class Settings:
 
     @property
     def judge_milestones_from(self) -> int:
+        """The first step whose milestone is judged."""
         return math.ceil(JUDGE_MILESTONES_FROM * self.train_num_steps)
 
     @property
     def expected_loss(self) -> str:
-        """What a healthy run's loss does, for people."""
-        if not self.is_raw:
-            low, high = 0.3 * self.start_loss, 0.6 * self.start_loss
-            return (f"{self.start_loss:.2g} at the start, {low:.2g} to {high:.2g} at the end, most of the way in the "
-                    "first tenth; never near 0: noise and fine detail look alike")
-        scale = self.start_loss / EXPECTED_RAW_START
+        """The course of the loss in a healthy run, as text."""
+        if not self.has_raw_latents:
+            low, high = 0.3 * self.zero_output_loss, 0.6 * self.zero_output_loss
+            return (f"{self.zero_output_loss:.2g} at the start, {low:.2g} to {high:.2g} at the end, most of the way in "
+                    "the first tenth; never near 0: noise and fine detail look alike")
+        scale = self.zero_output_loss / EXPECTED_RAW_ZERO_OUTPUT
         parts = [f"{scale * loss:.2g} by step {place * self.train_num_steps:.0f}" for place, loss in EXPECTED_RAW[1:-1]]
         return f"{', '.join(parts)}, {scale * 0.001:.2g} to {scale * 0.01:.2g} at the end"
 
-    def stuck_above(self, step: int) -> float:
-        """The loss above which nothing has been learnt by this step."""
-        if self.is_raw:
-            return max(NOT_FALLING_RAW * self.start_loss, self.still_high(step))
-        return NOT_FALLING_STANDARDIZED * self.start_loss
+    def not_falling_above(self, step: int) -> float:
+        """The loss above which the network has learnt nothing at this step."""
+        if self.has_raw_latents:
+            return max(NOT_FALLING_RAW * self.zero_output_loss, self.still_high_above(step))
+        return NOT_FALLING_STANDARDIZED * self.zero_output_loss
 
-    def still_high(self, step: int) -> float:
-        """The loss that a healthy run has fallen below by this step."""
+    def still_high_above(self, step: int) -> float:
+        """The loss above which a run is worse than a healthy one at this step."""
         progress = step / self.train_num_steps
-        if not self.is_raw:
+        if not self.has_raw_latents:
             places, shares = zip(*STILL_HIGH_STANDARDIZED)
-            return self.start_loss * np.interp(progress, places, shares)
+            return self.zero_output_loss * np.interp(progress, places, shares)
         places, losses = zip(*EXPECTED_RAW)
         expected = math.exp(np.interp(progress, places, np.log(losses)))
-        return RAW_TOLERANCE * expected * self.start_loss / EXPECTED_RAW_START
+        return RAW_TOLERANCE * expected * self.zero_output_loss / EXPECTED_RAW_ZERO_OUTPUT
 
 
 @dataclass(frozen=True)
 class Finding:
+    """One problem of the run, as text."""
     name: str
-    seen: str
-    meaning: str
-    remedy: str
+    seen: str       # the numbers that show it, and what was expected
+    meaning: str    # what it means for the model
+    remedy: str     # what to do, with the constants and their values
 
 
-def diagnose(metrics: Metrics, settings: Settings) -> list[Finding]:
-    """What is wrong; an empty list when nothing is."""
-    findings = [_numbers(metrics, settings), _loss(metrics, settings), _speed(metrics)]
+def diagnose(metrics: Metrics, settings: RunSettings) -> list[Finding]:
+    """The problems of the run; an empty list when there are none.
+
+    Milestones are judged by the median of the last three, because a single one may be an outlier.
+    """
+    findings = [_find_nan(metrics, settings), _find_loss_problem(metrics, settings), _find_slowdown(metrics)]
     judged = metrics.milestones["step"] >= settings.judge_milestones_from
     latest = {}
     for key in MILESTONE_KEYS[2:]:
-        values = metrics.milestones[key][judged][-3:]       # a median of three, as one milestone may be an accident
+        values = metrics.milestones[key][judged][-3:]
         if np.isfinite(values).any():
             latest[key] = float(np.median(values[np.isfinite(values)]))
-    findings += [_users(latest, settings), _sharpness(latest, settings), _collapse(latest, settings), _copies(latest)]
+    findings += [_find_users_not_distinguishable(latest, settings), _find_wrong_sharpness(latest, settings),
+                 _find_collapse(latest, settings), _find_copies(latest)]
     return [finding for finding in findings if finding is not None]
 
 
-def _numbers(metrics: Metrics, settings: Settings) -> Finding | None:
+def _find_nan(metrics: Metrics, settings: RunSettings) -> Finding | None:
     loss, grad_norm = metrics.training["loss"], metrics.training["grad_norm"]
     bad_loss = ~np.isfinite(loss)
     bad_grad = ~np.isfinite(grad_norm[len(grad_norm) // 2:])
-    if not bad_loss.any() and (len(loss) < MIN_LINES or bad_grad.mean() <= BAD_GRADIENTS):
+    if not bad_loss.any() and (len(loss) < MIN_LINES or bad_grad.mean() <= BAD_GRADIENTS_ABOVE):
         return None
     first = f", first at step {metrics.training['step'][bad_loss][0]:.0f}" if bad_loss.any() else ""
     return Finding(
@@ -140,8 +153,9 @@ def _numbers(metrics: Metrics, settings: Settings) -> Finding | None:
         "if it returns, amp = False")
 
 
-def _loss(metrics: Metrics, settings: Settings) -> Finding | None:
-    """The first that holds of: unstable, not falling, plateau. A loss that diverges is flat or high at times, too."""
+def _find_loss_problem(metrics: Metrics, settings: RunSettings) -> Finding | None:
+    """The first of these that applies: unstable, not falling, plateau. The order matters: a loss that diverges can also
+    be flat or high for a while."""
     finite = np.isfinite(metrics.training["loss"])
     loss, step = metrics.training["loss"][finite], metrics.step
     if len(loss) < MIN_LINES or step < settings.judge_loss_from or not recent(finite).any():
@@ -149,19 +163,20 @@ def _loss(metrics: Metrics, settings: Settings) -> Finding | None:
     now, lowest = recent(loss).mean(), np.nanmin(smooth(loss))
     spikes = _count_spikes(loss)
     has_spikes = spikes >= max(SPIKES_MIN, SPIKES_SHARE * len(loss) / 2)
-    if has_spikes or np.median(recent(loss)) > RISEN * lowest:
+    if has_spikes or np.median(recent(loss)) > RISEN_ABOVE * lowest:
         seen = f"{spikes} spikes in the last {len(loss) - len(loss) // 2} lines" if has_spikes else "the loss climbs"
         return Finding("unstable", f"{seen}: lowest mean {lowest:.4g}, now {now:.4g}, highest line {loss.max():.4g}",
                        "steps are too long for the loss to keep falling",
                        f"resume from the best milestone with train_lr {settings.train_lr / 2:g} (now "
                        f"{settings.train_lr:g}); max_grad_norm {settings.max_grad_norm / 2:g} (now "
                        f"{settings.max_grad_norm:g}); on a GPU without bf16 try amp = False")
-    if now > settings.stuck_above(step):
-        return _not_falling(loss, now, step, settings)
+    if now > settings.not_falling_above(step):
+        return _loss_not_falling(loss, now, step, settings)
     middle, last = np.median(loss[len(loss) // 3:len(loss) * 2 // 3]), np.median(loss[len(loss) * 2 // 3:])
-    if step >= settings.judge_milestones_from and now > settings.still_high(step) and last > (1 - FLAT) * middle:
+    still_high = settings.still_high_above(step)
+    if step >= settings.judge_milestones_from and now > still_high and last > (1 - FLAT_BELOW) * middle:
         return Finding("plateau", f"the loss stands at {now:.4g}, {last / middle - 1:+.1%} from the middle to the last "
-                       f"third of the steps so far; by step {step}, expected below {settings.still_high(step):.3g}",
+                       f"third of the steps so far; by step {step}, expected below {still_high:.3g}",
                        "training goes on, but no longer learns",
                        f"train_lr {settings.train_lr / 3:.2g} (now {settings.train_lr:g}) from the last milestone; if "
                        "that changes nothing, a wider network (dim), or a VAE with less noise in its latents: "
@@ -169,49 +184,50 @@ def _loss(metrics: Metrics, settings: Settings) -> Finding | None:
     return None
 
 
-def _not_falling(loss: np.ndarray, now: float, step: int, settings: Settings) -> Finding:
-    first, low = loss[:3].mean(), settings.train_lr < 1e-4
-    out_of_range = settings.is_raw or first > 2 * settings.start_loss
+def _loss_not_falling(loss: np.ndarray, now: float, step: int, settings: RunSettings) -> Finding:
+    first, lr_is_low = loss[:3].mean(), settings.train_lr < 1e-4
+    out_of_range = settings.has_raw_latents or first > 2 * settings.zero_output_loss
     latents = "python test_vae_range.py shows the range of the latents, and whether the VAE is any good"
     if not settings.standardize_latents:
         latents += "; set standardize_latents = True and auto_normalize = False"
-    rate = (f"train_lr {1e-4 if low else min(settings.train_lr / 3, 1e-3):.2g} (now {settings.train_lr:g}; "
+    rate = (f"train_lr {1e-4 if lr_is_low else min(settings.train_lr / 3, 1e-3):.2g} (now {settings.train_lr:g}; "
             "1e-4 to 1e-3 suits this network)")
     return Finding(
         "loss not falling",
         f"the loss began at {first:.4g} and is {now:.4g} at step {step}; a network that outputs zero has "
-        f"{settings.start_loss:.3g}",
+        f"{settings.zero_output_loss:.3g}",
         "the latents are not of the size that the noise schedule expects" if out_of_range else
-        f"the network has learnt next to nothing: the learning rate is too {'low' if low else 'high'}, "
+        f"the network has learnt next to nothing: the learning rate is too {'low' if lr_is_low else 'high'}, "
         "or the latents are mostly noise",
         "; then ".join((latents, rate) if out_of_range else (rate, latents)))
 
 
 def _count_spikes(loss: np.ndarray, before: int = 20) -> int:
-    """Lines in the later half of (n,) that stand out from the `before` lines in front of them."""
+    """The number of spikes in the second half of loss (lines,). A spike is a line far above the median of the `before`
+    lines that precede it."""
     if len(loss) < 2 * before:
         return 0
     windows = np.lib.stride_tricks.sliding_window_view(loss[:-1], before)
     ratio = loss[before:] / np.median(windows, axis=1)
-    sigma = 1.4826 * np.median(np.abs(ratio - np.median(ratio)))        # of a normal distribution with that scatter
+    sigma = 1.4826 * np.median(np.abs(ratio - np.median(ratio)))        # standard deviation if the scatter is normal
     return int((ratio > max(SPIKE, 1 + SPIKE_SIGMAS * sigma))[-(len(loss) - len(loss) // 2):].sum())
 
 
-def _speed(metrics: Metrics) -> Finding | None:
+def _find_slowdown(metrics: Metrics) -> Finding | None:
     speed = metrics.training["images_per_second"]
     if len(speed) < 2 * MIN_LINES:
         return None
     usual, now = np.quantile(speed, 0.75), np.median(recent(speed))
-    if now >= SLOWED * usual:
+    if now >= SLOW_BELOW * usual:
         return None
     return Finding("slow", f"{now:.3g} images/s now, {usual:.3g} before", "something else takes the machine's time",
                    "look for other processes (nvidia-smi, top), a hot or throttled GPU, a full disk; after a resume, "
                    "whether it still runs on the same device")
 
 
-def _users(latest: dict[str, float], settings: Settings) -> Finding | None:
+def _find_users_not_distinguishable(latest: dict[str, float], settings: RunSettings) -> Finding | None:
     gain, recognised = latest.get("class_gain", math.inf), latest.get("recognised", 1.0)
-    if settings.num_users < 2 or (gain > CLASS_GAIN and recognised >= RECOGNISED):
+    if settings.num_users < 2 or (gain > MIN_CLASS_GAIN and recognised >= MIN_RECOGNISED):
         return None
     better = [f"{name} {wanted:g} (now {now:g})" for name, now, wanted in (
         ("min_loss_weight", settings.min_loss_weight, max(1.0, settings.min_loss_weight)),
@@ -221,27 +237,27 @@ def _users(latest: dict[str, float], settings: Settings) -> Finding | None:
                 if settings.more_guidance and not _is_overguided(latest) else "",
                 "use an earlier milestone; check that the images lie in the right ID_* folders"]
     return Finding("users not distinguishable",
-                   f"told a wrong user, the network's loss rises by {gain:.2%}, expected more than {CLASS_GAIN:.1%}; "
-                   f"{recognised:.0%} of the samples are taken for their own user by a classifier of real images, "
-                   f"expected {RECOGNISED:.0%} or more",
+                   f"told a wrong user, the network's loss rises by {gain:.2%}, expected more than "
+                   f"{MIN_CLASS_GAIN:.1%}; {recognised:.0%} of the samples are taken for their own user by a "
+                   f"classifier of real images, expected {MIN_RECOGNISED:.0%} or more",
                    "samples look like another person than they are labelled: for a classifier, wrong labels",
                    " ".join(remedy for remedy in remedies if remedy))
 
 
 def _is_overguided(latest: dict[str, float]) -> bool:
-    """Whether the samples look as if there were too much guidance, whatever else is wrong."""
-    return latest.get("sharpness", 1.0) > NOISY or latest.get("diversity", 1.0) < COLLAPSED
+    """Whether the samples show signs of too much guidance: exaggerated contrast or little diversity."""
+    return latest.get("sharpness", 1.0) > NOISY_ABOVE or latest.get("diversity", 1.0) < COLLAPSED_BELOW
 
 
-def _sharpness(latest: dict[str, float], settings: Settings) -> Finding | None:
+def _find_wrong_sharpness(latest: dict[str, float], settings: RunSettings) -> Finding | None:
     value = latest.get("sharpness", 1.0)
     seen = f"samples have {value:.2f} times the pixel gradient of decoded training images; expected about 1"
-    if value < BLURRED:
+    if value < BLURRED_BELOW:
         return Finding("blurred samples", seen, "fine detail is not drawn yet, or averaged away",
                        f"train longer (train_num_steps, now {settings.train_num_steps}); sampling_timesteps "
                        f"{2 * settings.sampling_timesteps} (now {settings.sampling_timesteps}); if real images look "
                        "blurred after the VAE as well (python test_vae_range.py), train the VAE longer")
-    if value > NOISY:
+    if value > NOISY_ABOVE:
         return Finding("noisy samples", seen, "noise is left in the samples, or guidance exaggerates",
                        f"sampling_timesteps {2 * settings.sampling_timesteps} (now {settings.sampling_timesteps}); "
                        + (f"{settings.less_guidance}; " if settings.less_guidance else "") +
@@ -250,23 +266,23 @@ def _sharpness(latest: dict[str, float], settings: Settings) -> Finding | None:
     return None
 
 
-def _collapse(latest: dict[str, float], settings: Settings) -> Finding | None:
+def _find_collapse(latest: dict[str, float], settings: RunSettings) -> Finding | None:
     diversity = latest.get("diversity", 1.0)
-    if diversity >= COLLAPSED:
+    if diversity >= COLLAPSED_BELOW:
         return None
     return Finding("collapsing", f"a user's samples lie {diversity:.2f} times as far from each other as training "
-                   f"images do; expected about 1, at least {COLLAPSED}",
+                   f"images do; expected about 1, at least {COLLAPSED_BELOW}",
                    "the same few pictures are drawn again and again",
                    (f"lower the guidance: {settings.less_guidance}; " if settings.less_guidance else "")
                    + "generate from an earlier milestone")
 
 
-def _copies(latest: dict[str, float]) -> Finding | None:
+def _find_copies(latest: dict[str, float]) -> Finding | None:
     copies = latest.get("copies", 0.0)
-    if copies <= COPIED:
+    if copies <= MAX_COPIES:
         return None
     return Finding("memorising", f"{copies:.0%} of the samples are near-copies of training images, shifted in time or "
-                   f"not; expected at most {COPIED:.0%}",
+                   f"not; expected at most {MAX_COPIES:.0%}",
                    "training images are memorised: copies add nothing for the classifier",
                    "generate from an earlier milestone, and drop copies with classify.py --select; train for fewer "
                    "steps, with more images per user (images_per_user_train), more cuts_per_hop or a smaller network "

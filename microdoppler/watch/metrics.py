@@ -1,4 +1,4 @@
-"""metrics.jsonl, read into arrays."""
+"""Read metrics.jsonl into arrays, and smooth them."""
 import json
 import math
 from dataclasses import dataclass
@@ -11,26 +11,28 @@ from groundwork.errors import InputError
 
 TRAINING_KEYS = ("step", "loss", "grad_norm", "lr", "images_per_second", "wall_time", "skipped_steps")
 MILESTONE_KEYS = ("step", "milestone", "class_gain", "sharpness", "recognised", "diversity", "copies")
-ALWAYS_FINITE = ("step", "milestone", "images_per_second", "wall_time", "skipped_steps")    # or the line is damaged
+ALWAYS_FINITE = ("step", "milestone", "images_per_second", "wall_time", "skipped_steps")    # else the line is damaged
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """training, milestones: {key of a line: (lines,) float64}; broken_lines: how many were no line of ours."""
-    training: dict[str, np.ndarray]
-    milestones: dict[str, np.ndarray]
-    broken_lines: int
+    """The content of a metrics.jsonl. Each array is (lines,) float64, in the order of the steps."""
+    training: dict[str, np.ndarray]         # {key of TRAINING_KEYS: values}
+    milestones: dict[str, np.ndarray]       # {key of MILESTONE_KEYS: values}
+    broken_lines: int                       # number of lines that could not be read
 
     @property
     def step(self) -> int:
+        """The last step in the file; 0 when there is none."""
         return int(self.training["step"][-1]) if len(self.training["step"]) else 0
 
 
 def read_metrics(path: str | Path) -> Metrics:
-    """metrics.jsonl, also while it is being written: a last line without its end is left out.
+    """Read metrics.jsonl, also while training writes to it: an unfinished last line is left out.
 
-    A resumed run repeats the steps after its checkpoint, so a line replaces all earlier ones of its step and later.
-    Raises InputError when there is no such file.
+    A resumed run repeats the steps after its checkpoint. A line therefore replaces all lines before it in the file that
+    have the same step or a later one. A training line and a milestone line of the same step do not replace each other.
+    Raises InputError when the file cannot be read.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -40,36 +42,37 @@ def read_metrics(path: str | Path) -> Metrics:
     training: list[dict[str, float]] = []
     milestones: list[dict[str, float]] = []
     broken = 0
-    for place, line in enumerate(lines):
+    for number, line in enumerate(lines):
         record = _parse(line)
         if record is None:
-            broken += bool(line.strip()) and place < len(lines) - 1
+            broken += bool(line.strip()) and number < len(lines) - 1
             continue
         is_milestone = "milestone" in record
-        same, other = (milestones, training) if is_milestone else (training, milestones)
-        while same and same[-1]["step"] >= record["step"]:
-            same.pop()
-        while other and other[-1]["step"] > record["step"]:
-            other.pop()
-        same.append(record)
+        same_kind, other_kind = (milestones, training) if is_milestone else (training, milestones)
+        while same_kind and same_kind[-1]["step"] >= record["step"]:
+            same_kind.pop()
+        while other_kind and other_kind[-1]["step"] > record["step"]:
+            other_kind.pop()
+        same_kind.append(record)
     return Metrics(_columns(training, TRAINING_KEYS), _columns(milestones, MILESTONE_KEYS), broken)
 
 
 def _parse(line: bytes) -> dict[str, float] | None:
+    """The values of a line; None when it is not a line that training writes."""
     try:
         record = json.loads(line)
-        if "milestone" in record:       # earlier versions wrote fewer figures
+        if "milestone" in record:       # earlier versions wrote fewer keys
             record = {key: _number(record.get(key)) for key in MILESTONE_KEYS}
         else:
             record = {key: _number(record[key]) for key in TRAINING_KEYS[:-1]} | {
-                "skipped_steps": _number(record.get("skipped_steps", 0))}      # earlier versions skipped none
+                "skipped_steps": _number(record.get("skipped_steps", 0))}      # earlier versions did not skip steps
     except (ValueError, KeyError, TypeError):
         return None
     return record if all(math.isfinite(record.get(key, 0)) for key in ALWAYS_FINITE) else None
 
 
 def _number(value: Any) -> float:
-    """JSON has no NaN and no infinity: append_json writes null for them."""
+    """append_json writes null for NaN and infinity, which JSON does not have."""
     return math.nan if value is None else float(value)
 
 
@@ -78,12 +81,15 @@ def _columns(records: list[dict], keys: tuple[str, ...]) -> dict[str, np.ndarray
 
 
 def recent(values: np.ndarray) -> np.ndarray:
-    """Of (lines,), those that count as now: the last twentieth, and five at least."""
+    """The values of values (lines,) that count as the present: the last twentieth, at least the last five."""
     return values[-max(5, len(values) // 20):]
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """The mean of each window as long as `recent`, NaN and infinity left out; shaped like `values`."""
+    """Running mean of values (lines,) over windows as long as recent(values); same shape.
+
+    NaN and infinity are left out. The mean is NaN where a window has no finite value.
+    """
     width = len(recent(values))
     if width == 0:
         return values

@@ -1,4 +1,4 @@
-"""What to look at when training reaches a milestone: samples of some users, and cheap figures of their health."""
+"""Evaluation at a milestone of training: samples of some users, and metrics that take little time."""
 from typing import Any, Callable, Protocol, Sequence
 
 import torch
@@ -11,31 +11,34 @@ from microdoppler.study.arms import ImageSet
 
 
 class Decoder(Protocol):
+    """What this module needs of the VAE."""
+
     def decode_latents(self, latents: Tensor, /) -> Tensor:
-        """Scaled latents (b, c, h, w) → images (b, 3, s, s) in [0, 1]."""
+        """Scaled latents (b, c, h, w) → images (b, 3 or 1, s, s) in [0, 1]."""
 
 
 class Diffusion(Protocol):
-    """Of standardized latents (b, c, h, w)."""
+    """What this module needs of the diffusion model. Its latents x are standardized, (b, c, h, w)."""
 
     @property
     def device(self) -> torch.device: ...
 
     def sample(self, classes: Tensor, /, *, generators: torch.Generator, **guidance: Any) -> Tensor:
-        """Latents of classes (b,)."""
+        """One latent per class, for classes (b,) int64: (b, c, h, w)."""
 
-    def draw(self, shape: Sequence[int], generator: torch.Generator, /) -> dict[str, Tensor]:
-        """All that is random in the loss of a batch of this shape."""
+    def random_loss_inputs(self, shape: Sequence[int], generator: torch.Generator, /) -> dict[str, Tensor]:
+        """Everything random in the loss of a batch of this shape, by name: t, noise and drop_mask."""
 
     def __call__(self, x: Tensor, /, *, classes: Tensor, **draws: Tensor) -> Tensor:
-        """The loss."""
+        """The denoising loss of x, a scalar; classes: (b,) int64; draws: as `random_loss_inputs` returns them."""
 
 
 class MilestoneWatcher:
-    """Draws the same users from the same noise at every milestone, so that pictures can be compared through time.
+    """Samples the same users from the same noise at every milestone, so that their pictures can be compared.
 
-    diffusion: the averaged model; cache: the training latents; scaling: from these to the diffusion's; evaluator: of
-    decoded samples; num_samples: images in all, spread over `users` (rows); guidance: for sample().
+    diffusion: the model with averaged weights; cache: the training latents; scaling: standardizes latents for the
+    diffusion model; evaluator: judges decoded samples; num_samples: number of images, shared evenly among the chosen
+    `users` and rounded down; guidance: keyword arguments of diffusion.sample.
     """
 
     def __init__(self, diffusion: Diffusion, vae: Decoder, cache: LatentCache, scaling: LatentScaling,
@@ -50,29 +53,31 @@ class MilestoneWatcher:
         self.classes = chosen.repeat_interleave(max(1, num_samples // rows))
 
     def evaluate(self) -> tuple[dict[int, Tensor], Tensor, dict[str, float]]:
-        """({user: samples (columns, 3, s, s) uint8 on the CPU}, their standardized latents (n, c, h, w), {class_gain,
-        sharpness, and SampleEvaluator.evaluate's figures})."""
+        """Generate and measure the n samples. Returns the images, {user: (n / users, 3 or 1, s, s) uint8 on the CPU};
+        their standardized latents (n, c, h, w); and the metrics: class_gain, sharpness (relative to training images; 1
+        is right), and those of SampleEvaluator.evaluate."""
         generator = torch.Generator().manual_seed(self.seed)
         classes = self.classes.to(self.diffusion.device)
         latents = self.diffusion.sample(classes, generators=generator, **self.guidance)
         images = self._decode(latents)
-        health = {"class_gain": class_gain(self.diffusion, self._means, self.cache.labels, seed=self.seed),
-                  "sharpness": sharpness(images) / sharpness(self._decode(self._means(self._some_training())))}
+        metrics = {"class_gain": class_gain(self.diffusion, self._means, self.cache.labels, seed=self.seed),
+                   "sharpness": sharpness(images) / sharpness(self._decode(self._means(self._training_indices())))}
         images = (images * 255).round().byte().cpu()
-        health |= self.evaluator.evaluate(ImageSet(images, self.classes))
-        return {user: images[self.classes == user - 1] for user in self.users}, latents, health
+        metrics |= self.evaluator.evaluate(ImageSet(images, self.classes))
+        return {user: images[self.classes == user - 1] for user in self.users}, latents, metrics
 
     def _means(self, indices: Tensor) -> Tensor:
+        """Standardized posterior means of the training images at indices (b,): (b, c, h, w)."""
         return self.scaling.standardize(self.cache.scaled_means(indices))
 
-    def _some_training(self) -> Tensor:
-        """The indices of as many training latents of the same users, spread over their recordings."""
-        picks = []
+    def _training_indices(self) -> Tensor:
+        """As many training latents of each user as there are samples of it, spread over the recordings: (n,) int64."""
+        chosen = []
         for label in self.classes.unique():
-            own = (self.cache.labels == label).nonzero().flatten()
+            indices = (self.cache.labels == label).nonzero().flatten()
             count = int((self.classes == label).sum())
-            picks.append(own[torch.linspace(0, len(own) - 1, count).long()])
-        return torch.cat(picks)
+            chosen.append(indices[torch.linspace(0, len(indices) - 1, count).long()])
+        return torch.cat(chosen)
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> Tensor:
@@ -84,10 +89,10 @@ class MilestoneWatcher:
 @torch.inference_mode()
 def class_gain(diffusion: Diffusion, latents: Callable[[Tensor], Tensor], labels: Tensor, *, seed: int,
                most: int = 64) -> float:
-    """The relative rise of the denoising loss when the network is told a wrong user; about 0 = it ignores the user.
+    """loss(wrong user) / loss(right user) - 1 of the denoising loss; about 0 means that the network ignores the user.
 
-    On at most `most` of the latents with labels (n,), which latents(indices (b,)) fetches as (b, c, h, w), at the same
-    noise for both.
+    Both losses use the same latents, timesteps and noise. latents: indices (b,) → standardized latents (b, c, h, w);
+    labels: (n,) int64, of all latents; most: number of latents used, chosen at random. Returns 0 for a single user.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(labels), generator=generator)[:most]
@@ -96,7 +101,8 @@ def class_gain(diffusion: Diffusion, latents: Callable[[Tensor], Tensor], labels
         return 0.0
     shift = torch.randint(1, len(users), right.shape, generator=generator)
     wrong = users[(torch.searchsorted(users, right) + shift) % len(users)]
-    draws = {key: value.to(diffusion.device) for key, value in diffusion.draw(x.shape, generator).items()}
+    draws = {name: value.to(diffusion.device)
+             for name, value in diffusion.random_loss_inputs(x.shape, generator).items()}
     draws["drop_mask"] = torch.zeros_like(draws["drop_mask"])
     loss = {name: diffusion(x, classes=classes.to(diffusion.device), **draws).item()
             for name, classes in (("right", right), ("wrong", wrong))}
@@ -104,5 +110,5 @@ def class_gain(diffusion: Diffusion, latents: Callable[[Tensor], Tensor], labels
 
 
 def sharpness(images: Tensor) -> float:
-    """The mean absolute difference of neighbouring pixels of (n, 3, h, w) in [0, 1]."""
+    """Mean absolute difference of neighbouring pixels; images: (n, channels, h, w) in [0, 1]."""
     return ((images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2).item()

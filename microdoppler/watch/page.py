@@ -1,5 +1,7 @@
-"""A training run as one page that needs no other file and looks again by itself: where it stands, what is wrong, its
-curves, and its samples through time."""
+"""A training run as one HTML page: progress, diagnosis, curves, and samples of all milestones.
+
+The page needs no other file. It reloads itself until training is complete.
+"""
 import base64
 import io
 import re
@@ -17,14 +19,14 @@ from groundwork.images import open_image
 from microdoppler.figures.report import Picture, render
 from microdoppler.watch.diagnosis import Finding
 
-LARGEST = 900           # pixels, of a picture's longer side: a browser must hold a hundred
-MOST_PICTURES = 100     # spread over the run
-REFRESH_SECONDS = 20
+MAX_SIDE = 900          # pixels of a picture's longer side, so that a browser can hold MAX_PICTURES of them
+MAX_PICTURES = 100      # sample pictures on the page, spread over the run
+REFRESH_SECONDS = 20    # time after which the page reloads itself
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The picture of a milestone, as the page holds it."""
+    """The sample picture of a milestone as the page embeds it; width and height in pixels."""
     milestone: int
     step: int
     data_uri: str
@@ -33,29 +35,32 @@ class Sample:
 
 
 def find_samples(folder: Path, milestone_every: int, num_steps: int) -> list[Sample]:
-    """Of folder/sample-<m>.png, MOST_PICTURES at most; one that cannot be read, as it is just moved away, is left out.
+    """The pictures folder/sample-<m>.png by rising milestone, at most MAX_PICTURES, spread over the run.
+
+    A picture that cannot be read is left out: training may be moving it away at this moment.
     """
     found = {int(match[1]): path for path in folder.glob("sample-*.png")
              if (match := re.fullmatch(r"sample-([0-9]+)\.png", path.name))}
     chosen = np.array(sorted(found), dtype=int)
-    if len(chosen) > MOST_PICTURES:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, MOST_PICTURES).round().astype(int)]
+    if len(chosen) > MAX_PICTURES:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_PICTURES).round().astype(int)]
     samples = []
     for milestone in chosen.tolist():
         try:
             picture = _embed(found[milestone], found[milestone].stat().st_mtime_ns)
-        except Exception:       # on a broken file PIL raises nearly anything
+        except Exception:       # PIL raises many kinds of errors on a broken file
             continue
         samples.append(Sample(milestone, min(milestone * milestone_every, num_steps), *picture))
     return samples
 
 
-@lru_cache(maxsize=MOST_PICTURES + 1)
+@lru_cache(maxsize=MAX_PICTURES + 1)
 def _embed(path: Path, modified: int) -> tuple[str, int, int]:
-    """(data URI, width, height), kept until the file is written anew."""
+    """(data URI, width, height). `modified`, the file's time of change, makes the cache miss when the file is replaced.
+    """
     with open_image(path) as image:
         image = image.convert("RGB")
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=75)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", *image.size
@@ -63,16 +68,20 @@ def _embed(path: Path, modified: int) -> tuple[str, int, int]:
 
 def write_page(path: Path, *, folder: Path, progress: Sequence[str], findings: Sequence[Finding], verdict: str,
                samples: Sequence[Sample], plot: Path | None, is_complete: bool) -> None:
-    """progress: lines; verdict: what is said where there are no findings; plot: a picture of the curves. Until training
-    is complete, a browser that shows the page reads it again every REFRESH_SECONDS."""
+    """Write the page to `path`.
+
+    progress: lines of text; verdict: shown when there are no findings; plot: image file of the curves. Unless
+    is_complete, a browser that shows the page reloads it every REFRESH_SECONDS.
+    """
     write_text(path, render(TEMPLATE, folder=folder, progress=progress, findings=findings, verdict=verdict,
                             samples=samples, plot=Picture(plot) if plot else None,
                             written=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
                             refresh=None if is_complete else REFRESH_SECONDS))
 
 
-# The place of the slider is in the address, behind the #, which reading the page again leaves as it is. A page shown
-# inside another one (a notebook's) must not read that again: there is no data-refresh on it, or another protocol.
+# The step that the slider shows is stored in the address after the #, which survives reloading. When this page is
+# embedded in another one (a notebook), its script must not reload the outer page: there the data-refresh attribute is
+# missing, or the protocol is neither file: nor http(s):.
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en"{% if refresh %} data-refresh="{{ refresh }}"{% endif %}>
 <head>

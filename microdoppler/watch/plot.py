@@ -1,15 +1,15 @@
-"""The picture of a training run: loss, gradient norm, speed, and the figures of its milestones."""
+"""Plot of a training run: loss, gradient norm, speed, and the metrics of its milestones."""
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from microdoppler.watch.diagnosis import CLASS_GAIN, Settings
+from microdoppler.watch.diagnosis import MIN_CLASS_GAIN, RunSettings
 from microdoppler.watch.metrics import Metrics, smooth
 
 
-def plot(metrics: Metrics, settings: Settings) -> Figure:
-    """Loss, gradient norm, speed and the milestones' figures over the steps; 12 x 9 inches."""
+def plot(metrics: Metrics, settings: RunSettings) -> Figure:
+    """Loss, gradient norm, speed and the milestones' metrics over the training steps; 12 x 9 inches."""
     figure = Figure(figsize=(12, 9), layout="constrained")
     axes = figure.subplot_mosaic([["loss", "loss"], ["grad_norm", "speed"], ["class_gain", "samples"]],
                                  height_ratios=[1.6, 1, 1])
@@ -17,7 +17,7 @@ def plot(metrics: Metrics, settings: Settings) -> Figure:
     _curve(axes["loss"], step, metrics.training["loss"])
     axes["loss"].plot(milestones["step"], np.full(len(milestones["step"]), 0.02), "|", color="C2", markersize=12,
                       transform=axes["loss"].get_xaxis_transform(), label="milestone")
-    axes["loss"].axhline(settings.start_loss, color="0.4", linestyle="--", linewidth=1, label="outputs zero")
+    axes["loss"].axhline(settings.zero_output_loss, color="0.4", linestyle="--", linewidth=1, label="outputs zero")
     axes["loss"].set(title="loss", yscale="log")
     _curve(axes["grad_norm"], step, metrics.training["grad_norm"])
     axes["grad_norm"].axhline(settings.max_grad_norm, color="0.4", linestyle="--", linewidth=1, label="clipped above")
@@ -26,9 +26,10 @@ def plot(metrics: Metrics, settings: Settings) -> Figure:
     axes["speed"].set(title="images per second", ylim=(0, None))
     gain = milestones["class_gain"]
     axes["class_gain"].plot(milestones["step"], gain, "o-", color="C0", markersize=3)
-    axes["class_gain"].axhspan(-CLASS_GAIN, CLASS_GAIN, color="C3", alpha=0.2, label="users not distinguishable")
+    axes["class_gain"].axhspan(-MIN_CLASS_GAIN, MIN_CLASS_GAIN, color="C3", alpha=0.2,
+                               label="users not distinguishable")
     axes["class_gain"].set(title="class gain: rise of the loss when told a wrong user",
-                           ylim=(np.nanmin([*gain, -2 * CLASS_GAIN]), 1.3 * np.nanmax([*gain, 5 * CLASS_GAIN])))
+                           ylim=(np.nanmin([*gain, -2 * MIN_CLASS_GAIN]), 1.3 * np.nanmax([*gain, 5 * MIN_CLASS_GAIN])))
     for key in ("sharpness", "diversity", "recognised", "copies"):
         axes["samples"].plot(milestones["step"], milestones[key], "o-", markersize=3, label=key)
     axes["samples"].axhline(1, color="0.4", linestyle="--", linewidth=1)
@@ -44,7 +45,7 @@ def plot(metrics: Metrics, settings: Settings) -> Figure:
 
 
 def _curve(axis: Axes, step: np.ndarray, values: np.ndarray) -> None:
-    """Raw and smoothed; where a value is NaN or infinite, a red mark at the top."""
+    """Values (lines,) over step (lines,), raw and smoothed. A red cross at the top marks each NaN or infinite value."""
     bad = ~np.isfinite(values)
     axis.plot(step, np.where(bad, np.nan, values), color="C0", alpha=0.3, linewidth=0.8)
     axis.plot(step, smooth(values), "." if len(step) == 1 else "-", color="C0", linewidth=1.6, label="smoothed")

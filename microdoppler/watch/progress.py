@@ -1,33 +1,34 @@
-"""Where a training run stands, and its diagnosis, as lines of text."""
+"""The progress of a training run and its diagnosis, as text."""
 import math
 import textwrap
 
 import numpy as np
 
-from microdoppler.watch.diagnosis import Finding, Settings
+from microdoppler.watch.diagnosis import Finding, RunSettings
 from microdoppler.watch.metrics import Metrics, recent
 
 
-def progress(metrics: Metrics, settings: Settings) -> list[str]:
-    """Where training stands, a line each."""
+def progress(metrics: Metrics, settings: RunSettings) -> list[str]:
+    """The progress of the run, as lines of text."""
     training, total = metrics.training, settings.train_num_steps
     if not len(training["step"]):
         return [f"step 0 of {total}: no line of metrics yet"]
     milestones = math.ceil(total / settings.save_and_sample_every)
     done = int(metrics.milestones["milestone"][-1]) if len(metrics.milestones["milestone"]) else 0
-    left = max(0, total - metrics.step) * seconds_per_step(training)     # below 0 where fewer steps are asked for since
+    left = max(0, total - metrics.step) * seconds_per_step(training)     # train_num_steps may have been lowered
+    remaining = ("complete" if is_complete(metrics, settings) else
+                 f"{format_duration(left)} left, milestones not counted")
     lines = [f"step {metrics.step} of {total} ({metrics.step / total:.1%}), milestone {done} of {milestones}",
-             f"{np.median(recent(training['images_per_second'])):.3g} images/s, {clock(training['wall_time'][-1])} of "
-             f"training, " + ("complete" if is_complete(metrics, settings) else
-                             f"{clock(left)} left, milestones not counted"),
-             f"loss {trend(training)}", f"healthy: {settings.expected_loss}"]
+             f"{np.median(recent(training['images_per_second'])):.3g} images/s, "
+             f"{format_duration(training['wall_time'][-1])} of training, {remaining}",
+             f"loss {loss_trend(training)}", f"healthy: {settings.expected_loss}"]
     if skipped := int(training["skipped_steps"][-1]):
         lines.append(f"{skipped} steps skipped, as their gradients were not finite")
     if done:
         latest = {key: values[-1] for key, values in metrics.milestones.items()}
         lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), "
                      f"sharpness {latest['sharpness']:.2f} (1 = as training images)")
-        if math.isfinite(latest["recognised"]):         # runs of earlier versions did not look at it
+        if math.isfinite(latest["recognised"]):         # earlier versions did not measure it
             lines.append(f"  samples: {latest['recognised']:.0%} recognised as their user, diversity "
                          f"{latest['diversity']:.2f} (1 = as training images), {latest['copies']:.0%} near-copies")
     if metrics.broken_lines:
@@ -35,21 +36,22 @@ def progress(metrics: Metrics, settings: Settings) -> list[str]:
     return lines
 
 
-def is_complete(metrics: Metrics, settings: Settings) -> bool:
-    """Whether the last milestone has been looked at, which takes a while after the last step."""
-    told = metrics.milestones["step"]
-    return len(told) > 0 and told[-1] >= settings.train_num_steps
+def is_complete(metrics: Metrics, settings: RunSettings) -> bool:
+    """Whether the last milestone has been evaluated. This ends some time after the last training step."""
+    steps = metrics.milestones["step"]
+    return len(steps) > 0 and steps[-1] >= settings.train_num_steps
 
 
 def seconds_per_step(training: dict[str, np.ndarray]) -> float:
-    """Of the recent lines; training started at step 0 and 0 seconds."""
+    """Mean over the recent lines; training: Metrics.training with at least one line."""
+    # The point (step 0, 0 seconds) stands for the start, where there is no line yet.
     step, wall_time = (np.insert(training[key], 0, 0) for key in ("step", "wall_time"))
     first = -1 - len(recent(step[1:]))
     return (wall_time[-1] - wall_time[first]) / (step[-1] - step[first])
 
 
-def trend(training: dict[str, np.ndarray]) -> str:
-    """The recent mean loss, and how it changed from the same number of lines before."""
+def loss_trend(training: dict[str, np.ndarray]) -> str:
+    """The mean loss of the recent lines, and its change from the mean of as many lines before them."""
     loss, window = training["loss"], len(recent(training["loss"]))
     now, before = loss[-window:].mean(), loss[-2 * window:-window]
     if len(before) < window:
@@ -58,15 +60,16 @@ def trend(training: dict[str, np.ndarray]) -> str:
     return f"{now:.4g}, {now / before.mean() - 1:+.1%} from the {steps:.0f} steps before"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """In seconds, minutes, or hours and minutes."""
     minutes = round(seconds / 60)
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def verdict(findings: list[Finding], metrics: Metrics, settings: Settings) -> str:
-    """The diagnosis as text."""
+def verdict(findings: list[Finding], metrics: Metrics, settings: RunSettings) -> str:
+    """The diagnosis as text: the findings, or that all is well and what has not been judged yet."""
     if not findings:
         starts = {"the loss": settings.judge_loss_from, "sample quality": settings.judge_milestones_from}
         early = [f"{what} is judged from step {step}" for what, step in starts.items() if metrics.step < step]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from groundwork.errors import InputError
 from groundwork.images import load_image, load_images
-from microdoppler.data.spectrograms import drop_broken, find_users, labels_of, time_order
+from microdoppler.data.spectrograms import drop_broken, find_users, paths_and_labels, time_order
 from microdoppler.data.split import SplitSettings, load_or_make_split, split_images
 
 
@@ -59,7 +59,7 @@ def test_absent_and_foreign_folders_are_refused(tmp_path):
 
 
 def test_labels_are_user_numbers_less_one():
-    paths, labels = labels_of({1: ["a"], 31: ["b", "c"]})
+    paths, labels = paths_and_labels({1: ["a"], 31: ["b", "c"]})
     assert (paths, labels.tolist()) == (["a", "b", "c"], [0, 30, 30])
 
 
@@ -180,7 +180,7 @@ def test_a_random_split_depends_on_its_seed_only(tmp_path):
 
 def test_whoever_needs_the_order_in_time_gets_it_of_a_random_split_too():
     split = split_images(names_for({1: 15, 2: 15}), settings_for(strategy="random"))
-    paths, labels = labels_of(split.train_images)
+    paths, labels = paths_and_labels(split.train_images)
     assert labels.tolist() == [0] * 5 + [1] * 5 and set(paths[:5]) == set(split.train_images[1])
     assert all(part == sorted(part, key=time_order) for part in (paths[:5], paths[5:]))
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from groundwork.errors import InputError
 from microdoppler.data.latents import LatentCache, LatentStatistics, check_range, load_or_encode, measure
+from microdoppler.data.overlap import Successor
 from microdoppler.data.stitching import Cut
 from vae.kl_vae import KL_VAE
 
@@ -82,6 +83,15 @@ def test_is_reused_until_weights_images_list_or_size_change(vae, data):
         vae.quant_conv.bias += 1
     cache = encode(counting, data, count=4, image_size=8)
     assert encoded() == 4 and len(cache) == 4
+
+
+def test_a_cache_of_the_first_versions_is_still_valid():
+    """What their fingerprints hold of a window, word by word, from commit 81b79da."""
+    cuts = [Cut("ID_1/a.jpg"), Cut("ID_1/a.jpg", Successor("ID_1/b.jpg", np.float64(0.25)), 0.5, -0.0125)]
+    assert [cut.identity for cut in cuts] == [
+        "Cut(path='ID_1/a.jpg', following=None, fraction=0.0, doppler_shift=0.0)",
+        "Cut(path='ID_1/a.jpg', following=Next(path='ID_1/b.jpg', shift=np.float64(0.25)), fraction=0.5, "
+        "doppler_shift=-0.0125)"]
 
 
 def test_a_cache_without_its_index_is_not_trusted(vae, data):

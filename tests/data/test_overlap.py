@@ -12,10 +12,10 @@ from PIL import Image
 from groundwork.errors import InputError
 from microdoppler.data import split_command
 from microdoppler.data.audit import audit_split, guard_needed
-from microdoppler.data.overlap import (LEAST_OVERLAP, NEAR_COPY, Overlaps, best_match, find_overlaps,
+from microdoppler.data.overlap import (MIN_OVERLAP, NEAR_COPY, Overlaps, best_match, find_overlaps,
                                        load_or_find_overlaps, neighbour_match, without_profile)
 from microdoppler.data.split import SplitSettings, split_images
-from microdoppler.data.stitching import Cut, cut_between, load_cuts, plan_cuts, shift_each
+from microdoppler.data.stitching import Cut, add_doppler_shifts, cut_between, load_cuts, plan_cuts
 
 SIDE, HOP = 64, 16
 
@@ -59,7 +59,7 @@ def test_matches_against_the_obvious_slow_way():
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.rand(count, 3, 6, 12, generator=generator) * 100 for count in (3, 4))
     correlation, shift = best_match(first, second)
-    most = int(12 * (1 - LEAST_OVERLAP))
+    most = int(12 * (1 - MIN_OVERLAP))
     for i in range(3):
         for j in range(4):
             every = {s: slow_correlation(first[i].numpy(), second[j].numpy(), s) for s in range(-most, most + 1)}
@@ -91,8 +91,8 @@ def test_hop_and_passes_are_found(planted):
     assert overlaps.hop_columns == HOP and overlaps.width == SIDE
     found = [overlaps.pass_of[name] for name in names[1]]
     assert found == [0] * 10 + [1] * 12 + [2] * 8
-    assert len(overlaps.following) == (9 + 11 + 7) + (14 + 13)
-    after = overlaps.following["ID_1/Doppler1.png"]
+    assert len(overlaps.successor_of) == (9 + 11 + 7) + (14 + 13)
+    after = overlaps.successor_of["ID_1/Doppler1.png"]
     assert after.path == "ID_1/Doppler2.png" and after.shift == HOP / SIDE
 
 
@@ -105,7 +105,7 @@ def test_a_pass_boundary_without_a_gap_in_the_numbers_is_found_too(tmp_path):
 def test_files_may_be_numbered_by_column(tmp_path):
     names = write_passes(tmp_path / "data", {1: [8, 9]}, step=HOP)
     overlaps = find_overlaps(tmp_path / "data", names)
-    assert overlaps.hop_columns == HOP and len(overlaps.following) == 7 + 8
+    assert overlaps.hop_columns == HOP and len(overlaps.successor_of) == 7 + 8
     assert [overlaps.pass_of[name] for name in names[1]] == [0] * 8 + [1] * 9
 
 
@@ -120,9 +120,10 @@ def test_an_image_of_the_split_that_is_gone_is_named(planted):
 def test_windows_that_do_not_overlap_have_no_hop(tmp_path):
     names = write_passes(tmp_path / "data", {1: [1] * 8}, gap=0)
     overlaps = find_overlaps(tmp_path / "data", names)
-    assert overlaps.hop is None and len(set(overlaps.pass_of.values())) == 8 and not overlaps.following
+    assert overlaps.hop is None and len(set(overlaps.pass_of.values())) == 8 and not overlaps.successor_of
     split = split_images(names, SplitSettings(1, 4, "random", 0, 0, 1))
-    assert audit_split(split, overlaps).share([1]) == 0 and "do not overlap" in audit_split(split, overlaps).line
+    audit = audit_split(split, overlaps)
+    assert audit.near_copy_share([1]) == 0 and "do not overlap" in audit.line
 
 
 def test_a_random_split_leaks_and_a_guarded_contiguous_one_does_not(planted):
@@ -130,10 +131,10 @@ def test_a_random_split_leaks_and_a_guarded_contiguous_one_does_not(planted):
     settings = SplitSettings(2, 10, "contiguous", 0, 4, 1)
     random = audit_split(split_images(names, replace(settings, strategy="random")), overlaps)
     contiguous = audit_split(split_images(names, settings), overlaps)
-    assert random.share([1, 2]) > 0.7 and random.line.startswith("warning: ") and "contiguous" in random.line
-    assert contiguous.share([1, 2]) == 0 and not contiguous.line.startswith("warning")
+    assert random.near_copy_share([1, 2]) > 0.7 and random.line.startswith("warning: ") and "contiguous" in random.line
+    assert contiguous.near_copy_share([1, 2]) == 0 and not contiguous.line.startswith("warning")
     unguarded = audit_split(split_images(names, replace(settings, guard=0)), overlaps)
-    assert 0 < unguarded.share([2]) < 0.3
+    assert 0 < unguarded.near_copy_share([2]) < 0.3
     # three windows after the training run share 75, 50 and 25 % of their columns with it
     assert guard_needed(contiguous.split, overlaps) == unguarded.guard == 3
 
@@ -170,10 +171,10 @@ def test_what_is_stored_is_read_and_made_anew_when_files_change(planted, tmp_pat
     started = time.perf_counter()
     again = load_or_find_overlaps(root, 2, tmp_path)
     assert time.perf_counter() - started < 1
-    assert first.pass_of == again.pass_of == overlaps.pass_of and first.following == again.following
+    assert first.pass_of == again.pass_of == overlaps.pass_of and first.successor_of == again.successor_of
     assert load_or_find_overlaps(root, 1, tmp_path).names == {1: names[1]}
     (tmp_path / "overlaps.npz").write_bytes(b"PK half a file")
-    assert load_or_find_overlaps(root, 2, tmp_path).following == overlaps.following
+    assert load_or_find_overlaps(root, 2, tmp_path).successor_of == overlaps.successor_of
 
 
 def test_the_command_writes_json_and_a_picture(planted, tmp_path, capsys):
@@ -210,9 +211,9 @@ def test_a_seam_between_unlike_neighbours_is_gradual():
 def test_cuts_of_training_windows_only_use_training_windows(planted):
     root, names, overlaps = planted
     train = names[1][2:6]
-    cuts = plan_cuts(train, overlaps.following, cuts_per_hop=4)
-    assert len(cuts) == 3 * 4 + 1 and plan_cuts(train, overlaps.following, 1) == [Cut(name) for name in train]
-    assert {cut.path for cut in cuts} | {cut.following.path for cut in cuts if cut.following} == set(train)
+    cuts = plan_cuts(train, overlaps.successor_of, cuts_per_hop=4)
+    assert len(cuts) == 3 * 4 + 1 and plan_cuts(train, overlaps.successor_of, 1) == [Cut(name) for name in train]
+    assert {cut.path for cut in cuts} | {cut.successor.path for cut in cuts if cut.successor} == set(train)
     images = load_cuts(root, cuts, SIDE)
     strip = recording(100, SIDE + HOP * 9)
     for cut, image in zip(cuts, images):
@@ -223,10 +224,10 @@ def test_cuts_of_training_windows_only_use_training_windows(planted):
 
 def test_windows_are_moved_in_doppler_each_by_its_own_share_and_nothing_wraps_round(planted):
     root, names, overlaps = planted
-    plain = plan_cuts(names[1], overlaps.following, cuts_per_hop=4)
-    moved = shift_each(plain, 0.1, seed=3)
+    plain = plan_cuts(names[1], overlaps.successor_of, cuts_per_hop=4)
+    moved = add_doppler_shifts(plain, 0.1, seed=3)
     shifts = np.array([cut.doppler_shift for cut in moved])
-    assert moved == shift_each(plain, 0.1, seed=3) != shift_each(plain, 0.1, seed=4)
+    assert moved == add_doppler_shifts(plain, 0.1, seed=3) != add_doppler_shifts(plain, 0.1, seed=4)
     assert np.abs(shifts).max() <= 0.1 and shifts.min() < -0.05 and shifts.max() > 0.05
     assert len({cut.name for cut in moved}) == len(moved)
     for before, after, rows in zip(load_cuts(root, plain, SIDE), load_cuts(root, moved, SIDE),

@@ -115,7 +115,7 @@ def oracle_diffusion(objective, **settings):
 def test_a_perfect_network_has_no_loss_and_recovers_the_data(objective, sampler, schedule):
     diffusion, x_start = oracle_diffusion(objective, sampler=sampler, beta_schedule=schedule, sampling_timesteps=10)
     classes = torch.zeros(3, dtype=torch.int64)
-    draws = diffusion.draw(x_start.shape, torch.Generator().manual_seed(0))
+    draws = diffusion.random_loss_inputs(x_start.shape, torch.Generator().manual_seed(0))
     assert diffusion(x_start, classes=classes, **draws).item() < 1e-8
     samples = diffusion.sample(classes, generators=torch.Generator().manual_seed(0))
     assert torch.allclose(samples, x_start, atol=2e-3)
@@ -209,14 +209,15 @@ def test_a_variation_starts_at_its_timestep_and_takes_its_share_of_the_steps(sam
 
 def test_training_draws_cover_timesteps_and_drop_the_asked_share():
     diffusion = small()
-    draws = diffusion.draw((4000, 2, 2, 2), torch.Generator().manual_seed(0))
+    draws = diffusion.random_loss_inputs((4000, 2, 2, 2), torch.Generator().manual_seed(0))
     assert draws["t"].min() < 5 and draws["t"].max() > 994
     assert draws["drop_mask"].float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert draws["noise"].var().item() == pytest.approx(1, abs=0.03)
 
 
 def test_offset_noise_is_shared_by_the_pixels_of_a_channel():
-    noise = small(offset_noise_strength=1.0).draw((500, 2, 8, 8), torch.Generator().manual_seed(0))["noise"]
+    diffusion = small(offset_noise_strength=1.0)
+    noise = diffusion.random_loss_inputs((500, 2, 8, 8), torch.Generator().manual_seed(0))["noise"]
     assert noise.mean(dim=(2, 3)).var().item() == pytest.approx(1 + 1 / 64, rel=0.15)
 
 

@@ -15,7 +15,7 @@ from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pa
 from microdoppler.fidelity.report import sentences
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import build_classifier
-from microdoppler.study.selection import closest_training
+from microdoppler.study.selection import nearest_training
 
 SIZE = 32
 
@@ -35,7 +35,7 @@ def test_a_planted_copy_is_caught_shifted_in_time_or_doppler_noisy_or_not():
     images[4] = (training.images[8].float() + 30 * torch.randn(3, 64, 64)).clamp(0, 255).byte()
     images[5] = training.images[2]                                                  # of another user: no copy of theirs
     images[1] = training.images[3].roll(2, dims=-2)                                 # a little higher in Doppler
-    closest = closest_training(ImageSet(images, torch.arange(6) % 2), training)
+    closest = nearest_training(ImageSet(images, torch.arange(6) % 2), training)
     assert closest.is_copy.tolist() == [True, True, True, False, True, False]
     assert closest.index[[0, 1, 2, 4]].tolist() == [4, 3, 6, 8]
     assert closest.shift[[0, 2]].tolist() == pytest.approx([0, 20 / 64], abs=0.02)
@@ -133,7 +133,7 @@ def test_real_images_are_as_diverse_as_real_images():
     """Half against half and the other way round: not above 1 because one of two halves is the more varied."""
     real = side([0] * 32, 1)
     real.features[np.isin(real.passes, ["user 0 pass 0", "user 0 pass 2", "user 0 pass 4", "user 0 pass 6"])] *= 5
-    assert fidelity.feature_figures(real, side([0] * 32, 2))["real"]["diversity"] == pytest.approx(1)
+    assert fidelity.feature_metrics(real, side([0] * 32, 2))["real"]["diversity"] == pytest.approx(1)
 
 
 def test_units_follow_the_axes_that_are_given(folders):

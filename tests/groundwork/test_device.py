@@ -106,13 +106,13 @@ def test_kernels_run_where_nvidias_rules_say(capability, archs, expected):
 def test_one_line_tells_what_computes_and_how(insert, monkeypatch):
     insert("Tesla P100-PCIE-16GB", (6, 0))
     p100 = torch.device("cuda", 0)
-    assert describe_work(p100, uses_graph=True, at_once=16) == (
+    assert describe_work(p100, uses_graph=True, micro_batch=16) == (
         "on Tesla P100-PCIE-16GB (16 GiB): float16, CUDA graph, not compiled, micro-batch 16")
     assert describe_work(p100, amp=False, processes=2) == (
         "on 2 x Tesla P100-PCIE-16GB (16 GiB): float32, not compiled")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert "bfloat16" in describe_work(p100)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    line = describe_work(torch.device("cpu"), uses_graph=True, at_once=4)
+    line = describe_work(torch.device("cpu"), uses_graph=True, micro_batch=4)
     assert line.startswith(f"on the CPU ({torch.get_num_threads()} threads, ")
     assert line.endswith("GiB): float32, not compiled, micro-batch 4")

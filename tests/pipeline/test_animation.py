@@ -68,7 +68,7 @@ def image_in(picture):
 
 @pytest.mark.parametrize("sampler, steps", [("dpmpp_2m", 4), ("ddpm", 6)])
 def test_denoising_ends_with_the_image_written_without_animate(checkpoint, tmp_path, monkeypatch, sampler, steps):
-    monkeypatch.setattr("microdoppler.pipeline.animation.MOST_STEPS_SHOWN", 6)       # ddpm takes 20
+    monkeypatch.setattr("microdoppler.pipeline.animation.MAX_STEPS_SHOWN", 6)       # ddpm takes 20
     settings = {"checkpoint": checkpoint, "user_id": (3,), "sampling": replace(GUIDED, sampler=sampler),
                 "device": "cpu"}
     generate.main(**settings, output_dir=tmp_path / "not", animate=tmp_path / "film.webp")
@@ -91,7 +91,7 @@ def test_interpolation_passes_through_the_plain_samples_of_one_noise(generator):
     users = [1, 3]
     frames = interpolation_frames(generator, users, AdaptiveBatches(5, "frame"))
     images = torch.stack([frame.image for frame in frames]).int()
-    plain = generator.draw(users, [image_seed(generator.config.seed, 1, 1)] * 2).int()
+    plain = generator.sample_images(users, [image_seed(generator.config.seed, 1, 1)] * 2).int()
     assert len(images) == 2 * FRAMES_PER_USER
     assert (images[::FRAMES_PER_USER] - plain).abs().max() <= 1
     away = [(images - own).abs().float().mean(dim=(1, 2, 3)) for own in plain]
@@ -102,9 +102,9 @@ def test_interpolation_passes_through_the_plain_samples_of_one_noise(generator):
 
 
 def test_interpolation_leaves_the_generator_as_it_was(generator):
-    before = generator.draw([2], [7])
+    before = generator.sample_images([2], [7])
     interpolation_frames(generator, [1, 2, 3], AdaptiveBatches(64, "frame"))
-    assert torch.equal(generator.draw([2], [7]), before)
+    assert torch.equal(generator.sample_images([2], [7]), before)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

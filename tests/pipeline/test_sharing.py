@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 import export
-from microdoppler.pipeline.sharing import choose
+from microdoppler.pipeline.sharing import choose_checkpoint
 import generate
 import microdoppler
 from groundwork.errors import InputError
@@ -91,14 +91,14 @@ def test_the_best_of_a_folder_is_what_the_study_says_else_the_newest(demo, tmp_p
         (arm["synthetic"], results / "model-3.pt"), ("early", results / "model-1.pt"),
         ("of another training", demo[0] / "results" / "model-2.pt"))]
     write_json(results / "classify" / "summary.json", study)
-    assert choose(results, results / "classify" / "summary.json") == (
+    assert choose_checkpoint(results, results / "classify" / "summary.json") == (
         results / "model-1.pt", "the most accurate of 2 in the classifier study (real + synthetic)")
-    path, reason = choose(results, results / "no study")
+    path, reason = choose_checkpoint(results, results / "no study")
     assert path == results / "model-3.pt" and "newest" in reason
     study["sets"] = [{"name": 1}]
     write_json(results / "classify" / "summary.json", study)
     with pytest.raises(InputError, match="summary.json cannot be understood"):
-        choose(results, results / "classify" / "summary.json")
+        choose_checkpoint(results, results / "classify" / "summary.json")
 
 
 def test_a_card_that_is_there_is_not_written_over(demo, shared):

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from PIL import Image
 
-from denoising_diffusion_pytorch.trainer import join_processes
+from denoising_diffusion_pytorch.trainer import init_distributed
 from groundwork.errors import InputError
 from groundwork.limits import to_plain
 from microdoppler.pipeline import tracking
@@ -47,7 +47,7 @@ class Told(GeneralTracker):
 
 
 def start(folder: Path, *log_with, step=0, **config) -> Trackers:
-    join_processes(torch.device("cpu"))
+    init_distributed(torch.device("cpu"))
     accelerator = Accelerator(cpu=True, log_with=list(log_with), project_dir=folder)
     return Trackers(accelerator, {**CONFIG, **config}, step=step, folder=folder)
 

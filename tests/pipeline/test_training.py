@@ -13,7 +13,7 @@ from PIL import Image
 import generate
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
-                                                    load_unet_weights, read_off_tensors, thin_out)
+                                                    load_unet_weights, infer_config, prune_checkpoints)
 from denoising_diffusion_pytorch.trainer import Trainer, batch_indices, choose_precision
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
@@ -30,9 +30,9 @@ def make_trainer(**changes):
     settings = {"train_batch_size": 4, "gradient_accumulate_every": 2, "train_lr": 1e-3, "adam_betas": (0.9, 0.99),
                 "max_grad_norm": 1.0, "ema_decay": 0.9, "ema_update_every": 2, "amp": True, "seed": 7,
                 "device": torch.device("cpu")} | changes
-    def draw_batch(indices, generator):
+    def get_batch(indices, generator):
         return DATA[indices] + 0.1 * torch.randn(len(indices), 2, 8, 8, generator=generator), indices % 2
-    return Trainer(diffusion, draw_batch, len(DATA), **settings)
+    return Trainer(diffusion, get_batch, len(DATA), **settings)
 
 
 class Kept:
@@ -155,12 +155,12 @@ def test_speed_and_time_leave_milestones_out():
 
 def spoil(trainer, is_bad):
     """Let the images of those steps be NaN where is_bad(step, learning rate)."""
-    draw = trainer.draw_batch
+    draw = trainer.get_batch
 
     def spoilt(indices, generator):
         x, classes = draw(indices, generator)
         return (x * float("nan") if is_bad(trainer.step, trainer.optimizer.param_groups[0]["lr"]) else x), classes
-    trainer.draw_batch = spoilt
+    trainer.get_batch = spoilt
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
@@ -287,7 +287,7 @@ def older_checkpoint(tmp_path_factory):
 def test_an_older_checkpoint_tells_its_network_and_diffusion(older_checkpoint):
     checkpoint = load_checkpoint(older_checkpoint)
     assert "online_model.model.init_conv.weight" in checkpoint["ema"] and "loss_weight" in checkpoint["model"]
-    known = read_off_tensors(checkpoint)
+    known = infer_config(checkpoint)
     assert known == {"dim": 48, "dim_mults": (1, 2, 4), "channels": 4, "num_classes": 31, "attn_dim_head": 32,
                      "attn_heads": 4, "timesteps": 1000, "beta_schedule": "cosine", "objective": "pred_v",
                      "min_snr_loss_weight": True}
@@ -314,7 +314,7 @@ def test_objective_and_schedule_are_read_off_the_buffers(objective, schedule, mi
                                   min_snr_loss_weight=min_snr)
     checkpoint = {"model": dict(diffusion.named_buffers()), "ema": {f"ema_model.{key}": value for key, value
                                                                     in diffusion.state_dict().items()}}
-    known = read_off_tensors(checkpoint)
+    known = infer_config(checkpoint)
     assert known["dim_mults"] == (1, 2, 2) and known["attn_heads"] == 2 and known["timesteps"] == 100
     assert (known["objective"], known["beta_schedule"], known["min_snr_loss_weight"]) == (objective, schedule, min_snr)
 
@@ -344,7 +344,7 @@ def test_thinning_keeps_the_newest_whole_and_of_the_others_what_draws_images(tmp
              "ema": {"ema_model.model.init_conv.weight": torch.ones(9)}}
     for milestone in range(1, 8):
         save_tensors(tmp_path / f"model-{milestone}.pt", state)
-        thin_out(tmp_path, keep_last=2, keep_every=3)
+        prune_checkpoints(tmp_path, keep_last=2, keep_every=3)
     assert list_milestones(tmp_path) == [3, 6, 7]
     thinned, *whole = (load_checkpoint(tmp_path / f"model-{milestone}.pt") for milestone in (3, 6, 7))
     assert set(thinned) == {"format", "step", "config", "ema"} and all(set(found) == set(state) for found in whole)
@@ -357,7 +357,7 @@ def test_thinning_leaves_what_it_cannot_read_and_what_its_model_alone_describes(
     for milestone in (1, 3, 4):
         save_tensors(tmp_path / f"model-{milestone}.pt", older)
     (tmp_path / "model-2.pt").write_bytes(b"damaged")
-    thin_out(tmp_path, keep_last=1, keep_every=1)
+    prune_checkpoints(tmp_path, keep_last=1, keep_every=1)
     assert (tmp_path / "model-2.pt").read_bytes() == b"damaged" and "left as it is" in capsys.readouterr().out
     assert "opt" in load_checkpoint(tmp_path / "model-1.pt") and "opt" in load_checkpoint(tmp_path / "model-4.pt")
 
@@ -392,7 +392,7 @@ def test_random_numbers_are_drawn_on_the_very_device_that_holds_the_weights_by_i
     """A cache on cuda:0 is not used for a generator on "cuda", which is how accelerate calls a single process's."""
     seen = []
     trainer = make_trainer(device=torch.device("cuda", 0))
-    trainer.draw_batch = lambda indices, generator: (seen.append(generator.device), (
+    trainer.get_batch = lambda indices, generator: (seen.append(generator.device), (
         torch.zeros(len(indices), 2, 8, 8, device=generator.device), (indices % 2).to(generator.device)))[1]
     trainer.train_step()
     assert seen == [torch.device("cuda", 0)]

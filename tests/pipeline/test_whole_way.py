@@ -104,7 +104,7 @@ def test_generation_from_training_images_resembles_those_of_its_user_the_more_th
                                         Sampling(noise_level=noise_level, cond_scale=1))
         cache = load_cached(folder / "latents_cache", LatentStatistics(**checkpoint["latent_statistics"]))
         decoded = flat(generator.vae.decode_latents(cache.scaled_means(torch.arange(len(cache)))))
-        drawn = flat(generator.draw([1, 2, 3] * 4, list(range(12))).permute(0, 3, 1, 2).float())
+        drawn = flat(generator.sample_images([1, 2, 3] * 4, list(range(12))).permute(0, 3, 1, 2).float())
         of_another = torch.tensor([0, 1, 2] * 4)[:, None] != cache.labels
         return (drawn @ decoded.T).masked_fill(of_another, -1).max(dim=1).values
     def flat(images):

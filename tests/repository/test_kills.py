@@ -16,7 +16,7 @@ def test_nothing_is_lost(outcomes, kind):
 
 
 def test_kills_come_before_the_end(outcomes):
-    assert sum(outcome.in_time for outcome in outcomes.values()) >= 2       # of five
+    assert sum(outcome.killed_before_end for outcome in outcomes.values()) >= 2       # of five
 
 
 def test_what_is_not_whole_is_found(tmp_path):

@@ -9,7 +9,8 @@ from groundwork.errors import InputError
 from microdoppler.simulate import gait as simulated_gait
 from microdoppler.simulate.dataset import plan, simulate_dataset
 from microdoppler.simulate.gait import HOP_COLUMNS, WINDOW_COLUMNS, Pass, random_person, simulate_pass, walk_along
-from microdoppler.simulate.radar import BLOCK, Radar, draw, ellipsoid_rcs, level, receive, spectrogram_db
+from microdoppler.simulate.radar import (BLOCK, Radar, automatic_gain, ellipsoid_rcs, receive, render_image,
+                                         spectrogram_db)
 from microdoppler.simulate.walking import Gait, Person, periodic_spline
 
 RADAR = Radar()
@@ -51,7 +52,7 @@ def test_rcs_of_a_sphere_and_of_an_ellipsoid_along_its_axes():
 def test_picture_has_floor_top_and_sharp_cells():
     spectrogram = np.full((RADAR.window_chirps, WINDOW_COLUMNS), RADAR.floor_db - 5, np.float32)
     spectrogram[:RADAR.window_chirps // 2] = RADAR.top_db + 5
-    image = draw(RADAR, spectrogram, 256)
+    image = render_image(RADAR, spectrogram, 256)
     assert image.shape == (256, 256, 3) and image.dtype == np.uint8
     assert {tuple(pixel) for pixel in image.reshape(-1, 3)} == {(127, 0, 0), (0, 0, 127)}
     assert tuple(image[0, 0]) == (127, 0, 0)
@@ -60,8 +61,8 @@ def test_picture_has_floor_top_and_sharp_cells():
 def test_levelling_removes_the_range_but_not_the_contrast():
     rng = np.random.default_rng(0)
     spectrogram = rng.normal(size=(96, 300)).astype(np.float32)
-    shifted = level(spectrogram - 50, WINDOW_COLUMNS)
-    assert np.allclose(shifted, level(spectrogram, WINDOW_COLUMNS), atol=1e-4)
+    shifted = automatic_gain(spectrogram - 50, WINDOW_COLUMNS)
+    assert np.allclose(shifted, automatic_gain(spectrogram, WINDOW_COLUMNS), atol=1e-4)
     assert shifted.max(axis=0).mean() == pytest.approx(0, abs=0.1)
     assert np.allclose(np.diff(shifted, axis=0), np.diff(spectrogram, axis=0), atol=1e-4)
 

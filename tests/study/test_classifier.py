@@ -117,8 +117,8 @@ def ramp(start: int, width: int = 40) -> torch.Tensor:
 
 def test_a_shift_in_time_shows_what_comes_next_and_wraps_nothing_round():
     images = torch.stack([ramp(0), ramp(10), ramp(20)])
-    sequel = SuccessorIndex(torch.tensor([1, 2, 2]), torch.tensor([10, 10, 0]))
-    shifted = shift_in_time(images, torch.tensor([0, 1, 2] * 20), sequel, torch.Generator().manual_seed(0))
+    successors = SuccessorIndex(torch.tensor([1, 2, 2]), torch.tensor([10, 10, 0]))
+    shifted = shift_in_time(images, torch.tensor([0, 1, 2] * 20), successors, torch.Generator().manual_seed(0))
     starts = shifted[:, 0, 0, 0].long()
     assert torch.equal(shifted.long(), (starts[:, None] + torch.arange(40))[:, None, None, :].expand(-1, 3, 8, -1))
     assert set(starts[0::3].tolist()) <= set(range(10)) and len(set(starts[0::3].tolist())) > 4

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from microdoppler.study.arms import Arm
-from microdoppler.study.comparison import (CorrectCounts, DegreesOfFreedom, Variance, accuracies, compare, differences,
-                                           half_width, seeds_needed)
+from microdoppler.study.comparison import (CorrectCounts, DegreesOfFreedom, Variance, accuracies,
+                                           accuracy_differences, compare, half_width, seeds_needed)
 from microdoppler.study.cross_fitting import best_of, cross_fitted, halves, quarters
 from microdoppler.study.runs import Run
 
@@ -37,7 +37,7 @@ def test_counts_come_from_the_runs_and_differences_are_paired():
     assert table.shape == (2, 1, 3) and table.user_of.tolist() == [0, 1, 1]
     assert table.correct[KIND][0, 0].tolist() == [2, 1, 0] and table.total[0].tolist() == [2, 1, 1]
     assert accuracies(table, "real only")[0] == pytest.approx(np.array([[0.5], [0.5]]))
-    assert differences(table, KIND, "real only")[0] == pytest.approx(np.array([[0.25], [-0.25]]))
+    assert accuracy_differences(table, KIND, "real only")[0] == pytest.approx(np.array([[0.25], [-0.25]]))
     only_b = accuracies(table, KIND, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     assert only_b[0, :, 0].tolist() == [1, 0] and np.isnan(only_b[1]).all()
 
@@ -212,9 +212,9 @@ def test_the_naive_choice_among_equal_sets_is_flattered_and_the_cross_fitted_one
         names = [f"set {i}" for i in range(8)]
         table = counts_of({"real only": base, **{name: base + rng.normal(0, 0.1, (1, 1, 40))
                                                 + rng.normal(0, by_run, (2, seeds, 1)) for name in names}})
-        naive.append(max(differences(table, name, "real only").mean() for name in names))
+        naive.append(max(accuracy_differences(table, name, "real only").mean() for name in names))
         table.correct["chosen"], _ = cross_fitted(table, names)
-        fitted.append(differences(table, "chosen", "real only").mean())
+        fitted.append(accuracy_differences(table, "chosen", "real only").mean())
     error = np.std(fitted, ddof=1) / np.sqrt(len(fitted))
     assert np.mean(naive) > 0.015 and abs(np.mean(fitted)) < 3 * error and error < 0.003       # the truth is 0
 

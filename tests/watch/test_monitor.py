@@ -184,7 +184,7 @@ def test_milestones_of_earlier_versions_are_read_without_the_figures_they_lack(t
         for key in ("recognised", "diversity", "copies"):
             line.pop(key, None)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    metrics, _, text = monitoring.look(tmp_path)
+    metrics, _, text = monitoring.read_run(tmp_path)
     assert metrics.broken_lines == 0 and len(metrics.milestones["class_gain"]) == 3
     assert "recognised" not in text and names(tmp_path) == []
 
@@ -292,7 +292,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 def test_a_run_that_was_shortened_behind_its_step_is_complete(tmp_path):
     folder = write_run(tmp_path / "run", steps=4000, train_num_steps=3000)
-    assert "training, complete" in monitoring.look(folder)[2]
+    assert "training, complete" in monitoring.read_run(folder)[2]
 
 
 def test_ctrl_c_ends_watching_quietly(tmp_path):
