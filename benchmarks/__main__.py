@@ -60,8 +60,7 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
                           "reference_seconds": reference, "ratio": reference / ours, "at_least": least, "aim": aim}
             print(f"| {name} | {_seconds(ours)} per {row.unit} | {_seconds(limit)} | {_seconds(reference)} | "
                   f"{reference / ours:.2f} | {least:g} | {aim:g} |", flush=True)
-XX
-          "rates above.")
+    print("\nLimit: ours' matrix products and convolutions at the higher of the rates above.")
     print(f"Drawing: ours {config.sampler} with {config.sampling_timesteps} network evaluations in "
           f"{described['precision']}, the reference DDIM with {DDIM_STEPS} in float32. Classifier: the "
           "reference decodes its images in every epoch, ours once for all runs, which is not counted here.")
