@@ -29,7 +29,8 @@ setup(
         "scikit-learn>=1.2",    # scores
     ],
     extras_require={"docs": [
-        "mkdocs-material>=9.5",     # the pages as a site
+        "mkdocs>=1.6",              # the pages as a site
+        "mkdocs-material>=9.5",     # its theme
     ], "test": [
         "pytest>=7.4",
         "hypothesis>=6.80",

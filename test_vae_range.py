@@ -12,4 +12,3 @@ from train_latent_cfg import PRESETS, Config
 if __name__ == "__main__":
     if run(main, PRESETS, Config.preset)["verdict"] == "poor":
         sys.exit(1)
-    print("next: python train_latent_cfg.py")

@@ -1,7 +1,5 @@
 """Compare the speed with the reference library and with the machine's limit:  python -m benchmarks --device cuda"""
-import contextlib
 import dataclasses
-import io
 import tempfile
 from pathlib import Path
 
@@ -44,8 +42,7 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
                      f"{difference:.1g} of their norm", ""]))
     print("| what | ours | limit | reference | ratio | at least | aim |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        with contextlib.redirect_stdout(io.StringIO()):
-            simulate_dataset(Path(folder) / "data", NUM_USERS, IMAGES_PER_USER)
+        simulate_dataset(Path(folder) / "data", NUM_USERS, IMAGES_PER_USER)
         torch.manual_seed(0)
         save_tensors(Path(folder) / "vae.pt", KL_VAE().checkpoint())     # so that it is loaded as in all scripts
         bench = Bench(dataclasses.replace(config, num_users=NUM_USERS), torch_device, 1 if quick else 5, quick,

@@ -210,7 +210,7 @@ class Row:
     """One row of the benchmark."""
     unit: str                                           # step or image
     measure: Callable[[Bench], tuple[float, float]]     # (seconds of ours, of the reference) per unit
-    gflop: Callable[[Bench], float]                     # arithmetic of ours per unit, with direct convolutions
+    gflop: Callable[[Bench], float]                     # arithmetic of ours per unit
     at_least: tuple[float, float]                       # required time of the reference / time of ours on (CPU, CUDA)
     aim: tuple[float, float]                            # the ratio aimed at on (CPU, CUDA)
 

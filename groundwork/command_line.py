@@ -30,7 +30,7 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
             sys.exit(_print_error(f"--preset {preset} is unknown; expected one of {', '.join(presets)}"))
         main = functools.partial(main, config=presets[preset])
     try:
-        return tyro.cli(main, use_underscores=True, config=(tyro.conf.OmitArgPrefixes,))
+        return tyro.cli(main, prog=_program(), use_underscores=True, config=(tyro.conf.OmitArgPrefixes,))
     except InputError as error:
         sys.exit(_print_error(str(error)))
     except OSError as error:        # a path that cannot be read or written: the user can fix it
@@ -40,6 +40,12 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
                               in_every_process=True))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _program() -> str | None:
+    """How --help calls a package that is run with -m, as its __main__.py says little; None: the script's own name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.parent}" if spec and spec.name.endswith(".__main__") else None
 
 
 def _print_error(message: str, in_every_process: bool = False) -> int:

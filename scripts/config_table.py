@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from groundwork.limits import to_plain
+from groundwork.limits import to_plain  # noqa: E402
 from train_latent_cfg import PRESETS, Config  # noqa: E402
 
 

@@ -138,7 +138,7 @@ def broken_files(folder: Path) -> list[str]:
     """The files below `folder` that cannot be read as their suffix says, each with its error."""
     broken = []
     for path in (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK
-                 and "trackers" not in path.parts):      # trackers append to their trial_folder files
+                 and "trackers" not in path.parts):      # trackers append to files of their own
         try:
             if not TEMPORARY.fullmatch(path.name):
                 READERS[path.suffix](path)
@@ -259,7 +259,7 @@ def main(*, kills: int = 50, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise InputError(f"--kinds {unknown[0]} is unknown; expected some of {', '.join(KINDS)}")
-    PROCESSES.set_forkserver_preload(["classify", "generate", "train_latent_cfg"])
+    PROCESSES.set_forkserver_preload(["scripts.kills"])
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(folder) / "shared"

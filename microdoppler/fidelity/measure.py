@@ -27,8 +27,9 @@ from microdoppler.fidelity.distributions import (NEIGHBOURS, diversity_ratio, ke
 from microdoppler.fidelity.gait_physics import describe_gait
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pass
 from microdoppler.fidelity.report import gait_figure, novelty_figure, sentences, tables
-from microdoppler.figures.axes import SIMULATION_FILE, PictureAxes, simulated_axes
+from microdoppler.figures.axes import PictureAxes, simulated_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
+from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.evaluation_classifier import open_evaluation_classifier
 from microdoppler.study.selection import NearestTraining, nearest_training

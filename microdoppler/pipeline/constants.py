@@ -1,11 +1,12 @@
 """Checks of Config, and the Config that a checkpoint was trained with."""
 from dataclasses import replace
+from typing import Iterable
 
 from denoising_diffusion_pytorch.checkpoint import infer_config
 from groundwork.errors import InputError
 from groundwork.limits import check_limits, from_plain
 from microdoppler.study.selection import FARTHEST_DOPPLER_SHIFT
-from train_latent_cfg import Config
+from train_latent_cfg import PRESETS, Config
 
 # A resumed run must have the same values of these constants. The others may change: length, learning rate, paths,
 # sampling and so on.
@@ -18,10 +19,10 @@ FIXED_BY_CHECKPOINT = (
 
 def check_constants(config: Config) -> None:
     """Raises InputError that names the first constant that is outside its limits or contradicts another constant."""
-    check_limits(config)
-    if config.doppler_shift > FARTHEST_DOPPLER_SHIFT:
+    if not 0 <= config.doppler_shift <= FARTHEST_DOPPLER_SHIFT:   
         raise InputError(f"doppler_shift is {config.doppler_shift}; expected 0 … {FARTHEST_DOPPLER_SHIFT:g}, as far as "
                          "near-copies are searched for")
+    check_limits(config)
     if config.latent_size % (factor := 2 ** (len(config.dim_mults) - 1)):
         raise InputError(f"latent_size is {config.latent_size}; expected a multiple of {factor}, as the "
                          f"{len(config.dim_mults)} dim_mults halve it {len(config.dim_mults) - 1} times")
@@ -30,6 +31,22 @@ def check_constants(config: Config) -> None:
                          "expected both or neither")
     if config.use_cfg_plus_plus and not 0 < config.cond_scale <= 1:
         raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected (0, 1], try 0.6")
+
+
+def command_words(script: str, config: Config, names: Iterable[str]) -> list[str]:
+    """The words of a command line of `script` with those of the named constants that differ from their preset's."""
+    preset, words = PRESETS.get(config.preset, Config()), ["python", script]
+    if config.preset != Config.preset:
+        words += ["--preset", config.preset]
+    for name in names:
+        value = getattr(config, name)
+        if name == "preset" or value == getattr(preset, name):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        else:
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def config_of(checkpoint: dict) -> Config:

@@ -27,7 +27,7 @@ from microdoppler.pipeline.monitoring import monitor
 from microdoppler.pipeline.synthetic_folder import generate
 from microdoppler.pipeline.training import train
 from microdoppler.pipeline.vae_range import check_vae
-from microdoppler.simulate.dataset import simulate_dataset
+from microdoppler.simulate.dataset import main as simulate
 from microdoppler.study.report import conclusion, result_tables
 from train_latent_cfg import Config
 from vae.train import main as train_vae
@@ -72,7 +72,7 @@ def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_u
     synthetic = output_dir / "synthetic"
     stopwatch = Stopwatch()
     with stopwatch("simulate"):
-        simulate_dataset(config.data_path, config.num_users, images_per_user, config.image_size)
+        simulate(config.data_path, config.num_users, images_per_user, config.image_size)
     with stopwatch("split"):
         audit = audit_split(open_split(config), open_overlaps(config))
         write_audit(audit, config.data_path, config.latents_cache_folder)

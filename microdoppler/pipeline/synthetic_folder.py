@@ -23,8 +23,9 @@ from microdoppler.figures.legend import Legend
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
 from microdoppler.pipeline.animation import save_animation
+from microdoppler.pipeline.constants import command_words
 from microdoppler.pipeline.generation import ImageGenerator, Sampling, find_checkpoint, image_seed
-from train_latent_cfg import PRESETS, Config
+from train_latent_cfg import Config
 
 MANIFEST = "manifest.json"
 DEFAULTS_OF_OLDER_MANIFESTS = {"noise_level": 1.0, "guidance_interval": [0.0, 1.0]}
@@ -120,16 +121,7 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
 
 def classify_command(config: Config, output_dir: Path) -> str:
     """The command line of step 5 for these images, with the constants of data and split that differ from the preset."""
-    defaults, words = PRESETS.get(config.preset, Config()), ["python", "classify.py"]
-    if config.preset != Config.preset:
-        words += ["--preset", config.preset]
-    for name in SHARED_WITH_CLASSIFY:
-        value = getattr(config, name)
-        if isinstance(value, bool) and value != getattr(defaults, name):
-            words.append(f"--{name}" if value else f"--no_{name}")
-        elif value != getattr(defaults, name):
-            words += [f"--{name}", str(value)]
-    return shlex.join([*words, "--synthetic", str(output_dir)])
+    return shlex.join([*command_words("classify.py", config, SHARED_WITH_CLASSIFY), "--synthetic", str(output_dir)])
 
 
 def generate_all(generator: ImageGenerator, users: list[int], count: int, output_dir: Path, checkpoint: Path,

@@ -38,27 +38,27 @@ def train(config: Config, resume: str | None = None) -> bool:
     print(describe_work(device, amp=config.amp, uses_graph=True, processes=count,
                         micro_batch=config.train_batch_size * config.gradient_accumulate_every // count))
     with sole_writer(config.results_folder) if processes.is_main_process else nullcontext():
+        trackers = choose_trackers(config.log_with)
         checkpoint = resume_point(config, resume)
-        trainer, recorder = prepare(config, checkpoint, device, processes)
+        trainer, recorder = prepare(config, checkpoint, device, processes, trackers)
         with stopping_on_signals(stop), closing(recorder) if recorder else nullcontext():
             reason = trainer.train(config.train_num_steps, log_every=config.log_every,
                                    milestone_every=config.save_and_sample_every, recorder=recorder, stop=stop)
-    last = list_milestones(config.results_folder)[-1]
-    if reason:
-        print(f"{reason}: step {trainer.step} of {config.train_num_steps} is saved in {config.results_folder}/model-"
-              f"{last}.pt\nto go on: the same command with --resume latest")
-        return False
-    print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
-          f"next: python generate.py --checkpoint {config.results_folder}/model-{last}.pt --all_users "
-          f"--samples_per_user 50 --output_dir synthetic_data/checkpoint_{last}")
-    return True
+        last = list_milestones(config.results_folder)[-1]
+        if reason:
+            print(f"{reason}: step {trainer.step} of {config.train_num_steps} is saved in {config.results_folder}/"
+                  f"model-{last}.pt\nto go on: the same command with --resume latest")
+        else:
+            print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
+                  f"next: python generate.py --checkpoint {config.results_folder}/model-{last}.pt --all_users "
+                  f"--samples_per_user 50 --output_dir synthetic_data/checkpoint_{last}")
+    return not reason
 
 
-def prepare(config: Config, checkpoint: dict | None, device: torch.device,
-            processes: PartialState) -> tuple[Trainer, ResultsRecorder | None]:
+def prepare(config: Config, checkpoint: dict | None, device: torch.device, processes: PartialState,
+            trackers: list[str]) -> tuple[Trainer, ResultsRecorder | None]:
     """The trainer, at the step of the checkpoint if there is one; and the recorder of its results, None in all
     processes but the main one. Raises InputError when VAE, split or latents are not those of the checkpoint."""
-    trackers = choose_trackers(config.log_with)
     vae = open_vae(config, device)
     fingerprint = vae.fingerprint()
     if checkpoint is not None and checkpoint["vae_fingerprint"] != fingerprint:

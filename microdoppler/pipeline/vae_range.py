@@ -1,4 +1,6 @@
 """Step 1: check the range of the VAE's latents, which decides auto_normalize, and the VAE's reconstructions."""
+import shlex
+
 import numpy as np
 
 from groundwork.device import choose_device, describe_work
@@ -10,7 +12,7 @@ from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
 from microdoppler.pipeline.assembly import legend_of, open_split, open_vae
-from microdoppler.pipeline.constants import check_constants
+from microdoppler.pipeline.constants import check_constants, command_words
 from train_latent_cfg import Config
 from vae.quality import measure_quality
 
@@ -71,4 +73,6 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
                       f"MSE {quality['mse']:.5f}, PSNR {quality['psnr_db']:.1f} dB", legend.axes)
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
     print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")
+    if quality["verdict"] != "poor":
+        print("next: " + shlex.join(command_words("train_latent_cfg.py", config, vars(config))))
     return quality

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from groundwork.device import autocast, grad_scaler, in_memory_format
 from groundwork.memory import AdaptiveBatches
 
-RECIPE_VERSION = 4      # increase it when training changes, so that stored classifiers and runs are not used again
+RECIPE_VERSION = 4      # increase it when training changes by more than rounding: stored runs are then not reused
 WARMUP_SHARE = 0.1      # share of the steps with a linear warm-up of the learning rate; a cosine decay to zero follows
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1   # Szegedy et al. 2016, section 7

@@ -1,8 +1,10 @@
 """Limits of a dataclass's fields, and the dataclass to and from JSON."""
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,10 +26,13 @@ class Constants:
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"count": 0}, "count is 0; expected 1 … 100 000"), ({"count": 2.5}, "count is 2.5; expected 1 … 100 000"),
+    ({"count": 0}, "count is 0; expected 1 … 100 000"), ({"count": 2.5}, "count is 2.5; expected a valid integer"),
     ({"share": float("nan")}, "share is nan; expected 0 … 1"), ({"share": 1.1}, "share is 1.1; expected 0 … 1"),
     ({"betas": (0.9,)}, "betas is (0.9,); expected two numbers"), ({"interval": (0.7, 0.2)}, "interval is (0.7, 0.2)"),
-    ({"mults": ()}, "mults is (); expected one to eight numbers"), ({"is_on": "perhaps"}, "is_on is perhaps; expected"),
+    ({"mults": ()}, "mults is (); expected one to eight numbers"),
+    ({"is_on": "perhaps"}, "is_on is 'perhaps'; expected"),
+    ({"count": np.int64(3)}, "count is np.int64(3); expected a valid integer"), ({"count": True}, "count is True"),
+
     ({"share": -1.0, "mults": ()}, "share is -1.0")])
 def test_the_first_field_outside_its_limits_is_named_with_what_was_expected(change, message):
     with pytest.raises(InputError) as refused:
@@ -50,7 +55,18 @@ def test_what_is_missing_is_as_in_the_defaults_and_what_is_unknown_is_left_out()
     assert from_plain({"share": 1, "of_a_later_version": [1]}, defaults) == replace(defaults, share=1.0)
 
 
-@pytest.mark.parametrize("plain", [[1], {"count": "3"}, {"count": None}, {"count": 2.5}, {"mults": 3}, {"folder": 3},
+def test_any_path_survives_json():
+    """A folder's name need not be UTF-8: Python then reads it with lone surrogates."""
+    constants = Constants(folder=Path(os.fsdecode(b"/data/caf\xe9")))
+    assert from_plain(json.loads(json.dumps(to_plain(constants))), Constants()) == constants
+
+
+def test_what_is_unknown_need_not_be_json():
+    assert from_plain({"of_a_later_version": b"x", 3: {1}}, Constants()) == Constants()
+
+
+@pytest.mark.parametrize("plain", [[1], None, "x", {"count": b"x"}, {"folder": b"x"}, {"mults": {1}}, {"count": "3"},
+                                   {"count": None}, {"count": 2.5}, {"mults": 3}, {"folder": 3},
                                    {"is_on": 1}, {"mults": ["1"]}])
 def test_values_of_another_type_are_refused(plain):
     with pytest.raises(InputError):

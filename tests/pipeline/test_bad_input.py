@@ -141,6 +141,12 @@ def test_every_tuple_among_the_constants_has_its_limits(name, value):
         check_constants(replace(Config(), **{name: value}))
 
 
+@pytest.mark.parametrize("value", [0.05, 2, -1, float("nan")])
+def test_a_doppler_shift_is_refused_with_the_limit_that_holds(value):
+    with pytest.raises(InputError, match="^doppler_shift is .*expected 0 … 0.03125"):
+        check_constants(replace(Config(), doppler_shift=value))
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_within_the_limits(preset):
     check_constants(PRESETS[preset])

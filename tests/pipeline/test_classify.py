@@ -15,7 +15,9 @@ from PIL import Image
 
 import classify
 from microdoppler.pipeline.classification import open_splits
+from microdoppler.pipeline.constants import command_words
 from microdoppler.pipeline.synthetic_folder import classify_command
+from groundwork.command_line import run
 from groundwork.errors import InputError
 from microdoppler.data.synthetic_sets import match_to_folds
 from train_latent_cfg import PRESETS, Config
@@ -73,6 +75,17 @@ def test_the_command_that_generation_names_next_means_the_same_data_and_split():
     options = shlex.split(command)[4:-2]
     assert tyro.cli(Config, args=options, default=PRESETS["cpu-minutes"], use_underscores=True) == config
     assert classify_command(Config(), Path("sets/a")) == "python classify.py --synthetic sets/a"
+
+
+@pytest.mark.parametrize("config", [
+    Config(), Config(seed=7), replace(PRESETS["cpu-hours"], amp=False, class_folders=True, dim_mults=(1, 2),
+                                      velocity_range_mps=(-1.4, 5.9), window_seconds=2.3, data_path=Path("my data"))])
+def test_a_command_line_gives_its_constants_back(monkeypatch, config):
+    monkeypatch.setattr(sys, "argv", command_words("train_latent_cfg.py", config, vars(config))[1:])
+
+    def parsed(config: Config) -> Config:
+        return config
+    assert run(parsed, PRESETS, Config.preset) == config
 
 
 def test_baseline_alone(config, capsys):

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 from microdoppler import API
 
@@ -17,8 +18,8 @@ ROOMS = ["simulate", "figures", "data", "study", "fidelity", "watch", "pipeline"
 FILES = [path for package in sorted(PACKAGES) for path in (ROOT / package).rglob("*.py")]
 
 
-def imported_by(path):
-    """The modules that a file imports when it is itself imported, as in "microdoppler.data.split"."""
+def imported_by(path, in_functions=True):
+    """The modules that a file imports, as in "microdoppler.data.split"; without in_functions when it is loaded."""
     found = set()
     waiting = list(ast.parse(path.read_text()).body)
     while waiting:
@@ -27,7 +28,7 @@ def imported_by(path):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif not isinstance(node, ast.FunctionDef):
+        elif in_functions or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             waiting += ast.iter_child_nodes(node)
     return found
 
@@ -67,14 +68,16 @@ def test_every_room_has_its_floor():
 def test_the_constants_import_nothing_that_needs_them():
     """One import, in a function, is the exception: that of the training which the script starts."""
     path = ROOT / "train_latent_cfg.py"
-    assert packages_of(imported_by(path)) & PACKAGES == {"groundwork"}
+    assert packages_of(imported_by(path, in_functions=False)) & PACKAGES == {"groundwork"}
     assert re.findall(r"^ +from (\S+) import", path.read_text(), re.MULTILINE) == ["microdoppler.pipeline.training"]
 
 
 def test_no_file_is_imported_by_one_that_it_imports():
     """No circle of imports, among the files that are installed and the scripts."""
-    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in [*FILES, *ROOT.glob("*.py")]}
-    uses = {name: imported_by(path) & files.keys() - {name} for name, path in files.items()}
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+             for path in [*FILES, *ROOT.glob("*.py")]}
+    uses = {name: imported_by(path, in_functions=path.stem != "train_latent_cfg") & files.keys() - {name}
+            for name, path in files.items()}
     while free := {name for name, used in uses.items() if not used & uses.keys()}:
         uses = {name: used for name, used in uses.items() if name not in free}
     assert not uses
@@ -100,6 +103,12 @@ def test_what_is_installed_has_no_name_that_a_users_own_file_may_have(tmp_path):
     assert done.returncode == 0, done.stderr
     modules = re.search(r"py_modules=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.DOTALL)[1]
     assert re.findall(r'"(\w+)"', modules) == ["train_latent_cfg"]
+
+
+def test_every_room_is_installed():
+    included = re.search(r"find_packages\(include=\[(.*?)\]\)", (ROOT / "setup.py").read_text())[1]
+    installed = find_packages(str(ROOT), include=re.findall(r'"([^"]+)"', included))
+    assert set(installed) == PACKAGES | {f"microdoppler.{room}" for room in ROOMS}
 
 
 def test_every_name_of_the_api_comes_from_where_it_says():
