@@ -116,7 +116,8 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
         names = generate_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
         if save_grid and processes.is_main_process:
             save_figure(draw_grid(output_dir, names, users, generator), grid_path(output_dir))
-    print(f"next: {classify_command(generator.config, output_dir)}")
+    if users == generator.legend.users:     # classify.py needs images of all
+        print(f"next: {classify_command(generator.config, output_dir)}")
 
 
 def classify_command(config: Config, output_dir: Path) -> str:
