@@ -19,7 +19,7 @@ FIXED_BY_CHECKPOINT = (
 
 def check_constants(config: Config) -> None:
     """Raises InputError that names the first constant that is outside its limits or contradicts another constant."""
-    if not 0 <= config.doppler_shift <= FARTHEST_DOPPLER_SHIFT:   
+    if not 0 <= config.doppler_shift <= FARTHEST_DOPPLER_SHIFT:     # first: the limits of its type are wider
         raise InputError(f"doppler_shift is {config.doppler_shift}; expected 0 … {FARTHEST_DOPPLER_SHIFT:g}, as far as "
                          "near-copies are searched for")
     check_limits(config)

@@ -3,9 +3,8 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+import scipy       # loads its parts when they are used: all scripts import Radar, and only the simulator needs them
 from PIL import Image
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import ShortTimeFFT
 
 LIGHT_SPEED = 299_792_458.0
 BLOCK = 16          # chirps between two computed poses of a body (4 ms at 3750 Hz); the rest is interpolated
@@ -91,8 +90,8 @@ def spectrogram_db(radar: Radar, signal: np.ndarray) -> np.ndarray:
     speeds_mps.
     """
     window = np.hanning(radar.window_chirps + 2)[1:-1]
-    transform = ShortTimeFFT(window / np.linalg.norm(window), radar.hop_chirps, radar.chirp_rate_hz,
-                             fft_mode="twosided", phase_shift=None)
+    transform = scipy.signal.ShortTimeFFT(window / np.linalg.norm(window), radar.hop_chirps, radar.chirp_rate_hz,
+                                          fft_mode="twosided", phase_shift=None)
     columns = (len(signal) - radar.window_chirps) // radar.hop_chirps + 1
     # SciPy centres its windows on multiples of the hop. With this offset, they begin there.
     spectrum = transform.stft(signal, 0, columns, k_offset=radar.window_chirps // 2)
@@ -105,7 +104,8 @@ def automatic_gain(spectrogram: np.ndarray, columns: int) -> np.ndarray:
     """A spectrogram in dB after slow automatic gain control. The peaks of the columns are averaged over `columns`
     columns around each column, and the average is subtracted.
     """
-    return spectrogram - uniform_filter1d(spectrogram.max(axis=0), 2 * (columns // 2) + 1, mode="nearest")
+    peaks = spectrogram.max(axis=0)
+    return spectrogram - scipy.ndimage.uniform_filter1d(peaks, 2 * (columns // 2) + 1, mode="nearest")
 
 
 def render_image(radar: Radar, spectrogram: np.ndarray, image_size: int, channels: int = 3) -> np.ndarray:

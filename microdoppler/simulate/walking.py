@@ -11,8 +11,8 @@ metres.
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.interpolate import CubicSpline
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Person:
         return self.cadence_factor * np.sqrt(relative_speed) / 1.346
 
 
-def periodic_spline(phases: ArrayLike, values: ArrayLike) -> CubicSpline:
+def periodic_spline(phases: ArrayLike, values: ArrayLike) -> "scipy.interpolate.CubicSpline":
     """The cubic spline of period 1, with continuous curvature, through `values` at ascending `phases` within one
     period.
     """
     x, y = np.asarray(phases, float), np.asarray(values, float)
-    return CubicSpline(np.append(x, x[0] + 1), np.append(y, y[0]), bc_type="periodic")
+    return scipy.interpolate.CubicSpline(np.append(x, x[0] + 1), np.append(y, y[0]), bc_type="periodic")
 
 
 class Gait:
