@@ -9,14 +9,16 @@ from typing import Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path
+from groundwork.preparation import MIN_SIDE, Preparation
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")      # others need external programs (EPS) or are rarely tested
-MIN_SIDE = 8      # pixels; a smaller image is no spectrogram
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")      # others need external programs (EPS) or are rarely tested
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}      # of files in these formats
+UNDECIDED_MODES = ("I", "F")        # of PIL: 32-bit values, for which no two are black and white by themselves
 
 
 def time_order(name: str) -> tuple[int, str]:
@@ -49,47 +51,84 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             yield image
 
 
-def load_image(path: str | Path, image_size: int, channels: int = 3) -> np.ndarray:
-    """Read an image file as (image_size, image_size, channels) uint8.
+def size_as_shown(image: Image.Image) -> tuple[int, int]:
+    """Width and height once the image is rotated as its EXIF data say."""
+    width, height = image.size
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (height, width) if is_turned else (width, height)
 
-    An image that is not square is resized by its short side, and its long side is cropped evenly. With 3 channels the
-    result is RGB, and grey images repeat their value. With 1 channel it is grey, and colours become their luminance.
 
-    The image looks as in an image viewer: it is rotated as its EXIF data say, 16 bits are scaled to 8, and transparent
-    parts are black. Raises OSError, ValueError or PIL's own errors if the file is no complete image or has an absurd
-    size.
+def read_as_shown(path: str | Path) -> Image.Image:
+    """Read an image file as a viewer shows it, with the values of the file. Of several pages, it is the first.
+
+    The result is rotated as its EXIF data say, and transparent parts are black. Its mode is L (8 bits, grey), RGB,
+    I;16 (16 bits), I (32 bits) or F (float). Raises errors as `open_image` does, or if the file is incomplete.
     """
     with open_image(path) as image:
-        image = _as_rgb(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-    if image.size != (image_size, image_size):
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(image).reshape(image_size, image_size, channels)
+        is_16_bit_png = image.format == "PNG" and image.mode == "I"       # for Pillow before 11.0
+        image = ImageOps.exif_transpose(image)
+        if is_16_bit_png or image.mode.startswith("I;16"):
+            return Image.fromarray(np.asarray(image).astype(np.uint16))
+        if image.mode in UNDECIDED_MODES:
+            return image
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+        return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode, converted to 8-bit RGB."""
-    if image.mode.startswith("I"):      # 16 bits; convert() would clip them to 255
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
-    return image.convert("RGB")
+def read_picture(path: str | Path, preparation: Preparation = Preparation()) -> Image.Image:
+    """Read the part of an image file that `preparation` keeps, with its levels, in mode L or RGB and before `fit`.
+
+    Without levels, 16 bits are scaled to 8. Raises errors as `read_as_shown` does, and InputError if levels are
+    needed and not given, or if the box to keep does not lie in the image.
+    """
+    image = read_as_shown(path)
+    box = preparation.box(image.size)
+    if box != (0, 0, *image.size):
+        image = image.crop(box)
+    if preparation.levels is not None:
+        return Image.fromarray(preparation.levelled(np.asarray(image)))
+    if image.mode in UNDECIDED_MODES:
+        low, high = image.getextrema()
+        raise InputError(f"it holds 32-bit values, from {low:.6g} to {high:.6g}; say which become black and white: "
+                         "--levels low high")
+    if image.mode == "I;16":        # convert() would clip it to 255
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    return image
+
+
+def load_image(path: str | Path, image_size: int, channels: int = 3, preparation: Preparation = Preparation()
+               ) -> np.ndarray:
+    """Read an image file as (image_size, image_size, channels) uint8.
+
+    With 3 channels the result is RGB, and grey images repeat their value. With 1 channel it is grey, and colours become
+    their luminance. `preparation` says what is kept of the file. Apart from that, the image looks as in an image viewer
+    (see `read_as_shown`).
+
+    Raises OSError, ValueError or PIL's own errors if the file is no complete image or has an absurd size, and
+    InputError if it needs other settings.
+    """
+    image = read_picture(path, preparation).convert("L" if channels == 1 else "RGB")
+    return np.asarray(preparation.fitted(image, image_size)).reshape(image_size, image_size, channels)
 
 
 def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: str | None = None,
-                channels: int = 3) -> torch.Tensor:
+                channels: int = 3, preparation: Preparation = Preparation()) -> torch.Tensor:
     """Read image files into one tensor, (n, channels, image_size, image_size) uint8, in the order of `paths`.
 
     paths: relative to root.
     label: text of the progress bar; None: no bar.
-    channels: 3 or 1, as for load_image.
+    channels, preparation: as for load_image.
 
     Raises InputError if a file cannot be read.
     """
     images = np.empty((len(paths), image_size, image_size, channels), dtype=np.uint8)
     for i, path in enumerate(tqdm(paths, desc=label, unit="image", disable=None if label else True)):
         try:
-            images[i] = load_image(Path(root) / path, image_size, channels)
+            images[i] = load_image(Path(root) / path, image_size, channels, preparation)
+        except InputError as error:
+            raise InputError(f"{Path(root) / path}: {error}") from None
         except Exception as error:      # PIL raises many kinds of errors on damaged files
             raise InputError(f"{Path(root) / path} cannot be decoded: {type(error).__name__}: {error}") from None
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

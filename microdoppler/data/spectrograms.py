@@ -6,9 +6,8 @@ import torch
 from tqdm import tqdm
 
 from groundwork.errors import InputError, printable, shortened
-from groundwork.images import load_image, natural_order, time_order
+from groundwork.images import SUFFIXES, load_image, natural_order, time_order
 
-SUFFIXES = {".jpg", ".jpeg", ".png"}
 MAX_NAME_BYTES = 100        # of a class: file names contain it, and file systems allow 255 bytes at most
 MAX_BROKEN_SHARE = 0.03     # a larger share of broken images is no accident, and the user should look at the data
 
@@ -69,7 +68,7 @@ def find_classes(data_path: str | Path, num_users: int, class_folders: bool = Fa
 def find_images(root: str | Path, classes: dict[int, str]) -> dict[int, list[str]]:
     """The images of these classes: {user number: paths relative to root, in time order}. classes: {user number: class}.
 
-    Images are .jpg, .jpeg and .png files, in any letter case. Raises InputError when a class has none.
+    Images are files with one of SUFFIXES, in any letter case. Raises InputError when a class has none.
     """
     folders = folders_by_class(Path(root))
     images = {user: [f"{folders[name].name}/{file.name}" for file in folders[name].iterdir()
@@ -77,7 +76,8 @@ def find_images(root: str | Path, classes: dict[int, str]) -> dict[int, list[str
               for user, name in classes.items()}
     empty = [classes[user] for user, names in images.items() if not names]
     if empty:
-        raise InputError(f"no .jpg, .jpeg or .png in {shortened(empty)} of {root}")
+        raise InputError(f"no image in {shortened(empty)} of {root}; expected files that end in "
+                         f"{', '.join(sorted(SUFFIXES))}")
     return {user: sorted(names, key=time_order) for user, names in images.items()}
 
 

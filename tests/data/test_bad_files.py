@@ -56,7 +56,7 @@ def another_format(path):
 
 
 def wide(path):
-    Image.fromarray(np.pad(RGB, ((0, 0), (32, 32), (0, 0)))).save(path)
+    Image.fromarray(np.repeat(RGB, 2, axis=1)).save(path)
 
 
 WHOLE = {       # each is the ramp, however it is stored
@@ -66,6 +66,8 @@ WHOLE = {       # each is the ramp, however it is stored
     "alpha.png": saved("RGBA"), "grey and alpha.png": saved("LA"), "half transparent.png": half_transparent,
     "palette transparent.png": palette_with_transparency, "turned.jpg": turned, "bmp within.png": another_format,
     "interlaced.png": saved("RGB"), "wide.png": wide, "步态 9.png": saved("RGB"), "name with  spaces.png": saved("RGB"),
+    "a.tif": saved("RGB"), "a.TIFF": saved("L"), "packed.tif": saved("RGB", compression="tiff_lzw"),
+    "a.webp": saved("RGB"), "a.bmp": saved("RGB"), "a.gif": palette,
     "line\nbreak.png": saved("RGB"), "\x1b[31mred.png": saved("RGB"), "emoji 🚶.png": saved("RGB"),
     "quote\"'.png": saved("RGB"), "a,b;c.png": saved("RGB"), "x" * 200 + ".png": saved("RGB"),
 }

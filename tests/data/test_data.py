@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from groundwork.errors import InputError
-from groundwork.images import load_image, load_images
+from groundwork.images import load_images
 from microdoppler.data.spectrograms import drop_broken, find_users, paths_and_labels, time_order
 from microdoppler.data.split import SplitSettings, load_or_make_split, split_images
 
@@ -61,14 +61,6 @@ def test_absent_and_foreign_folders_are_refused(tmp_path):
 def test_labels_are_user_numbers_less_one():
     paths, labels = paths_and_labels({1: ["a"], 31: ["b", "c"]})
     assert (paths, labels.tolist()) == (["a", "b", "c"], [0, 30, 30])
-
-
-def test_other_sizes_are_resized_on_the_short_side_and_cropped_in_the_centre(tmp_path):
-    picture = np.zeros((40, 80, 3), np.uint8)
-    picture[:, 20:60] = 255
-    Image.fromarray(picture).save(tmp_path / "wide.png")
-    cropped = load_image(tmp_path / "wide.png", 20)
-    assert (cropped[:, 1:-1] == 255).all() and cropped.min() > 200      # outer columns: resampled with black ones
 
 
 def test_grey_images_become_rgb(tmp_path):
