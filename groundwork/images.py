@@ -17,7 +17,7 @@ from groundwork.files import atomic_path
 from groundwork.preparation import MIN_SIDE, Preparation
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")      # others need external programs (EPS) or are rarely tested
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}      # of files in these formats
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}     # of files in these formats
 UNDECIDED_MODES = ("I", "F")        # of PIL: 32-bit values, for which no two are black and white by themselves
 
 
