@@ -77,13 +77,12 @@ def read_as_shown(path: str | Path) -> Image.Image:
         return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def read_picture(path: str | Path, preparation: Preparation = Preparation()) -> Image.Image:
-    """Read the part of an image file that `preparation` keeps, with its levels, in mode L or RGB and before `fit`.
+def to_picture(image: Image.Image, preparation: Preparation = Preparation()) -> Image.Image:
+    """The part of an image that `preparation` keeps, with its levels and before `fit`, in mode L or RGB.
 
-    Without levels, 16 bits are scaled to 8. Raises errors as `read_as_shown` does, and InputError if levels are
-    needed and not given, or if the box to keep does not lie in the image.
+    image: from `read_as_shown`. Without levels, 16 bits are scaled to 8. Raises InputError if levels are needed and not
+    given, or if the box to keep does not lie in the image.
     """
-    image = read_as_shown(path)
     box = preparation.box(image.size)
     if box != (0, 0, *image.size):
         image = image.crop(box)
@@ -109,7 +108,7 @@ def load_image(path: str | Path, image_size: int, channels: int = 3, preparation
     Raises OSError, ValueError or PIL's own errors if the file is no complete image or has an absurd size, and
     InputError if it needs other settings.
     """
-    image = read_picture(path, preparation).convert("L" if channels == 1 else "RGB")
+    image = to_picture(read_as_shown(path), preparation).convert("L" if channels == 1 else "RGB")
     return np.asarray(preparation.fitted(image, image_size)).reshape(image_size, image_size, channels)
 
 

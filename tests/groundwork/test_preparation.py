@@ -11,7 +11,7 @@ from PIL import Image
 from toys import RAMP, RGB
 
 from groundwork.errors import InputError
-from groundwork.images import load_image, load_images, read_picture, size_as_shown
+from groundwork.images import load_image, load_images, read_as_shown, size_as_shown, to_picture
 from groundwork.preparation import FITS, Preparation
 
 SIDES = st.integers(16, 200)
@@ -103,7 +103,7 @@ def test_the_box_to_keep_is_that_of_the_image_as_it_is_shown(tmp_path):
     Image.fromarray(np.rot90(RGB[:32])).save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as image:
         assert (image.size, size_as_shown(image)) == ((32, 64), (64, 32))
-    kept = read_picture(tmp_path / "turned.png", Preparation(crop=(16, 0, 48, 32)))
+    kept = to_picture(read_as_shown(tmp_path / "turned.png"), Preparation(crop=(16, 0, 48, 32)))
     assert np.array_equal(kept, RGB[:32, 16:48])
 
 
