@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from benchmarks import reference
 from benchmarks.measure import machine
@@ -20,6 +19,7 @@ from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import save_image
+from groundwork.progress import Progress
 from microdoppler.fidelity.measure import main as measure_fidelity
 from microdoppler.pipeline.assembly import open_cache, open_split, open_vae
 from microdoppler.pipeline.constants import check_constants
@@ -69,7 +69,7 @@ def main(config: Config, *, reference_steps: int | None = None, same_constants: 
     training = reference.Training(reference_config, (cache.scaled_means(torch.arange(len(cache))) + 1) / 2,
                                   cache.labels, device)
     num_steps = reference_steps or max(rows)
-    for _ in tqdm(range(num_steps), desc="training the reference", unit="step", disable=None):
+    for _ in Progress(range(num_steps), desc="training the reference", unit="step"):
         training.step()
     folder = output / f"reference-{num_steps}"
     for user in split.users:

@@ -7,9 +7,9 @@ from typing import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from groundwork.device import half_precision
+from groundwork.progress import Progress
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int, device: torch.device,
@@ -19,7 +19,7 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repea
     repeats: calls of each that count; warm_up: calls of each before these.
     """
     seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in tqdm(range(warm_up + repeats), desc="timing", unit="turn", leave=False, disable=None):
+    for turn in Progress(range(warm_up + repeats), desc="timing", unit="turn", leave=False):
         for function, counted in zip((ours, theirs), seconds):
             elapsed = time_once(function, device)
             if turn >= warm_up:

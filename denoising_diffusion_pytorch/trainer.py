@@ -15,12 +15,12 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from ema_pytorch import EMA
 from torch import Tensor
-from tqdm import tqdm
 
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
 from denoising_diffusion_pytorch.gradients import Batch, Gradients
 from groundwork.device import half_precision
 from groundwork.errors import InputError
+from groundwork.progress import Progress
 from groundwork.seeding import seeded
 from groundwork.stopping import StopRequest
 
@@ -191,8 +191,7 @@ class Trainer:
         """
         losses, logged_step, started = [], self.step, time.perf_counter()
         last_good, reason = copy.deepcopy(self.state_dict()), None
-        with tqdm(total=num_steps, initial=self.step, desc="training", unit="step",
-                  disable=None if recorder else True) as bar:
+        with Progress(total=num_steps, initial=self.step, desc="training", unit="step", hidden=not recorder) as bar:
             while self.step < num_steps and not reason:
                 loss, grad_norm = self.train_step()
                 losses.append(loss)

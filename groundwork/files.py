@@ -15,9 +15,9 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from tqdm import tqdm
 
 from groundwork.errors import InputError
+from groundwork.progress import Progress
 
 ABOUT = "about"     # key of the plain values in the header of a safetensors file, as JSON
 TEMPORARY = re.compile(r"\..*\.(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")       # atomic_path's names; (\d+) is the process id
@@ -205,8 +205,8 @@ def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
 def digest_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal. Shows a progress bar if it takes more than a second."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file, tqdm(total=os.path.getsize(path), desc=f"checking {Path(path).name}", unit="B",
-                                        unit_scale=True, delay=1, leave=False, disable=None) as bar:
+    with open(path, "rb") as file, Progress(total=os.path.getsize(path), desc=f"checking {Path(path).name}",
+                                            unit="B", unit_scale=True, delay=1, leave=False) as bar:
         while block := file.read(2 ** 22):
             digest.update(block)
             bar.update(len(block))

@@ -23,13 +23,13 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.files import TEMPORARY, load_tensors, save_tensors
 from groundwork.lock import LOCK
+from groundwork.progress import Progress
 from microdoppler.pipeline import recording
 from microdoppler.pipeline.assembly import open_cache, open_sample_evaluator, open_split, open_vae
 from microdoppler.pipeline.classification import classify
@@ -239,13 +239,13 @@ def trial(kind: str, shared: Path, trial_folder: Path, seconds: float, expected:
         broken += broken_files(trial_folder)
         if not equal(result(trial_folder), expected):
             outcome.different += 1
-            tqdm.write(f"{kind}, moment {seed}: differs", file=sys.stderr)
+            Progress.write(f"{kind}, moment {seed}: differs", file=sys.stderr)
     except (RuntimeError, OSError) as error:
         outcome.not_finished += 1
-        tqdm.write(f"{kind}, moment {seed}: {error}", file=sys.stderr)
+        Progress.write(f"{kind}, moment {seed}: {error}", file=sys.stderr)
     outcome.broken += bool(broken)
     for line in broken:
-        tqdm.write(f"{kind}, moment {seed}: {line}", file=sys.stderr)
+        Progress.write(f"{kind}, moment {seed}: {line}", file=sys.stderr)
     shutil.rmtree(trial_folder)
 
 
@@ -270,7 +270,7 @@ def main(*, kills: int = 50, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 
             uninterrupted, outcome = Path(folder) / "whole" / kind, outcomes.setdefault(kind, Outcome())
             seconds = finish(KINDS[kind][1], shared, uninterrupted)
             expected = KINDS[kind][2](uninterrupted)
-            for number in tqdm(range(kills), desc=kind, unit="kill", disable=None):
+            for number in Progress(range(kills), desc=kind, unit="kill"):
                 trial(kind, shared, Path(folder) / f"{kind}-{number}", seconds, expected, seed + number, outcome)
             print(f"| {kind} | {seconds:.1f} s | {kills} | {outcome.killed_before_end} | {outcome.broken} | "
                   f"{outcome.not_finished} | {outcome.different} |", flush=True)

@@ -22,13 +22,13 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from groundwork.command_line import run
 from groundwork.device import autocast, choose_device, describe_work, grad_scaler
 from groundwork.errors import InputError, differences
 from groundwork.files import check_inside, digest_tensors, load_tensors, read_json, save_tensors
 from groundwork.images import load_images, save_image, time_order
+from groundwork.progress import Progress
 from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
 from vae.quality import measure_quality
@@ -230,19 +230,20 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     else:       # from now on there is a state to resume from, whenever this process is killed
         save_tensors(state_path, {**trainer.state(), "settings": settings})
     start, loss_average = time.monotonic(), None
-    with tqdm(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step", disable=None) as bar:
+    with Progress(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step") as bar:
         while trainer.step < num_steps:
             loss = trainer.train_step(train_images, batch_size)
             if not math.isfinite(loss):
                 raise InputError(f"the VAE's loss is {loss} at step {trainer.step}; try a lower --lr than {lr}")
             loss_average = loss if loss_average is None else 0.95 * loss_average + 0.05 * loss
             bar.update()
-            bar.set_postfix(loss=f"{loss_average:.4f}", best_mse=f"{trainer.best_mse:.4f}", refresh=False)
+            best = {"best_mse": f"{trainer.best_mse:.4f}"} if math.isfinite(trainer.best_mse) else {}
+            bar.set_postfix(loss=f"{loss_average:.4f}", **best, refresh=False)
             if trainer.step % validate_every == 0 or trainer.step == num_steps:
                 save_if_best(trainer, validation_images, output, {"image_size": image_size, "settings": settings})
                 save_tensors(state_path, {**trainer.state(), "settings": settings})
-    best = load_tensors(output)
-    return {**best["validation"], "step": best["step"], "seconds": time.monotonic() - start}
+    saved = load_tensors(output)
+    return {**saved["validation"], "step": saved["step"], "seconds": time.monotonic() - start}
 
 
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),

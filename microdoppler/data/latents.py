@@ -13,12 +13,12 @@ from typing import Protocol, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
 from groundwork.lock import sole_writer
 from groundwork.memory import AdaptiveBatches
+from groundwork.progress import Progress
 from microdoppler.data.stitching import Cut, load_cuts
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
@@ -171,8 +171,8 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> 
     rng = np.random.default_rng(0)
     total = total_square = np.zeros(posteriors.shape[2])
     low, high, count = np.inf, -np.inf, 0
-    for start in tqdm(range(0, len(posteriors), chunk), desc="measuring latents", unit="chunk", delay=1, leave=False,
-                      disable=None):
+    for start in Progress(range(0, len(posteriors), chunk), desc="measuring latents", unit="chunk", delay=1,
+                          leave=False):
         mean, logvar = (posteriors[start:start + chunk, i].astype(np.float64) for i in (0, 1))
         total = total + mean.sum(axis=(0, 2, 3))
         total_square = total_square + (mean ** 2 + np.exp(logvar)).sum(axis=(0, 2, 3))
@@ -267,7 +267,7 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
         return torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu()
 
     parts = AdaptiveBatches(batch_size, "image")
-    with atomic_path(file) as temporary, tqdm(total=len(cuts), desc="encoding", unit="image", disable=None) as bar:
+    with atomic_path(file) as temporary, Progress(total=len(cuts), desc="encoding", unit="image") as bar:
         stored = None
         for start in range(0, len(cuts), batch_size):
             images = load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels)
@@ -293,7 +293,7 @@ def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], label
     made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} [{identities}]"
     digest = hashlib.blake2b(made_from.encode(), digest_size=16)
     paths = dict.fromkeys(cut.path for cut in cuts)
-    for path in tqdm(paths, desc="reading images", unit="image", delay=1, leave=False, disable=None):
+    for path in Progress(paths, desc="reading images", unit="image", delay=1, leave=False):
         digest.update(path.encode() + hashlib.blake2b((Path(data_path) / path).read_bytes()).digest())
     return digest.hexdigest()
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, load_arrays
 from groundwork.images import load_images, open_image, time_order
+from groundwork.progress import Progress
 from microdoppler.data.spectrograms import drop_broken, find_users
 
 COMPARED_SIZE = 64      # pixels at which all pairs are compared: all pairs of 31 x 150 images take seconds
@@ -232,7 +232,7 @@ def find_overlaps(data_path: str | Path, names: dict[int, list[str]]) -> Overlap
     names: {user number: paths relative to data_path, in time order}. Raises InputError when an image cannot be read.
     """
     correlation, shift, neighbours = {}, {}, {}
-    with tqdm(total=sum(map(len, names.values())), desc="looking for overlaps", unit="image", disable=None) as bar:
+    with Progress(total=sum(map(len, names.values())), desc="looking for overlaps", unit="image") as bar:
         for user, own_names in names.items():
             images = without_profile(load_images(data_path, own_names, NEIGHBOUR_SIZE))
             small = F.avg_pool2d(images, NEIGHBOUR_SIZE // COMPARED_SIZE)

@@ -3,10 +3,10 @@ import re
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from groundwork.errors import InputError, printable, shortened
 from groundwork.images import SUFFIXES, load_image, natural_order, time_order
+from groundwork.progress import Progress
 
 MAX_NAME_BYTES = 100        # of a class: file names contain it, and file systems allow 255 bytes at most
 MAX_BROKEN_SHARE = 0.03     # a larger share of broken images is no accident, and the user should look at the data
@@ -98,7 +98,7 @@ def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[di
     decodable: dict[int, list[str]] = {user: [] for user in images}
     warnings = []
     total = sum(map(len, images.values()))
-    with tqdm(total=total, desc="checking images", unit="image", disable=None) as bar:
+    with Progress(total=total, desc="checking images", unit="image") as bar:
         for user, names in images.items():
             for name in names:
                 try:

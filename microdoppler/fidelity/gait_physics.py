@@ -5,8 +5,8 @@ from functools import lru_cache
 import matplotlib
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
+from groundwork.progress import Progress
 from microdoppler.figures.axes import PictureAxes
 
 BITS = 6                    # per channel in the table that inverts the colour map; finer than JPEG preserves colours
@@ -106,8 +106,8 @@ def describe_gait(images: np.ndarray | Tensor, axes: PictureAxes) -> dict[str, n
     is visible in more than half of the columns (it is not in blank or plain images and in noise). cadence_hz is also
     NaN where no frequency explains enough of the variance.
     """
-    starts = tqdm(range(0, max(len(images), 1), CHUNK), desc="estimating the walk", unit="chunk", delay=1, leave=False,
-                  disable=None)
+    starts = Progress(range(0, max(len(images), 1), CHUNK), desc="estimating the walk", unit="chunk", delay=1,
+                      leave=False)
     parts = [_describe(tracks_of(images[i:i + CHUNK], axes), axes) for i in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

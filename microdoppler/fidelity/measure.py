@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
 from groundwork.images import load_images
+from groundwork.progress import Progress
 from microdoppler.data.audit import Match, pairs_figure
 from microdoppler.data.overlap import load_or_find_overlaps
 from microdoppler.data.spectrograms import paths_and_labels
@@ -136,7 +136,7 @@ def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axe
     for kind, evaluated in (("synthetic", synthetic), ("real", real)):
         report["nearest"][kind] = nearest_training(evaluated.images, training)
         report["gait"][kind] = describe_gait(evaluated.images.images.numpy(), axes) if axes else {}
-    for label in tqdm(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False, disable=None):
+    for label in Progress(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False):
         own = {"synthetic": synthetic.images.labels == label, "real": real.images.labels == label}
         own_sets = real.subset(own["real"]), synthetic.subset(own["synthetic"])
         metrics = _metrics(*own_sets, report, own)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.memory import AdaptiveBatches
+from groundwork.progress import Progress
 from microdoppler.figures.film import Frame, save_film
 from microdoppler.pipeline.generation import ImageGenerator, image_seed
 
@@ -31,7 +31,7 @@ def save_animation(path: Path, generator: ImageGenerator, users: list[int], batc
 def denoising_frames(generator: ImageGenerator, user: int, batches: AdaptiveBatches) -> list[Frame]:
     """The estimate of the user's first image (index 1) at each sampling step; the last frame is that image."""
     estimates: list[tuple[int, Tensor]] = []
-    with tqdm(desc="denoising", unit="step", delay=1, leave=False, disable=None) as bar:
+    with Progress(desc="denoising", unit="step", delay=1, leave=False) as bar:
         def keep(t: int, latents: Tensor) -> None:
             estimates.append((t, latents))
             bar.update()

@@ -1,7 +1,6 @@
 """monitor_training.py: report on a training run while it runs or afterwards."""
 import dataclasses
 import math
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, min_snr_weight
 from groundwork.errors import InputError
 from groundwork.files import read_json
+from groundwork.progress import can_redraw
 from microdoppler.figures.report import save_figure
 from microdoppler.watch.diagnosis import RunSettings, diagnose
 from microdoppler.watch.metrics import Metrics, read_metrics
@@ -90,12 +90,6 @@ def build_screen(folder: Path, metrics: Metrics, settings: RunSettings) -> Train
                           metrics.training["loss"])
 
 
-def can_redraw() -> bool:
-    """Whether standard output is a terminal whose screen can be updated in place. In a notebook it looks like a
-    terminal, but cannot be."""
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
-
-
 def wait_for_training(folder: Path, seconds: float) -> None:
     """Wait until training has begun. Before that, images are split and encoded, which takes minutes.
 
@@ -124,7 +118,7 @@ def monitor(config: Config, *, watch: Seconds = None, html: Path | None = None) 
     try:
         if watch:
             wait_for_training(folder, watch)
-        with Live(screen=True, refresh_per_second=1) if watch and can_redraw() else nullcontext() as live:
+        with Live(screen=True, refresh_per_second=1) if watch and can_redraw(sys.stdout) else nullcontext() as live:
             while True:
                 metrics, settings, text = read_run(folder)
                 if text != shown:

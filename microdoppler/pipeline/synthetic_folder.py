@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from denoising_diffusion_pytorch.trainer import init_distributed
 from groundwork.device import choose_device, describe_work
@@ -17,6 +16,7 @@ from groundwork.files import TEMPORARY, check_inside, read_json, write_json
 from groundwork.images import load_images, save_image
 from groundwork.lock import LOCK, OWNER, sole_writer
 from groundwork.memory import AdaptiveBatches
+from groundwork.progress import Progress
 from microdoppler.data.spectrograms import find_images
 from microdoppler.figures.film import check_film_path
 from microdoppler.figures.legend import Legend
@@ -163,7 +163,7 @@ def generate_missing(generator: ImageGenerator, wanted: dict[str, tuple[int, int
     names, batches = list(wanted), AdaptiveBatches(batch_size, "image")
     writing: list[Future] = []
     with (ThreadPoolExecutor() as writers,
-          tqdm(total=len(names), desc="drawing", unit="image", disable=None if show_progress else True) as bar):
+          Progress(total=len(names), desc="drawing", unit="image", hidden=not show_progress) as bar):
         for start in range(0, len(names), batch_size):
             batch = names[start:start + batch_size]
             images = batches.map(generator.sample_images, *map(list, zip(*(wanted[name] for name in batch))))

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
+from groundwork.progress import Progress
 from microdoppler.simulate import drones as simulated_drones
 from microdoppler.simulate import gait as simulated_gait
 from microdoppler.simulate import gestures as simulated_gestures
@@ -98,7 +98,7 @@ def simulate_dataset(output_dir: str | Path, num_users: int | None = None, image
              "hop_seconds": simulator.HOP_COLUMNS * radar.hop_seconds, "radar": asdict(radar),
              "classes": {folder: describe(simulator, subjects[folder], plans[folder]) for folder in subjects}}
     claim_folder(output_dir, json.loads(json.dumps(truth)))
-    with tqdm(total=num_users * images_per_user, desc="simulate", unit="image", disable=None) as progress:
+    with Progress(total=num_users * images_per_user, desc="simulate", unit="image") as progress:
         for folder, recordings in plans.items():
             for recording in recordings:
                 paths = [output_dir / name for name in recording.names(SUFFIXES[channels])]

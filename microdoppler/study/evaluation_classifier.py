@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from groundwork.device import half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.images import load_images
+from groundwork.progress import Progress
 from microdoppler.data.overlap import Successor
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split
@@ -17,7 +17,7 @@ from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.augmentation import SuccessorIndex
 from microdoppler.study.classifier import RECIPE_VERSION, build_classifier, train_classifier
 
-MAX_IMAGE_SIZE = 96     # pixels: enough to tell walkers apart, and a ninth of the work of 256
+MAX_IMAGE_SIZE = 96     # pixels: enough to tell walkers apart, and a seventh of the work of 256
 EPOCHS = 25
 BATCH_SIZE = 16
 LR = 2e-3
@@ -54,7 +54,7 @@ def load_or_train_evaluation_classifier(real: ImageSet, *, num_classes: int, fol
             pass
     num_steps = max(1, EPOCHS * len(real.images) // BATCH_SIZE)
     arm = Arm("real + classical", real, classical=True)
-    with tqdm(total=num_steps, desc="training the evaluation classifier", unit="step", disable=None) as bar:
+    with Progress(total=num_steps, desc="training the evaluation classifier", unit="step") as bar:
         model = train_classifier(arm.batches(num_steps, BATCH_SIZE, (0, 0), SEED), num_classes=num_classes,
                                  num_steps=num_steps, lr=LR, seed=SEED, device=device, on_step=bar.update)
     save_tensors(path, model.state_dict())

@@ -9,11 +9,11 @@ from typing import Any, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from groundwork.device import half_precision
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, load_arrays
+from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import RECIPE_VERSION, predict, train_classifier
 from microdoppler.study.scores import score
@@ -111,7 +111,7 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
         log.write_rows([planned.row(outcomes[planned.key], common) for planned in plan if planned.key in outcomes])
 
     write_rows()
-    with tqdm(total=len(missing) * recipe["num_steps"], unit="step", disable=None if missing else True) as bar:
+    with Progress(total=len(missing) * recipe["num_steps"], unit="step", hidden=not missing) as bar:
         for number, planned in enumerate(missing.values(), start=1):
             arm, seed = planned.arm, planned.seed
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "

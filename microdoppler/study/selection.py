@@ -4,8 +4,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from groundwork.progress import Progress
 from microdoppler.data.overlap import COMPARED_SIZE, NEAR_COPY, best_match, without_profile
 from microdoppler.data.stitching import shift_in_doppler
 from microdoppler.figures.report import Table
@@ -50,8 +50,7 @@ def nearest_training(images: ImageSet, training: ImageSet) -> NearestTraining:
     """Find the most similar training image of every image, among those with the same label."""
     nearest = NearestTraining(*(torch.zeros(len(images.images), dtype=dtype)
                                 for dtype in (torch.float32, torch.int64, torch.float32)))
-    for label in tqdm(images.labels.unique(), desc="looking for near-copies", unit="user", delay=1, leave=False,
-                      disable=None):
+    for label in Progress(images.labels.unique(), desc="looking for near-copies", unit="user", delay=1, leave=False):
         own, candidates = (images.labels == label).nonzero()[:, 0], (training.labels == label).nonzero()[:, 0]
         small = resize(images.images[own], COMPARED_SIZE)
         small_training = without_profile(resize(training.images[candidates], COMPARED_SIZE))
