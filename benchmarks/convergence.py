@@ -21,7 +21,7 @@ from groundwork.files import write_json
 from groundwork.images import save_image
 from groundwork.progress import Progress
 from microdoppler.fidelity.measure import main as measure_fidelity
-from microdoppler.pipeline.assembly import open_cache, open_split, open_vae
+from microdoppler.pipeline.assembly import open_cache, open_data, open_vae
 from microdoppler.pipeline.constants import check_constants
 from microdoppler.pipeline.generation import Sampling
 from microdoppler.pipeline.synthetic_folder import generate
@@ -49,12 +49,13 @@ def main(config: Config, *, reference_steps: int | None = None, same_constants: 
         json: also write the results to this file
     """
     check_constants(config)
-    reference_config = replace(config, cond_drop_prob=0.5, **({} if same_constants else reference.README_CONSTANTS))
     device, milestones = choose_device(config.device), list_milestones(config.results_folder)
     if not milestones:
         raise InputError(f"no checkpoint in {config.results_folder}; run train_latent_cfg.py with these constants")
-    split, vae = open_split(config), open_vae(config, device)
-    cache = open_cache(config, split, vae, device)
+    config, vae = open_vae(config, device)
+    config, data = open_data(config)
+    cache = open_cache(config, data, vae, device)
+    reference_config = replace(config, cond_drop_prob=0.5, **({} if same_constants else reference.README_CONSTANTS))
     rows: dict[int, dict[str, Any]] = {}
     for milestone in milestones:
         path = milestone_path(config.results_folder, milestone)
@@ -72,7 +73,7 @@ def main(config: Config, *, reference_steps: int | None = None, same_constants: 
     for _ in Progress(range(num_steps), desc="training the reference", unit="step"):
         training.step()
     folder = output / f"reference-{num_steps}"
-    for user in split.users:
+    for user in data.split.users:
         sample_reference(training, vae, user, samples_per_user, reference_config.cond_scale, folder)
     rows.setdefault(num_steps, {})["reference"] = fidelity_of(config, folder)
     found = [{"step": step, **rows[step]} for step in sorted(rows)]

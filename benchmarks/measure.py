@@ -1,6 +1,7 @@
 """Timing on machines with other load, and the peak arithmetic rates of a machine."""
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Callable
@@ -10,6 +11,10 @@ from torch import Tensor
 
 from groundwork.device import half_precision
 from groundwork.progress import Progress
+from train_latent_cfg import Config
+
+# The model of the study of 31 persons. These constants are otherwise as the data and the VAE say.
+FULL_SIZE = replace(Config(), num_users=31, image_size=256, latent_size=32, latent_channels=4)
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int, device: torch.device,

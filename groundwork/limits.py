@@ -5,7 +5,7 @@ creating the dataclass does not. The upper limits are far above all values that 
 """
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, Field, InstanceOf, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -59,6 +59,9 @@ Interval = Annotated[tuple[Share, Share], AfterValidator(_rising),
                      Field(description="two shares in 0 … 1, the smaller one first")]
 SpeedRange = Annotated[tuple[_Finite, _Finite], AfterValidator(_rising_or_zeros),
                        Field(description="two speeds in -10 000 … 10 000, the lower one first, or two zeros")]
+TwoNumbers = Annotated[tuple[_Finite, _Finite], Field(description="two finite numbers")]
+FourNumbers = Annotated[tuple[_Finite, _Finite, _Finite, _Finite], Field(description="four finite numbers")]
+TrainSize = Count | Annotated[float, _number("a share between 0 and 1", gt=0, lt=1)] | Literal["all_but_test"]
 Multiples = Annotated[tuple[Few, ...], Field(min_length=1, max_length=8, description="one to eight numbers in 1 … 64")]
 
 

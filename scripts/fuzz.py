@@ -32,6 +32,7 @@ from groundwork.images import load_images
 from groundwork.limits import to_plain
 from groundwork.progress import Progress
 from microdoppler.data.latents import LatentStatistics, load_cached
+from microdoppler.data.recordings import by_names
 from microdoppler.data.split import Split, SplitSettings, split_images
 from microdoppler.data.synthetic_sets import read_manifest
 from microdoppler.pipeline.constants import config_of
@@ -77,7 +78,8 @@ def write_json_of(value: object) -> Callable[[Path], object]:
 
 def _split() -> Split:
     names = {user: [f"ID_{user}/Doppler{i}.png" for i in range(30)] for user in (1, 2)}
-    return split_images(names, SplitSettings(2, 10, "contiguous", 1, 1, 0))
+    recordings = {user: by_names(own) for user, own in names.items()}
+    return split_images(recordings, SplitSettings(2, 10, "contiguous", 1, 1, 0), {1: "ID_1", 2: "ID_2"})
 
 
 def _checkpoint() -> dict:

@@ -202,6 +202,7 @@ class KL_VAE(nn.Module):
         self.ddconfig["ch_mult"] = tuple(self.ddconfig["ch_mult"])
         embed_dim = embed_dim or self.ddconfig["z_channels"]
         self.embed_dim, self.scale_factor = embed_dim, scale_factor
+        self.image_size: int | None = None      # pixels, of the images it was trained on; None: unknown
         self.encoder = Encoder(self.ddconfig)
         self.decoder = Decoder(self.ddconfig)
         self.quant_conv = nn.Conv2d(2 * self.ddconfig["z_channels"], 2 * embed_dim, 1)
@@ -255,6 +256,7 @@ class KL_VAE(nn.Module):
     def checkpoint(self) -> dict:
         """What `load` reads: the weights, and everything needed to build the network for them."""
         return {"model_state_dict": self.state_dict(), "embed_dim": self.embed_dim, "scale_factor": self.scale_factor,
+                "image_size": self.image_size,
                 "ddconfig": {**self.ddconfig, "ch_mult": list(self.ddconfig["ch_mult"])}}
 
     def save_safetensors(self, path: str | Path) -> None:
@@ -294,6 +296,7 @@ class KL_VAE(nn.Module):
         if {vae.ddconfig["in_channels"], vae.ddconfig["out_ch"]} not in ({1}, {3}):
             raise InputError(f"{path} turns images of {vae.ddconfig['in_channels']} channels into images of "
                              f"{vae.ddconfig['out_ch']}; expected 3 and 3 (RGB), or 1 and 1 (grey)")
+        vae.image_size = settings.get("image_size")
         _check_fit(path, weights, vae.state_dict(), has_ddconfig=bool(ddconfig))
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
         # On a CPU, channels-last convolutions are faster. On CUDA, group norm would convert the layout and back.

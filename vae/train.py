@@ -16,6 +16,7 @@ rose to the end.
 """
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,14 +28,14 @@ from groundwork.command_line import run
 from groundwork.device import autocast, choose_device, describe_work, grad_scaler
 from groundwork.errors import InputError, differences
 from groundwork.files import check_inside, digest_tensors, load_tensors, read_json, save_tensors
-from groundwork.images import load_images, save_image, time_order
+from groundwork.images import load_images, natural_order, save_image
+from groundwork.preparation import Preparation
 from groundwork.progress import Progress
 from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
 from vae.quality import measure_quality
 
 VALIDATION_SHARE = 0.1      # of each user's training windows, the last ones in time
-GUARD = 3                   # windows overlap by 75 %: the 3 before a validation window share pixels with it
 WARMUP_SHARE = 0.05         # of all steps
 MAX_GRAD_NORM = 1.0
 EMA_DECAY = 0.995           # an average over about the last 200 steps
@@ -42,31 +43,45 @@ NUM_SHOWN = 8               # images in the picture of reconstructions
 INIT, BATCH = 0, 1          # purposes of derived seeds: initial weights, and the batches
 
 
-def read_split(split: str | Path) -> tuple[list[str], list[str]]:
-    """Read (training paths, validation paths), relative to data_path, from a split. Only its `train_images` are used.
+@dataclass(frozen=True)
+class TrainingData:
+    """What a split says about training. training, validation: paths relative to the data folder; preparation: how image
+    files become square arrays."""
+    training: list[str]
+    validation: list[str]
+    preparation: Preparation
 
-    The last VALIDATION_SHARE of each user's training windows are for validation. The GUARD windows before them are left
-    out. Raises InputError if there is no split, or if a user has too few windows.
+
+def read_split(split: str | Path) -> TrainingData:
+    """Read which images to train on from a split. Only its `train_images` are used.
+
+    The last VALIDATION_SHARE of each user's training windows are for validation. The windows before them are left out,
+    as many as the split's guard. Raises InputError if there is no split, or if a user has too few windows.
     """
     if not Path(split).is_file():
-        raise InputError(f"{split} does not exist; "
-                         "make it with python -m microdoppler.split --data_path … --num_users …")
+        raise InputError(f"{split} does not exist; make it with python -m microdoppler.split --data_path …, or name it "
+                         "with --split")
     content = read_json(split)
     try:
-        users = {user: sorted(entry["train_images"], key=time_order) for user, entry in content["users"].items()}
-    except (TypeError, KeyError, AttributeError):
+        guard = int(content["guard"])
+        preparation = Preparation.from_json(content["preparation"]) if "preparation" in content else Preparation()
+        # In time order; a random split lists them in another
+        users = {user: sorted(entry["train_images"], key=natural_order) if content["strategy"] == "random"
+                 else entry["train_images"] for user, entry in content["users"].items()}
+    except (TypeError, KeyError, AttributeError, ValueError):
         raise InputError(f"{split} is no split: expected users, each with train_images; "
                          "make it with python -m microdoppler.split") from None
     check_inside((name for names in users.values() for name in names), split)
-    training, validation = [], []
+    training: list[str] = []
+    validation: list[str] = []
     for user, names in users.items():
         held_out = max(1, round(VALIDATION_SHARE * len(names)))
-        if len(names) <= held_out + GUARD:
+        if len(names) <= held_out + guard:
             raise InputError(f"user {user} has {len(names)} training images in {split}; "
-                             f"expected at least {held_out + GUARD + 1} to hold some out for validation")
-        training += names[:-held_out - GUARD]
+                             f"expected at least {held_out + guard + 1} to hold some out for validation")
+        training += names[:-held_out - guard]
         validation += names[-held_out:]
-    return training, validation
+    return TrainingData(training, validation, preparation)
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
@@ -285,15 +300,18 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         raise InputError(f"lr is {lr}, kl_weight is {kl_weight}; expected more than 0, and 0 or more")
     torch_device = choose_device(device)
     print(describe_work(torch_device, micro_batch=batch_size))
-    training, validation = read_split(split)
-    train_images, validation_images = (load_images(data_path, names, image_size, "reading images", channels)
-                                       for names in (training, validation))
+    data = read_split(split)
+    # The paths of a data set with the folders train and test are relative to train
+    root = data_path if (data_path / data.training[0]).is_file() else data_path / "train"
+    train_images, validation_images = (
+        load_images(root, names, image_size, "reading images", channels, data.preparation)
+        for names in (data.training, data.validation))
     results = train_vae(train_images, validation_images, output=output, num_steps=num_steps, batch_size=batch_size,
                         ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
                                   "z_channels": latent_channels, "in_channels": channels, "out_ch": channels}, lr=lr,
                         kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every,
                         resume=resume)
-    print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(validation)} validation "
+    print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(data.validation)} validation "
           f"images at step {results['step']}; latents std {results['std']:.3f}, "
           f"{results['min']:.2f} … {results['max']:.2f}; {results['seconds']:.0f} s")
     return results

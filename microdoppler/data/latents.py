@@ -18,6 +18,7 @@ from groundwork.errors import InputError
 from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
 from groundwork.lock import sole_writer
 from groundwork.memory import AdaptiveBatches
+from groundwork.preparation import Preparation
 from groundwork.progress import Progress
 from microdoppler.data.stitching import Cut, load_cuts
 
@@ -115,8 +116,8 @@ class LatentCache:
     """The posteriors of n training images.
 
     posteriors: (n, 2, c, h, w) float16 (float32 in older caches), memory-mapped, unscaled; [:, 0] is the mean and
-    [:, 1] the log-variance. labels: (n,) int64 = user number - 1. scale_factor: what the VAE multiplies samples by.
-    statistics: of the scaled latents; measured here when not given.
+    [:, 1] the log-variance. labels: (n,) int64, the user's place among the users. scale_factor: what the VAE multiplies
+    samples by. statistics: of the scaled latents; measured here when not given.
     """
 
     def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float,
@@ -186,16 +187,19 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> 
 
 
 def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, *, image_size: int,
-                   folder: str | Path, batch_size: int, device: torch.device) -> LatentCache:
+                   folder: str | Path, batch_size: int, device: torch.device,
+                   preparation: Preparation = Preparation()) -> LatentCache:
     """The latent cache in `folder`; the images are encoded unless it was made from the same input.
 
-    The input is the VAE's weights, the image files, cuts, labels and image_size. cuts: n windows, with paths relative
-    to data_path; labels: (n,) int64 = user number - 1; image_size: in pixels. Prints a warning when stored latents are
-    damaged and are encoded again. Raises InputError when an image cannot be read, the disk is too full, a latent is not
-    finite in float16, or another process writes to the folder.
+    The input is the VAE's weights, the image files, cuts, labels, image_size and preparation. cuts: n windows, with
+    paths relative to data_path; labels: (n,) int64; image_size: in pixels; preparation: of the image files. Prints a
+    warning when stored latents are damaged and are encoded again.
+
+    Raises InputError when an image cannot be read, the disk is too full, a latent is not finite in float16, or another
+    process writes to the folder.
     """
     folder = Path(folder)
-    fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size)
+    fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size, preparation)
     if (index := _read_index(folder)).get("fingerprint") == fingerprint:
         try:
             return _open(folder, index)
@@ -203,7 +207,7 @@ def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], lab
             print(f"warning: {error}; its images are encoded again")
     with sole_writer(folder):
         latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
-        _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
+        _encode(vae, data_path, cuts, image_size, preparation, latents_file, batch_size, device)
         cache = LatentCache(load_array(latents_file), labels, vae.scale_factor)
         write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
                                 "statistics": asdict(cache.statistics), "sha256": digest_file(latents_file),
@@ -258,8 +262,8 @@ def _open(folder: Path, index: dict) -> LatentCache:
 
 
 @torch.inference_mode()
-def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size: int, file: Path, batch_size: int,
-            device: torch.device) -> None:
+def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size: int,
+            preparation: Preparation, file: Path, batch_size: int, device: torch.device) -> None:
     """Write the posteriors of the cuts to `file` as (n, 2, c, h, w) float16, and delete the index beside it."""
     def posteriors(images: Tensor) -> Tensor:
         """(b, channels, s, s) uint8 → (b, 2, c, h, w) float16 on the CPU."""
@@ -270,7 +274,7 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
     with atomic_path(file) as temporary, Progress(total=len(cuts), desc="encoding", unit="image") as bar:
         stored = None
         for start in range(0, len(cuts), batch_size):
-            images = load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels)
+            images = load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels, preparation)
             encoded = parts.map(posteriors, images).numpy()
             if not np.isfinite(encoded).all():
                 raise InputError(f"the VAE gives NaN, infinity or numbers beyond 65 504 from {cuts[start].name} on; "
@@ -287,10 +291,13 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
         file.with_name(INDEX_FILE).unlink(missing_ok=True)
 
 
-def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:
-    """A digest of all that the latents depend on."""
+def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, image_size: int,
+                 preparation: Preparation) -> str:
+    """A digest of all that the latents depend on. The default preparation is left out, as in older caches."""
     identities = ", ".join(cut.identity for cut in cuts)
     made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} [{identities}]"
+    if preparation != Preparation():
+        made_from += f" {preparation}"
     digest = hashlib.blake2b(made_from.encode(), digest_size=16)
     paths = dict.fromkeys(cut.path for cut in cuts)
     for path in Progress(paths, desc="reading images", unit="image", delay=1, leave=False):
@@ -316,7 +323,7 @@ def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path = P
     """Write the encoded training images as .npz, for NumPy, scikit-learn and other programs.
 
     Arrays: means (n, channels, h, w) float32, the posterior means times scale_factor, as the VAE decodes them; labels
-    (n,) int64, the user's number - 1; names (n,), of the images or of the windows cut from them; scale_factor.
+    (n,) int64, the user's place among the users; names (n,), of the images or of windows cut from them; scale_factor.
 
     Args:
         latents_cache_folder: the folder that training encoded its images to

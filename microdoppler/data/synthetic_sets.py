@@ -5,7 +5,7 @@ from typing import Any, Sequence
 from groundwork.errors import InputError, differences, printable, shortened
 from groundwork.files import check_inside, read_json
 from groundwork.images import open_image
-from microdoppler.data.spectrograms import find_images, folders_by_class
+from microdoppler.data.spectrograms import class_of, find_images, folders_by_class
 from microdoppler.data.split import Split
 
 # Keys of manifest.json that runs.csv repeats: which model generated the images, and with which constants
@@ -15,7 +15,7 @@ SAMPLING_FACTS = ("noise_level", "cond_scale", "guidance_interval", "rescaled_ph
 
 
 def find_synthetic(folder: Path, classes: dict[int, str]) -> dict[int, list[str]]:
-    """The images of a synthetic set: {user number: paths relative to folder}. classes: {user number: class}.
+    """The images of a synthetic set: {user number: paths relative to folder}. classes: {user number: folder}.
 
     Raises InputError when the folder does not have images of exactly these classes.
     """
@@ -23,8 +23,9 @@ def find_synthetic(folder: Path, classes: dict[int, str]) -> dict[int, list[str]
     if not folder.is_dir():
         raise InputError(f"--synthetic {folder} is no folder; expected one made by generate.py, with {expected}")
     found = set(folders_by_class(folder))
-    missing = [name for name in classes.values() if name not in found]
-    strange = [name for name in found if name not in classes.values()]
+    known = set(map(class_of, classes.values()))
+    missing = [name for name in classes.values() if class_of(name) not in found]
+    strange = sorted(found - known)
     if len(missing) == len(classes):
         raise InputError(f"--synthetic {folder} holds none of {expected}; expected all of them, as "
                          "generate.py --all_users writes them")

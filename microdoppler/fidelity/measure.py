@@ -14,12 +14,12 @@ import torch
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
+from groundwork.preparation import Preparation
 from groundwork.images import load_images
 from groundwork.progress import Progress
 from microdoppler.data.audit import Match, pairs_figure
-from microdoppler.data.overlap import load_or_find_overlaps
 from microdoppler.data.spectrograms import paths_and_labels
-from microdoppler.data.split import Split
+from microdoppler.data.split_file import SplitOptions, locate_data, open_split
 from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of, find_synthetic, match_to_folds,
                                               smallest_side)
 from microdoppler.fidelity.distributions import (NEIGHBOURS, diversity_ratio, kernel_distance, precision_recall,
@@ -61,14 +61,16 @@ class EvaluatedSet:
 
 
 def evaluate_images(root: Path, images: dict[int, list[str]], image_size: int, evaluator: SampleEvaluator,
-                    passes: dict[str, str], label: str, channels: int) -> EvaluatedSet:
+                    passes: dict[str, str], label: str, channels: int,
+                    preparation: Preparation = Preparation()) -> EvaluatedSet:
     """Load images at image_size pixels, and evaluate them.
 
     images: {user number: paths relative to root}; passes: {path: name of its pass}, an image that is not in it is a
-    pass of its own; label: of the progress bar; channels: 3 for RGB or 1 for grey.
+    pass of its own; label: of the progress bar; channels: 3 for RGB or 1 for grey; preparation: how files become
+    square arrays.
     """
     paths, labels = paths_and_labels(images)
-    loaded = ImageSet(load_images(root, paths, image_size, label, channels), labels)
+    loaded = ImageSet(load_images(root, paths, image_size, label, channels, preparation), labels)
     return EvaluatedSet(loaded, paths, evaluator.features(loaded.images),
                         evaluator.probabilities(loaded.images).argmax(dim=1) == labels,
                         np.array([passes.get(path, path) for path in paths]))
@@ -123,10 +125,12 @@ def user_kid(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, tuple[flo
             if second.paths else (float("nan"), float("nan"))}
 
 
-def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axes: PictureAxes | None) -> dict:
+def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axes: PictureAxes | None,
+            users: list[int]) -> dict:
     """All metrics of synthetic images and, to compare with, of held-out real images.
 
-    training: the real training images; axes: of the images, None if nobody walks in them and there is no gait.
+    training: the real training images; axes: of the images, None if nobody walks in them and there is no gait; users:
+    the user number of each label.
 
     Returns "users": {user number: {"synthetic" or "real": {metric: value}}}; "all": {"synthetic" or "real": {metric:
     value}}; and for figures, with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and
@@ -142,7 +146,7 @@ def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axe
         metrics = _metrics(*own_sets, report, own)
         for kind, (kid, error) in user_kid(*own_sets).items():
             metrics[kind] |= {"kid": kid, "kid_error": error}
-        report["users"][int(label) + 1] = metrics
+        report["users"][users[int(label)]] = metrics
     everyone = {"synthetic": torch.ones(len(synthetic.paths), dtype=torch.bool),
                 "real": torch.ones(len(real.paths), dtype=torch.bool)}
     report["all"] = _metrics(real, synthetic, report, everyone)
@@ -245,31 +249,33 @@ def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_
     torch_device = choose_device(device)
     print(describe_work(torch_device))
     axes = picture_axes(real, window_seconds, lowest_mps, highest_mps) if shows_walking(real) else None
-    division = Split.from_json(read_json(split), split)
-    synthetic_images = find_synthetic(synthetic, division.classes)
+    real, _ = locate_data(real, None)
+    opened = open_split(split, real, SplitOptions())
+    division, overlaps = opened.split, opened.overlaps
+    synthetic_images = find_synthetic(synthetic, division.folders)
     image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if image_size is None else image_size
     check_sizes(synthetic, synthetic_images, image_size, "--image_size")
-    channels = channels_of((synthetic,), division.classes)
+    channels = channels_of((synthetic,), division.folders)
     match_to_folds((synthetic,), {division.settings.fold: division})
-    overlaps = load_or_find_overlaps(real, len(division.users), split.parent, division.settings.class_folders)
     classifier, training = open_evaluation_classifier(real, division, overlaps.successor_of, image_size=image_size,
                                                       folder=split.parent, device=torch_device, channels=channels)
     evaluator = SampleEvaluator(classifier, training)
-    passes = {path: f"{path.split('/')[0]} pass {number}" for path, number in overlaps.pass_of.items()}
+    held_out_paths, _ = paths_and_labels(division.test_images)
+    passes = dict(zip(held_out_paths, overlaps.pass_names(held_out_paths)))
     held_out = evaluate_images(real, division.test_images, image_size, evaluator, passes,
-                               "held-out real images", channels)
+                               "held-out real images", channels, division.preparation)
     generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, {}, "synthetic images", channels)
-    report = measure(held_out, generated, training, axes) | {"made_by": facts_of(synthetic, division),
+    report = measure(held_out, generated, training, axes, division.users) | {"made_by": facts_of(synthetic, division),
                                                              "names": division.names}
     training_paths, _ = paths_and_labels(division.train_images)
-    return write_results(report, held_out, generated, training_paths, real, synthetic, output)
+    return write_results(report, held_out, generated, training_paths, real, synthetic, output, division.preparation)
 
 
 def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> None:
     """Write the features of both sets, real images first, as .npz.
 
-    Arrays: features (n, 512) float32; labels (n,) int64 = user number - 1; paths (n,) str, relative to the folder of
-    the image's data set; is_synthetic (n,) bool.
+    Arrays: features (n, 512) float32; labels (n,) int64, the user's place among the users; paths (n,) str, relative to
+    the folder of the image's data set; is_synthetic (n,) bool.
     """
     with atomic_path(path) as temporary:
         np.savez(temporary, features=np.concatenate([real.features, synthetic.features]),
@@ -279,19 +285,20 @@ def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> No
 
 
 def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, training_paths: list[str], real_root: Path,
-                  synthetic_root: Path, output: Path) -> dict:
+                  synthetic_root: Path, output: Path, preparation: Preparation) -> dict:
     """Write fidelity.json, features.npz, the figures and report.html to `output`, and print tables and sentences.
 
     report: the result of `measure`, with "made_by" and "names" added; training_paths: paths of the training images, in
-    their order; real_root, synthetic_root: the folders that paths are relative to. Returns the content of
-    fidelity.json.
+    their order; real_root, synthetic_root: the folders that paths are relative to; preparation: of the real images.
+    Returns the content of fidelity.json.
     """
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
     plain = {name: report[name] for name in ("made_by", "users", "names", "all")} | {
         "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
     save_features(output / "features.npz", real, synthetic)
-    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic"), output / "closest_pairs.png")
+    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic", Preparation(), preparation),
+                output / "closest_pairs.png")
     save_figure(novelty_figure(report["nearest"]), output / "novelty.png")
     shown, walk = tables(plain), []
     if report["gait"]["real"]:

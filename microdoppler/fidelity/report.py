@@ -103,6 +103,6 @@ def gait_figure(gait: dict[str, dict[str, np.ndarray]], labels: dict[str, Tensor
         axis.set_ylabel(title, fontsize=8)
         axis.grid(axis="y", alpha=0.25)
     figure.axes[0].legend(fontsize=8, markerscale=3)
-    figure.axes[-1].set_xticks(range(len(user_labels)), [plain_text(names[label + 1]) for label in user_labels],
-                               fontsize=7, rotation=90 if len(user_labels) > 12 else 0)
+    shown = [plain_text(list(names.values())[label]) for label in user_labels]
+    figure.axes[-1].set_xticks(range(len(user_labels)), shown, fontsize=7, rotation=90 if len(user_labels) > 12 else 0)
     return figure

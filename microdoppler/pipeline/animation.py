@@ -74,12 +74,15 @@ def with_interpolated_classes(generator: ImageGenerator, users: list[int]) -> Im
     interpolation is right here: unlike noise, learnt embeddings have no norm that must be kept.
     """
     weight = generator.diffusion.model.classes_emb.weight.detach()
-    embeddings = weight[[user - 1 for user in users]]
+    labels = generator.legend.labels
+    embeddings = weight[[labels[user] for user in users]]
     shares = torch.arange(FRAMES_PER_USER, device=weight.device)[:, None] / FRAMES_PER_USER
     mixed = torch.lerp(embeddings[:, None], embeddings.roll(-1, dims=0)[:, None], shares)
     diffusion = copy.deepcopy(generator.diffusion)
     diffusion.model.classes_emb = nn.Embedding.from_pretrained(mixed.flatten(0, 1))
-    return replace(generator, diffusion=diffusion)
+    frames = range(1, len(mixed.flatten(0, 1)) + 1)
+    legend = replace(generator.legend, classes={frame: "" for frame in frames})
+    return replace(generator, diffusion=diffusion, legend=legend)
 
 
 def first_seed(generator: ImageGenerator, user: int) -> int:

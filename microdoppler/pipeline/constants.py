@@ -56,7 +56,8 @@ def config_of(checkpoint: dict) -> Config:
     InputError when the checkpoint's config is not one that this project wrote.
     """
     # Constants that older versions did not have, with the values that reproduce what those versions did.
-    defaults = replace(Config(), cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0)
+    defaults = replace(Config(), cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0, image_size=256, latent_size=32,
+                       latent_channels=4, num_users=31)
     if not checkpoint.get("config"):
         known = infer_config(checkpoint)
         return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),

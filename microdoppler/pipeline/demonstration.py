@@ -17,11 +17,12 @@ from groundwork.files import read_json
 from groundwork.images import load_images
 from microdoppler.data.audit import Audit, audit_split, write_audit
 from microdoppler.data.spectrograms import find_images
+from microdoppler.data.split import Split
 from microdoppler.fidelity.measure import main as measure_fidelity
 from microdoppler.fidelity.report import sentences, tables
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
-from microdoppler.pipeline.assembly import legend_of, open_overlaps, open_split
+from microdoppler.pipeline.assembly import legend_of, open_data
 from microdoppler.pipeline.classification import classify
 from microdoppler.pipeline.monitoring import monitor
 from microdoppler.pipeline.synthetic_folder import generate
@@ -32,6 +33,8 @@ from microdoppler.study.report import conclusion, result_tables
 from train_latent_cfg import Config
 from vae.train import main as train_vae
 
+# What is simulated where the Config leaves it open: persons, pixels of an image and of a latent, by preset
+SIMULATED = {"full": (31, 256, 32), "cpu-hours": (31, 128, 16), "cpu-minutes": (8, 64, 16)}
 NUM_SHOWN = 4       # real images, and synthetic images, of each person in real_and_synthetic.png
 
 
@@ -67,14 +70,18 @@ def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_u
         vae_ch: channels of the VAE at full image size
     """
     choose_device(config.device)    # refuses an unusable device before any work is done
-    config = replace(config, data_path=output_dir / "data", vae_path=output_dir / "kl_vae_best.pt",
+    num_users, image_size, latent_size = SIMULATED[config.preset]
+    config = replace(config, num_users=config.num_users or num_users, image_size=config.image_size or image_size,
+                     latent_size=config.latent_size or latent_size, latent_channels=config.latent_channels or 4,
+                     data_path=output_dir / "data", vae_path=output_dir / "kl_vae_best.pt",
                      results_folder=output_dir / "results", latents_cache_folder=output_dir / "latents_cache")
     synthetic = output_dir / "synthetic"
     stopwatch = Stopwatch()
     with stopwatch("simulate"):
         simulate(config.data_path, config.num_users, images_per_user, config.image_size)
     with stopwatch("split"):
-        audit = audit_split(open_split(config), open_overlaps(config))
+        config, data = open_data(config)
+        audit = audit_split(data.split, data.overlaps)
         write_audit(audit, config.data_path, config.latents_cache_folder)
     with stopwatch("train the VAE"):
         train_narrow_vae(config, vae_num_steps, vae_ch)
@@ -96,7 +103,7 @@ def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_u
                                     image_size=config.classifier_image_size, device=config.device)
     with stopwatch("classify"):
         summary = classify(config, synthetic=(synthetic,))
-    save_figure(compare(config, synthetic), output_dir / "real_and_synthetic.png")
+    save_figure(compare(config, data.split, synthetic), output_dir / "real_and_synthetic.png")
     write_report(config, audit, fidelity, summary, stopwatch, output_dir)
     print(f"\nreport: {(output_dir / 'report.html').resolve()}")
 
@@ -109,11 +116,10 @@ def train_narrow_vae(config: Config, num_steps: int, ch: int) -> None:
               num_steps=num_steps, batch_size=8, lr=4e-3, kl_weight=0.002, device=config.device, resume=True)
 
 
-def compare(config: Config, synthetic: Path) -> Figure:
+def compare(config: Config, split: Split, synthetic: Path) -> Figure:
     """A row per user: real images, then synthetic ones. The real ones are test images, which the model cannot have
     copied."""
-    split, rows = open_split(config), []
-    legend = legend_of(config, split)
+    legend, rows = legend_of(config, split), []
     generated = find_images(synthetic, legend.classes)
     for user in split.users:
         test = split.test_images[user]

@@ -9,7 +9,7 @@ from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_miles
                                                     load_unet_weights, milestone_path)
 from denoising_diffusion_pytorch.classifier_free_guidance import OnStep
 from groundwork.device import autocast, choose_device
-from groundwork.errors import InputError
+from groundwork.errors import InputError, shortened
 from groundwork.files import digest_tensors
 from groundwork.limits import to_plain
 from groundwork.memory import AdaptiveBatches
@@ -109,7 +109,7 @@ class ImageGenerator:
         weights = ema_unet_weights(checkpoint)
         diffusion = build_diffusion(config)
         load_unet_weights(diffusion.model, weights, path)
-        vae = open_vae(config, device)
+        config, vae = open_vae(config, device)
         fingerprint = vae.fingerprint()
         is_other_vae = checkpoint.get("vae_fingerprint") not in (None, fingerprint)
         if is_other_vae and not force:
@@ -132,14 +132,14 @@ class ImageGenerator:
                               training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path))
 
     def sample(self, user: int, count: int = 16, seed: int | None = None) -> torch.Tensor:
-        """Images of one user (1, 2, …): (count, 3 or 1, height, width) float32 in [0, 1], on the CPU.
+        """Images of one user (3 for the folder ID_3): (count, 3 or 1, height, width) float32 in [0, 1], on the CPU.
 
         They equal those that generate.py writes as ID_<user>/*1.png … *<count>.png with this seed; default: the
         checkpoint's seed. Raises InputError when the checkpoint has no such user, or count is below 1.
         """
-        if not 1 <= user <= self.config.num_users or count < 1:
-            raise InputError(f"user {user}, count {count}; expected a user in 1 … {self.config.num_users}, and at "
-                             "least 1 image")
+        if user not in self.legend.users or count < 1:
+            raise InputError(f"user {user}, count {count}; expected one of the users "
+                             f"{shortened([str(known) for known in self.legend.users])}, and at least 1 image")
         seed = self.config.seed if seed is None else seed
         seeds = [image_seed(seed, user, index) for index in range(1, count + 1)]
         images = AdaptiveBatches(MAX_BATCH, "image").map(self.sample_images, [user] * count, seeds)
@@ -169,7 +169,8 @@ class ImageGenerator:
             on_step(t, self.scaling.restore(x_start.float()))
 
         guidance = guidance_of(self.config) | ({"on_step": restore_and_report} if on_step else {})
-        classes = torch.tensor(users, device=self.diffusion.device) - 1
+        labels = self.legend.labels
+        classes = torch.tensor([labels[user] for user in users], device=self.diffusion.device)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with autocast(self.diffusion.device, self.config.amp):      # not the VAE: its activations may overflow float16
             latents = self._sample_standardized(classes, generators, guidance).float()

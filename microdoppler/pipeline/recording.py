@@ -103,7 +103,8 @@ class ResultsRecorder(Recorder):
     def evaluate(self, milestone: int) -> None:
         """Sample and measure; write sample-<m>.png and a line of metrics.jsonl."""
         step = self.trainer.step
-        samples, latents, metrics = self.watcher.evaluate()
+        by_label, latents, metrics = self.watcher.evaluate()
+        samples = {self.legend.users[label]: images for label, images in by_label.items()}
         caption = f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
         save_figure(sample_grid(self.real, samples, self.legend, caption),
                     self.folder / f"sample-{milestone}.png")

@@ -30,13 +30,12 @@ from train_latent_cfg import Config
 MANIFEST = "manifest.json"
 DEFAULTS_OF_OLDER_MANIFESTS = {"noise_level": 1.0, "guidance_interval": [0.0, 1.0]}
 GRID_COLUMNS = 8
-SHARED_WITH_CLASSIFY = ("num_users", "class_folders", "class_names", "data_path", "results_folder",
-                        "latents_cache_folder", "images_per_user_train", "split_strategy", "split_fold",
-                        "split_guard", "seed")      # constants that classify.py and training must have in common
+# Constants that classify.py and training must have in common; the split file has those of the split.
+SHARED_WITH_CLASSIFY = ("class_names", "data_path", "results_folder", "latents_cache_folder", "seed")
 
 
 def choose_users(all_users: bool, user_id: tuple[int, ...], legend: Legend) -> list[int]:
-    """The users to generate, numbered 1, 2, … in rising order. Raises InputError unless exactly one of the options is
+    """The users to generate, in rising order. Raises InputError unless exactly one of the options is
     given, and when a user is unknown."""
     if all_users == bool(user_id):
         raise InputError("give either --all_users or --user_id with users' numbers")
@@ -44,7 +43,7 @@ def choose_users(all_users: bool, user_id: tuple[int, ...], legend: Legend) -> l
     if unknown:
         described = [f"{user} {folder}" for user, folder in legend.classes.items()]
         raise InputError(f"--user_id {' '.join(map(str, unknown))} is unknown to this checkpoint; "
-                         f"its users are 1 … {len(legend.users)}: {shortened(described)}")
+                         f"its users are {shortened(described)}")
     return legend.users if all_users else sorted(set(user_id))
 
 
@@ -84,8 +83,8 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
             milestone
         all_users: generate samples_per_user images of every user
         samples_per_user: images of each user, with --all_users
-        user_id: generate num_samples images of each of these users, e.g. 1 4 for ID_1 and ID_4; with class_folders, the
-            places of their folders
+        user_id: generate num_samples images of each of these users, e.g. 1 4 for ID_1 and ID_4; folders with other
+            names are numbered in natural order
         num_samples: images of each user, with --user_id
         output_dir: gets a folder of *.png per user, with the names of the data set, and manifest.json; torchvision's
             ImageFolder can read it

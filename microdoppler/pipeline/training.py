@@ -15,7 +15,7 @@ from groundwork.lock import sole_writer
 from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.data.latents import LatentStatistics
 from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of,
-                                            legend_of, open_cache, open_sample_evaluator, open_split, open_vae)
+                                            legend_of, open_cache, open_data, open_sample_evaluator, open_vae)
 from microdoppler.pipeline.constants import FIXED_BY_CHECKPOINT, check_constants, config_of
 from microdoppler.pipeline.recording import ResultsRecorder, move_abandoned_milestones
 from microdoppler.pipeline.tracking import choose_trackers
@@ -39,8 +39,7 @@ def train(config: Config, resume: str | None = None) -> bool:
                         micro_batch=config.train_batch_size * config.gradient_accumulate_every // count))
     with sole_writer(config.results_folder) if processes.is_main_process else nullcontext():
         trackers = choose_trackers(config.log_with)
-        checkpoint = resume_point(config, resume)
-        trainer, recorder = prepare(config, checkpoint, device, processes, trackers)
+        config, trainer, recorder = prepare(config, resume, device, processes, trackers)
         with stopping_on_signals(stop), closing(recorder) if recorder else nullcontext():
             reason = trainer.train(config.train_num_steps, log_every=config.log_every,
                                    milestone_every=config.save_and_sample_every, recorder=recorder, stop=stop)
@@ -55,24 +54,28 @@ def train(config: Config, resume: str | None = None) -> bool:
     return not reason
 
 
-def prepare(config: Config, checkpoint: dict | None, device: torch.device, processes: PartialState,
-            trackers: list[str]) -> tuple[Trainer, ResultsRecorder | None]:
-    """The trainer, at the step of the checkpoint if there is one; and the recorder of its results, None in all
-    processes but the main one. Raises InputError when VAE, split or latents are not those of the checkpoint."""
-    vae = open_vae(config, device)
+def prepare(config: Config, resume: str | None, device: torch.device, processes: PartialState,
+            trackers: list[str]) -> tuple[Config, Trainer, ResultsRecorder | None]:
+    """The Config with the constants that were left open; the trainer, at the step of the checkpoint that `resume`
+    names; and the recorder of its results, None in all processes but the main one. Raises InputError when VAE, split or
+    latents are not those of the checkpoint."""
+    config, vae = open_vae(config, device)
     fingerprint = vae.fingerprint()
+    with processes.main_process_first():        # it makes split and latents; the other processes then read them
+        config, data = open_data(config)
+    split = data.split
+    checkpoint = resume_point(config, resume)
     if checkpoint is not None and checkpoint["vae_fingerprint"] != fingerprint:
         raise InputError(f"the run in {config.results_folder} was trained on the latents of another VAE than "
                          f"{config.vae_path}; go back to that one to resume")
+    if checkpoint is not None and checkpoint["split"] != split.identity():
+        raise InputError(f"the run in {config.results_folder} was trained on other images than this split's: "
+                         f"{differences(checkpoint['split'], split.identity())}; go back to its data_split.json")
     torch.manual_seed(config.seed)      # for the network's initial weights
     diffusion = build_diffusion(config)
-    with processes.main_process_first():        # it writes split and latents; the other processes then read them
-        split = open_split(config)
-        if checkpoint is not None and checkpoint["split"] != split.identity():
-            raise InputError(f"the run in {config.results_folder} was trained on other images than this split's: "
-                             f"{differences(checkpoint['split'], split.identity())}; go back to its data_split.json")
-        legend = legend_of(config, split)
-        cache = open_cache(config, split, vae, device)
+    legend = legend_of(config, split)
+    with processes.main_process_first():
+        cache = open_cache(config, data, vae, device)
     statistics = cache.statistics
     if checkpoint is not None:
         statistics = LatentStatistics.of(checkpoint["latent_statistics"], config.results_folder)
@@ -85,19 +88,19 @@ def prepare(config: Config, checkpoint: dict | None, device: torch.device, proce
         trainer.load_state_dict(checkpoint)
         print(f"resumed at step {trainer.step}")
     if not processes.is_main_process:
-        return trainer, None
-    evaluator = open_sample_evaluator(config, split, device, vae.channels)
+        return config, trainer, None
+    evaluator = open_sample_evaluator(config, data, device, vae.channels)
     watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, evaluator,
                                num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
-    real = {user: load_images(config.data_path, split.train_images[user][:1], config.image_size,
-                              channels=vae.channels)[0]
-            for user in watcher.users}
+    shown = [split.users[label] for label in watcher.labels]
+    real = {user: load_images(data.path, split.train_images[user][:1], config.image_size, channels=vae.channels,
+                              preparation=split.preparation)[0] for user in shown}
     recorder = ResultsRecorder(config, trainer, watcher, real, legend, {
         "config": to_plain(config), "latent_statistics": asdict(statistics), "vae_fingerprint": fingerprint,
         "split": split.identity()})
     move_abandoned_milestones(config.results_folder, trainer.step, config.save_and_sample_every)
     recorder.finish_interrupted_milestone()
-    return trainer, recorder
+    return config, trainer, recorder
 
 
 def resume_point(config: Config, resume: str | None) -> dict | None:

@@ -11,7 +11,7 @@ from microdoppler.data.latents import is_unit_range
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
-from microdoppler.pipeline.assembly import legend_of, open_split, open_vae
+from microdoppler.pipeline.assembly import legend_of, open_data, open_vae
 from microdoppler.pipeline.constants import check_constants, command_words
 from train_latent_cfg import Config
 from vae.quality import measure_quality
@@ -56,12 +56,14 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
     check_constants(config)
     device = choose_device(config.device)
     print(describe_work(device, amp=False, micro_batch=config.vae_batch_size))
-    vae = open_vae(config, device)
-    split = open_split(config)
+    config, vae = open_vae(config, device)
+    config, data = open_data(config)
+    split = data.split
     legend = legend_of(config, split)
     paths, labels = paths_and_labels(split.train_images)
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(num_images, len(paths))).astype(int))
-    images = load_images(config.data_path, [paths[i] for i in chosen], config.image_size, "reading", vae.channels)
+    images = load_images(data.path, [paths[i] for i in chosen], config.image_size, "reading", vae.channels,
+                         split.preparation)
     quality, reconstructions = measure_quality(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
     quality |= judge(quality)
     print(report(quality, config))
@@ -69,7 +71,7 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
     write_json(config.results_folder / "vae_range.json", {"vae_path": str(config.vae_path), **quality})
     shown = np.unique(np.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).astype(int))
     grid = image_grid([("original", list(images[shown])), ("reconstruction", list(reconstructions[shown]))],
-                      [legend.names[int(labels[chosen[i]]) + 1] for i in shown],
+                      [legend.names[split.users[int(labels[chosen[i]])]] for i in shown],
                       f"MSE {quality['mse']:.5f}, PSNR {quality['psnr_db']:.1f} dB", legend.axes)
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
     print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")

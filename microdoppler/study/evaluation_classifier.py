@@ -9,6 +9,7 @@ from groundwork.device import half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.images import load_images
+from groundwork.preparation import Preparation
 from groundwork.progress import Progress
 from microdoppler.data.overlap import Successor
 from microdoppler.data.spectrograms import paths_and_labels
@@ -25,14 +26,15 @@ SEED = 1_000_003        # not one of the study's seeds: it must not be one of th
 
 
 def load_real(data_path: str | Path, images: dict[int, list[str]], successor_of: dict[str, Successor], image_size: int,
-              label: str, channels: int = 3) -> ImageSet:
+              label: str, channels: int = 3, preparation: Preparation = Preparation()) -> ImageSet:
     """Load real images at image_size pixels, with their successors.
 
     images: {user number: paths relative to data_path}; successor_of: {path: next window}; label: of the progress bar;
-    channels: 3 for RGB or 1 for grey. Raises InputError when an image cannot be read.
+    channels: 3 for RGB or 1 for grey; preparation: how files become square arrays. Raises InputError when an image
+    cannot be read.
     """
     paths, labels = paths_and_labels(images)
-    return ImageSet(load_images(data_path, paths, image_size, label, channels), labels,
+    return ImageSet(load_images(data_path, paths, image_size, label, channels, preparation), labels,
                     SuccessorIndex.among(paths, successor_of, image_size))
 
 
@@ -70,6 +72,6 @@ def open_evaluation_classifier(data_path: str | Path, split: Split, successor_of
     next window}; folder: where the classifier is stored; channels: 3 for RGB or 1 for grey.
     """
     real = load_real(data_path, split.train_images, successor_of, min(MAX_IMAGE_SIZE, image_size),
-                     "real training images", channels)
-    model = load_or_train_evaluation_classifier(real, num_classes=max(split.users), folder=folder, device=device)
+                     "real training images", channels, split.preparation)
+    model = load_or_train_evaluation_classifier(real, num_classes=len(split.users), folder=folder, device=device)
     return model, real

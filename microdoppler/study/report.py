@@ -103,8 +103,8 @@ def confusion_figure(summary: dict[str, Any]) -> Figure:
     """Confusion matrices of the first arm and of the most accurate other arm side by side, each row in per cent."""
     baseline, *others = summary["arms"]
     shown = [baseline] + ([max(others, key=lambda arm: arm["accuracy"])] if others else [])
-    labels = [user - 1 for user in baseline["recalls"]]
-    names = [plain_text(summary["names"][label + 1].removeprefix("user ")) for label in labels]
+    labels = [list(summary["names"]).index(user) for user in baseline["recalls"]]
+    names = [plain_text(summary["names"][user].removeprefix("user ")) for user in baseline["recalls"]]
     side = max(4.0, 0.24 * len(labels))
     figure = Figure(figsize=((side + 1) * len(shown), side + 1), layout="constrained")
     for axes, arm in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):

@@ -28,6 +28,7 @@ class Fold:
     passes: Sequence[str]                   # of each test image: the name of its pass
     split: dict[str, Any]                   # columns of runs.csv: how the images were split
     facts: dict[str, dict[str, Any]]        # {name of an arm: columns of runs.csv: the origin of its synthetic images}
+    users: Sequence[int]                    # the user number of each label
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,8 @@ class PlannedRun:
                 **self.fold.facts.get(self.arm.name, {}), "seconds": f"{outcome.seconds:.1f}",
                 "num_test": len(self.fold.test.images),
                 **{name: f"{scores[name]:.6f}" for name in ("accuracy", "macro_f1", "ece")},
-                **{f"recall_{user}": f"{recall:.6f}" for user, recall in scores["recalls"].items()}}
+                **{f"recall_{self.fold.users[label]}": f"{recall:.6f}"
+                   for label, recall in scores["recalls"].items()}}
 
 
 def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], recipe: dict[str, Any],

@@ -90,10 +90,10 @@ class Selection:
     def table(self, name: str, users: dict[int, str]) -> Table:
         """How many images of each user are kept, and why the others are not.
 
-        name: what the set is called in the header; users: {user number: name}.
+        name: what the set is called in the header; users: {user number: name}, in the order of the labels.
         """
-        labels = self.images.labels
-        rows = {users[label + 1]: labels == label for label in labels.unique().tolist()}
+        labels, names = self.images.labels, list(users.values())
+        rows = {names[label]: labels == label for label in labels.unique().tolist()}
         rows["all"] = torch.ones_like(self.kept)
         return Table([name, "images", "kept", f"confidence below {self.min_confidence:g}", "near-copies"],
                      [[user, *(str(int((own & part).sum()))

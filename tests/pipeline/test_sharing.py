@@ -152,7 +152,7 @@ def test_from_checkpoint_to_images_in_three_lines(demo, tmp_path):
         with Image.open(tmp_path / "ID_3" / f"ID3_synthetic_Doppler{index + 1}.png") as image:
             assert np.array_equal(np.asarray(image), (images[index] * 255).round().byte().permute(1, 2, 0))
     for nonsense in ({"user": 4}, {"user": 0}, {"user": 1, "count": 0}):
-        with pytest.raises(InputError, match="expected a user in 1 … 3, and at least 1 image"):
+        with pytest.raises(InputError, match="expected one of the users 1, 2, 3, and at least 1 image"):
             generator.sample(**nonsense)
 
 
