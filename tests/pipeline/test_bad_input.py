@@ -46,10 +46,11 @@ def test_missing_data(refused, script, paths, tmp_path):
 
 def test_no_user_folders(refused, paths, tmp_path):
     (tmp_path / "data" / "walker").mkdir(parents=True)
-    line = refused(train_latent_cfg, *paths, "--data_path", tmp_path / "data", "--latents_cache_folder", tmp_path / "c")
+    paths += ["--data_path", tmp_path / "data", "--latents_cache_folder", tmp_path / "c", "--num_users", "1"]
+    line = refused(train_latent_cfg, *paths)
     assert "no image " in line and "walker" in line
     (tmp_path / "data" / "walker").rmdir()
-    line = refused(train_latent_cfg, *paths, "--data_path", tmp_path / "data", "--latents_cache_folder", tmp_path / "c")
+    line = refused(train_latent_cfg, *paths)
     assert "holds no folder of a user" in line and "--data_path" in line and not (tmp_path / "c").exists()
 
 

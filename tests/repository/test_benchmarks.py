@@ -10,7 +10,6 @@ from benchmarks import measure, scale
 from benchmarks.convergence import conclusion
 from groundwork.errors import InputError
 from microdoppler.data.latents import LatentStatistics, load_cached
-from train_latent_cfg import Config
 
 CPU = torch.device("cpu")
 
@@ -29,7 +28,7 @@ def test_a_rate_is_of_the_best_repeat(monkeypatch):
 
 
 def test_made_up_latents_are_what_training_opens(tmp_path):
-    config = replace(Config(), num_users=3, latent_size=4)
+    config = replace(measure.FULL_SIZE, num_users=3, latent_size=4)
     scale.make_cache(tmp_path, config, 10)
     index = scale.read_json(tmp_path / "latents.json")
     cache = load_cached(tmp_path, LatentStatistics(**index["statistics"]))

@@ -20,7 +20,7 @@ RECIPE = {"num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_shares": (1.0,
 def fold_of(arms, number=0):
     passes = [f"pass {i // 2}" for i in range(6)]
     facts = {arm.name: {"model_step": 7} for arm in arms if arm.synthetic}
-    return Fold(number, arms, toy_set(3, seed=9 + number), passes, {"split_guard": 4}, facts)
+    return Fold(number, arms, toy_set(3, seed=9 + number), passes, {"split_guard": 4}, facts, users=(3, 9))
 
 
 def study(folder, arms, seeds=(0, 1), folds=(0,), **recipe):
@@ -37,7 +37,8 @@ def test_every_arm_trains_for_the_same_steps_seeds_and_folds(tmp_path):
     arms = arms_of(toy_set(4, 0), {"x": toy_set(20, 1)}, {"x": toy_set(5, 1)})
     study(tmp_path, arms, folds=(0, 1))
     rows = rows_of(tmp_path)
-    assert len(rows) == 2 * 2 * 7
+    assert len(rows) == 2 * 2 * 7 and {name for name in rows[0] if name.startswith("recall")} == {
+        "recall_3", "recall_9"}
     assert {row["num_steps"] for row in rows} == {"3"}
     for arm in arms:
         own = [row for row in rows if (row["arm"], row["synthetic"]) == (arm.kind, arm.synthetic_name)]
@@ -143,14 +144,15 @@ def test_summary_pairs_each_run_with_the_baseline_of_its_kind():
         fake_run("real + classical + synthetic", 0, 0, [0, 0, 1, 1, 2], labels, "x"),       # 5 of 5
         fake_run("real only", 0, 1, [0, 1, 0, 1, 0], labels),                               # 2 of 5
         fake_run("real + classical", 0, 1, [0, 0, 1, 1, 0], labels),                        # 4 of 5
-        fake_run("real + classical + synthetic", 0, 1, [1, 1, 0, 1, 2], labels, "x")], NAMES)      # 2 of 5
+        fake_run("real + classical + synthetic", 0, 1, [1, 1, 0, 1, 2], labels, "x")],       # 2 of 5
+        {3: "user 3", 5: "user 5", 9: "user 9"})
     real, classical, synthetic = summary["arms"]
     assert real["accuracy"] == pytest.approx(0.5) and real["baseline"] is None
     assert real["accuracy_std"] == pytest.approx(0.1 * 2**0.5)
     assert classical["baseline"] == "real only" and classical["difference"] == pytest.approx((0.2 + 0.4) / 2)
     assert synthetic["baseline"] == "real + classical" and synthetic["difference"] == pytest.approx((0.2 - 0.4) / 2)
-    assert real["confusion"] == [[2, 2, 0], [1, 3, 0], [2, 0, 0]] and real["recalls"] == {1: 0.5, 2: 0.75, 3: 0.0}
-    assert (real["worst_user"], real["best_user"]) == (3, 2)
+    assert real["confusion"] == [[2, 2, 0], [1, 3, 0], [2, 0, 0]] and real["recalls"] == {3: 0.5, 5: 0.75, 9: 0.0}
+    assert (real["worst_user"], real["best_user"]) == (9, 5)
     assert (summary["num_folds"], summary["num_seeds"]) == (1, 2)
 
 

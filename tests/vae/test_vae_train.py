@@ -212,7 +212,8 @@ def test_bad_input_is_named(tmp_path):
     (data / "ID_1" / "Doppler3.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="Doppler3.png"):
         main(data, tmp_path / "a.pt", split, **options)
-    (tmp_path / "few.json").write_text(json.dumps({"users": {"7": {"train_images": ["a", "b"], "test_images": []}}}))
+    (tmp_path / "few.json").write_text(json.dumps({"strategy": "contiguous", "guard": 3, "users": {
+        "7": {"train_images": ["a", "b"], "test_images": []}}}))
     with pytest.raises(InputError, match="user 7 has 2"):
         main(data, tmp_path / "a.pt", tmp_path / "few.json", **options)
     assert not list(tmp_path.glob("a*"))

@@ -54,7 +54,8 @@ def write_run(folder: Path, loss=standardized, *, steps: int = TOTAL, line=lambd
     folder.mkdir(parents=True, exist_ok=True)
     if not config.get("standardize_latents", True):
         config = {"min_loss_weight": 0.0, **config}     # as in the runs whose figures raw() has
-    (folder / "config.json").write_text(json.dumps(to_plain(dataclasses.replace(Config(), **config))))
+    settled = {"num_users": 31} | config        # a run knows how many they are
+    (folder / "config.json").write_text(json.dumps(to_plain(dataclasses.replace(Config(), **settled))))
     scatter, lines = np.random.default_rng(0), []
     for step in range(LOG_EVERY, steps + 1, LOG_EVERY):
         lines.append({**training_line(step, loss(step) * scatter.normal(1, 0.06)), **line(step)})
