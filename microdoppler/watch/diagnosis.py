@@ -132,7 +132,7 @@ def diagnose(metrics: Metrics, settings: RunSettings) -> list[Finding]:
         if np.isfinite(values).any():
             latest[key] = float(np.median(values[np.isfinite(values)]))
     of_samples = (_find_users_not_distinguishable(latest, settings), _find_wrong_sharpness(latest, settings),
-                  _find_collapse(latest, settings), _find_copies(latest))
+                  _find_collapse(latest, metrics, settings), _find_copies(latest, metrics))
     source = f"median of the last {min(3, judged.sum())} milestones" if judged.sum() > 1 else "one milestone"
     findings += [finding and replace(finding, seen=f"{finding.seen} ({source})") for finding in of_samples]
     return [finding for finding in findings if finding is not None]
@@ -285,24 +285,31 @@ def _find_wrong_sharpness(latest: dict[str, float], settings: RunSettings) -> Fi
     return None
 
 
-def _find_collapse(latest: dict[str, float], settings: RunSettings) -> Finding | None:
+def _find_collapse(latest: dict[str, float], metrics: Metrics, settings: RunSettings) -> Finding | None:
     diversity = latest.get("diversity", 1.0)
     if diversity >= COLLAPSED_BELOW:
         return None
+    less = [f"lower the guidance: {settings.less_guidance}"] if settings.less_guidance else []
+    earlier = _use_an_earlier_milestone(metrics, metrics.milestones["diversity"] >= COLLAPSED_BELOW)
     return Finding("collapsing", f"a user's samples lie {diversity:.2f} times as far from each other as training "
                    f"images do; expected about 1, at least {COLLAPSED_BELOW}",
                    "the same few pictures are drawn again and again",
-                   (f"lower the guidance: {settings.less_guidance}; " if settings.less_guidance else "")
-                   + "generate from an earlier milestone")
+                   "; ".join([*less, *(earlier or _train_longer(latest, settings))]))
 
 
-def _find_copies(latest: dict[str, float]) -> Finding | None:
+def _find_copies(latest: dict[str, float], metrics: Metrics) -> Finding | None:
     copies = latest.get("copies", 0.0)
     if copies <= MAX_COPIES:
         return None
+    earlier = _use_an_earlier_milestone(metrics, metrics.milestones["copies"] <= MAX_COPIES)
     return Finding("memorising", f"{copies:.0%} of the samples are near-copies of training images, shifted in time or "
                    f"not; expected at most {MAX_COPIES:.0%}",
                    "training images are memorised: copies add nothing for the classifier",
-                   "generate from an earlier milestone, and drop copies with classify.py --select; train for fewer "
-                   "steps, with more images per user (images_per_user_train), more cuts_per_hop or a smaller network "
-                   "(dim)")
+                   "; ".join([*earlier, "drop copies with classify.py --select", "train for fewer steps, with more "
+                              "images per user (images_per_user_train), more cuts_per_hop or a smaller network (dim)"]))
+
+
+def _use_an_earlier_milestone(metrics: Metrics, is_good: np.ndarray) -> list[str]:
+    """The remedy that names the last milestone before those of the median that is_good (milestones,); [] if none is."""
+    good = metrics.milestones["milestone"][:-3][is_good[:-3]]
+    return [f"generate from an earlier milestone, such as {good[-1]:.0f}"] if len(good) else []

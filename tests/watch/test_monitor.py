@@ -139,7 +139,7 @@ def test_remedies_speak_of_the_runs_own_constants(tmp_path):
     same = dict(milestone=lambda step: {"diversity": 0.1})
     assert "cond_scale 2 (now 4)" in remedies(tmp_path, **same, cond_scale=4.0)
     assert "cond_scale 0.3 (now 0.6)" in remedies(tmp_path, **same, cond_scale=0.6, use_cfg_plus_plus=True)
-    assert remedies(tmp_path, **same, cond_scale=1.0).startswith("generate from an earlier milestone")
+    assert remedies(tmp_path, **same, cond_scale=1.0).startswith("train longer")      # no milestone was better
     both = remedies(tmp_path, milestone=lambda step: {"recognised": 0.3, "sharpness": 1.8}, cond_scale=4.0)
     assert "train longer" in both and "cond_scale" not in both      # the other finding asks to lower it
     stuck = ILLNESSES["loss not falling"]
@@ -186,6 +186,14 @@ def test_a_run_that_copies_its_images_is_not_to_be_trained_longer(tmp_path):
     found = findings(tmp_path, milestone=lambda step: {"copies": 0.4, "recognised": 0.3, "sharpness": 0.5})
     assert set(found) == {"users not distinguishable", "blurred samples", "memorising"}
     assert not any("longer" in finding.remedy for finding in found.values())
+
+
+def test_an_earlier_milestone_is_advised_where_there_is_a_better_one(tmp_path):
+    def sick(key, good, bad):
+        return findings(tmp_path, milestone=lambda step: {key: good if step <= 40000 else bad})
+    assert "an earlier milestone, such as 20" in sick("diversity", 0.9, 0.3)["collapsing"].remedy
+    assert "an earlier milestone, such as 20" in sick("copies", 0.0, 0.4)["memorising"].remedy
+    assert "earlier milestone" not in sick("copies", 0.3, 0.4)["memorising"].remedy
 
 
 def test_figures_of_the_diagnosis_say_of_which_milestones_they_are(tmp_path, capsys):
