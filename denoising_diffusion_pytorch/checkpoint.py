@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, OBJECTIVES, min_snr_weight
-from groundwork.errors import InputError
+from groundwork.errors import InputError, printable
 from groundwork.files import load_safetensors, load_tensors, save_safetensors, save_tensors
 
 FORMAT = 2              # increase it when older code could misread the new files
@@ -79,7 +79,7 @@ def prune_checkpoints(folder: str | Path, keep_last: int, keep_every: int) -> No
         try:
             checkpoint = load_checkpoint(path)
         except InputError as error:
-            print(f"warning: {error}; it is left as it is")
+            print(printable(f"warning: {error}; it is left as it is"))
             continue
         if not checkpoint.keys() & set(ONLY_TO_RESUME):
             return

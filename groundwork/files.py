@@ -103,9 +103,10 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file. Raises InputError if `path` is no file or no JSON."""
+    """The content of a JSON file, with or without a byte order mark, which some editors write. Raises InputError if
+    `path` is no file or no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:

@@ -5,7 +5,7 @@ creating the dataclass does not. The upper limits are far above all values that 
 """
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, Field, InstanceOf, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -95,19 +95,23 @@ def from_plain(plain: dict[str, Any], defaults: Constants) -> Constants:
     if not isinstance(plain, dict):
         raise InputError(f"it is of type {type(plain).__name__}")
     hints = get_type_hints(type(defaults))
-    return type(defaults)(**{**vars(defaults), **{name: _read(name, plain[name], hint)
+    return type(defaults)(**{**vars(defaults), **{name: read_plain(name, plain[name], hint)
                                                   for name, hint in hints.items() if name in plain}})
 
 
-def _read(name: str, value: Any, hint: Any) -> Any:
-    """A value of to_plain as its field's type; tuples may have any length."""
-    if value is None and type(None) in get_args(hint):
-        return None
+def read_plain(name: str, value: Any, hint: Any) -> Any:
+    """A value of to_plain as its type `hint`; tuples may have any length. Raises InputError, with the value's `name`,
+    when it is not of this type."""
+    if type(None) in get_args(hint):
+        if value is None:
+            return None
+        hint = Union[tuple(part for part in get_args(hint) if part is not type(None))]
     convert: Any = None
-    if Path in (hint, *get_args(hint)):
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        hint, convert = list, lambda parts: tuple(read_plain(name, part, item) for part in parts)
+    elif Path in (hint, *get_args(hint)):
         hint, convert = InstanceOf[str], Path       # as str, pydantic would refuse paths that are not UTF-8
-    elif get_origin(hint) is tuple:
-        hint, convert = list[get_args(hint)[0]], tuple  # type: ignore[misc]
     try:
         value = TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:

@@ -318,4 +318,4 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, derived={"split": "{latents_cache_folder}/data_split.json", "output": "{vae_path}"})

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundwork.errors import InputError
+from groundwork.errors import InputError, printable
 from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
 from groundwork.lock import sole_writer
 from groundwork.memory import AdaptiveBatches
@@ -204,7 +204,7 @@ def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], lab
         try:
             return _open(folder, index)
         except InputError as error:
-            print(f"warning: {error}; its images are encoded again")
+            print(printable(f"warning: {error}; its images are encoded again"))
     with sole_writer(folder):
         latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
         _encode(vae, data_path, cuts, image_size, preparation, latents_file, batch_size, device)

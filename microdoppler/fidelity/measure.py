@@ -1,11 +1,11 @@
 """Measure how similar to real images synthetic images are, how diverse, how new, and whether their gait is right.
 
-    python -m microdoppler.fidelity --real DATA --synthetic synthetic_data/checkpoint_75
+    python -m microdoppler.fidelity --data_path DATA --synthetic synthetic_data/checkpoint_75
 
 Beside each metric of synthetic images stands the same metric of real images, as the value to compare it with. Where a
 metric compares two sets, the real ones are the two halves of the held-out passes.
 """
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from microdoppler.fidelity.distributions import (NEIGHBOURS, diversity_ratio, ke
 from microdoppler.fidelity.gait_physics import describe_gait
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pass
 from microdoppler.fidelity.report import gait_figure, novelty_figure, sentences, tables
-from microdoppler.figures.axes import PictureAxes, simulated_axes
+from microdoppler.figures.axes import PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
@@ -205,70 +205,68 @@ def closest_pairs(synthetic: EvaluatedSet, nearest: NearestTraining, training_pa
                   float(nearest.shift[i])) for i in order]
 
 
-def shows_walking(real: Path) -> bool:
+def shows_walking(data_path: Path) -> bool:
     """Whether to estimate the gait: True unless a simulated data set's simulation.json names another kind of motion."""
-    truth = read_json(real / SIMULATION_FILE) if (real / SIMULATION_FILE).exists() else {}
+    truth = read_json(data_path / SIMULATION_FILE) if (data_path / SIMULATION_FILE).exists() else {}
     return not isinstance(truth, dict) or truth.get("kind", "gait") == "gait"
 
 
-def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | None,
-                 highest_mps: float | None) -> PictureAxes:
-    """The axes of the images: the given values, and those of the simulator for the others (None).
-
-    Prints a note when nothing is given and the data are not simulated.
+def picture_axes(data_path: Path, window_seconds: float, velocity_range_mps: tuple[float, float]) -> PictureAxes:
+    """The axes of the images: the given ones, else those of simulated data, else those of the simulator, with a note.
     """
-    given = {"window_seconds": window_seconds, "lowest_mps": lowest_mps, "highest_mps": highest_mps}
-    known = {name: value for name, value in given.items() if value is not None}
-    simulated = simulated_axes(real)
-    if not known and simulated is None:
-        print("note: speeds and cadences are in the simulator's units; give --window_seconds, --lowest_mps and "
-              "--highest_mps of your radar for right ones (the comparison needs none)")
-    return replace(simulated or PictureAxes.of_simulator(), **known)
+    axes = known_axes(data_path, window_seconds, velocity_range_mps)
+    if axes is None:
+        print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
+              "of your radar for right ones (the comparison needs none)")
+    return axes or PictureAxes.of_simulator()
 
 
-def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
-         output: Path = Path("results/fidelity"), image_size: int | None = None, window_seconds: float | None = None,
-         lowest_mps: float | None = None, highest_mps: float | None = None, device: str = "auto") -> dict:
+def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
+         output: Path = Path("results/fidelity"), classifier_image_size: int | None = None, window_seconds: float = 0.0,
+         velocity_range_mps: tuple[float, float] = (0.0, 0.0), device: str = "auto") -> dict:
     """Compare synthetic images with held-out real images, which the model was not trained on.
 
     Writes fidelity.json, features.npz, pictures and report.html.
 
     Args:
-        real: the data set, with ID_1 … ID_<n>
+        data_path: the real data set, with ID_1 … ID_<n>
         synthetic: a folder that generate.py wrote
         split: the split that the model was trained on
         output: folder for the results
-        image_size: pixels at which images are compared; default: 128, or the size of the synthetic images if smaller
-        window_seconds: duration of an image; default: the simulator's
-        lowest_mps: speed at the images' lower edge; default: the simulator's
-        highest_mps: speed at the images' upper edge; default: the simulator's
+        classifier_image_size: pixels at which images are compared; default: 128, or the size of the synthetic images if
+            smaller
+        window_seconds: duration of an image; 0: the simulator's
+        velocity_range_mps: speeds at the images' lower and upper edge; set it with window_seconds
         device: auto, cpu, cuda or cuda:<n>
     """
-    if image_size is not None and image_size < MIN_IMAGE_SIZE:
-        raise InputError(f"--image_size {image_size}; expected at least {MIN_IMAGE_SIZE}")
+    size = classifier_image_size
+    if size is not None and size < MIN_IMAGE_SIZE:
+        raise InputError(f"--classifier_image_size {size}; expected at least {MIN_IMAGE_SIZE}")
     torch_device = choose_device(device)
     print(describe_work(torch_device))
-    axes = picture_axes(real, window_seconds, lowest_mps, highest_mps) if shows_walking(real) else None
-    real, _ = locate_data(real, None)
-    opened = open_split(split, real, SplitOptions())
+    data_path, _ = locate_data(data_path, None)
+    axes = picture_axes(data_path, window_seconds, velocity_range_mps) if shows_walking(data_path) else None
+    opened = open_split(split, data_path, SplitOptions())
     division, overlaps = opened.split, opened.overlaps
     synthetic_images = find_synthetic(synthetic, division.folders)
-    image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if image_size is None else image_size
-    check_sizes(synthetic, synthetic_images, image_size, "--image_size")
+    image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if size is None else size
+    check_sizes(synthetic, synthetic_images, image_size, "--classifier_image_size")
     channels = channels_of((synthetic,), division.folders)
     match_to_folds((synthetic,), {division.settings.fold: division})
-    classifier, training = open_evaluation_classifier(real, division, overlaps.successor_of, image_size=image_size,
-                                                      folder=split.parent, device=torch_device, channels=channels)
+    classifier, training = open_evaluation_classifier(data_path, division, overlaps.successor_of,
+                                                      image_size=image_size, folder=split.parent, device=torch_device,
+                                                      channels=channels)
     evaluator = SampleEvaluator(classifier, training)
     held_out_paths, _ = paths_and_labels(division.test_images)
     passes = dict(zip(held_out_paths, overlaps.pass_names(held_out_paths)))
-    held_out = evaluate_images(real, division.test_images, image_size, evaluator, passes,
+    held_out = evaluate_images(data_path, division.test_images, image_size, evaluator, passes,
                                "held-out real images", channels, division.preparation)
     generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, {}, "synthetic images", channels)
     report = measure(held_out, generated, training, axes, division.users) | {"made_by": facts_of(synthetic, division),
                                                              "names": division.names}
     training_paths, _ = paths_and_labels(division.train_images)
-    return write_results(report, held_out, generated, training_paths, real, synthetic, output, division.preparation)
+    return write_results(report, held_out, generated, training_paths, data_path, synthetic, output,
+                         division.preparation)
 
 
 def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> None:

@@ -100,7 +100,7 @@ def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_u
     with stopwatch("fidelity"):
         fidelity = measure_fidelity(config.data_path, synthetic, split=config.latents_cache_folder / "data_split.json",
                                     output=config.results_folder / "fidelity",
-                                    image_size=config.classifier_image_size, device=config.device)
+                                    classifier_image_size=config.classifier_image_size, device=config.device)
     with stopwatch("classify"):
         summary = classify(config, synthetic=(synthetic,))
     save_figure(compare(config, data.split, synthetic), output_dir / "real_and_synthetic.png")

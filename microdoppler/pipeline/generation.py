@@ -86,6 +86,7 @@ class ImageGenerator:
     identity: dict                          # step, hashes of the weights and of the VAE, split: for the manifest
     training_latents: LatentCache | None    # where noise_level below 1 starts from; None when it is 1
     legend: Legend                          # the users' numbers, folders and names
+    own_sampling: dict                      # {name: plain value} of the checkpoint's own sampling constants
 
     @staticmethod
     def load(path: str | Path, device: str | torch.device = "auto", sampling: Sampling = Sampling(),
@@ -102,7 +103,8 @@ class ImageGenerator:
         path = find_checkpoint(path)
         device = choose_device(device) if isinstance(device, str) else device
         checkpoint = load_checkpoint(path)
-        config = sampling.applied_to(config_of(checkpoint))
+        own = config_of(checkpoint)
+        config = sampling.applied_to(own)
         config = replace(config, vae_path=vae_path or _vae_beside(path) or config.vae_path,
                          latents_cache_folder=latents_cache_folder or config.latents_cache_folder)
         check_constants(config)
@@ -129,7 +131,8 @@ class ImageGenerator:
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
                     "split": checkpoint.get("split", {}), **({"forced": "another VAE"} if is_other_vae else {})}
         return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity,
-                              training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path))
+                              training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path),
+                              Sampling.constants_of(own))
 
     def sample(self, user: int, count: int = 16, seed: int | None = None) -> torch.Tensor:
         """Images of one user (3 for the folder ID_3): (count, 3 or 1, height, width) float32 in [0, 1], on the CPU.

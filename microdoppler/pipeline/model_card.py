@@ -112,9 +112,9 @@ def training_section(metrics: Path, step: int) -> Section:
     names = ("recognised", "diversity", "copies", "class_gain", "sharpness")
     return Section(heading, tables=[Table(
         ["step", *names], [[str(step), *(f"{milestones[name][at]:.3f}" for name in names)]],
-        "Of the few images that training draws at a milestone: the share recognised as their user, their diversity and "
-        "sharpness by that of training images (1 is right), the share of near-copies, and the relative rise of the "
-        "loss when the network is told a wrong user.")])
+        "Of the few images that training draws at a milestone: the share recognised as their user, their diversity by "
+        "that of training images (1 is right), the share of near-copies, the relative rise of the loss when the "
+        "network is told a wrong user, and their sharpness by that of training images after the VAE (1 is right).")])
 
 
 def data_section(config: dict[str, Any], classes: list[str], split: dict[str, Any],

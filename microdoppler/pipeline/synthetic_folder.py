@@ -134,6 +134,8 @@ def generate_all(generator: ImageGenerator, users: list[int], count: int, output
     processes.wait_for_everyone()       # until the main process has locked the folder
     manifest = open_manifest(output_dir, generator.identity | settings) | {"checkpoint": str(checkpoint)}
     print(f"{checkpoint}, step {manifest['step']}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+    if changed := differences(generator.own_sampling, settings):
+        print(f"other than the checkpoint's own: {changed}")
     wanted = {image_name(generator.legend.classes[user], index): (user, image_seed(settings["seed"], user, index))
               for user in users for index in range(1, count + 1)}
     missing = [name for name in wanted if not (output_dir / name).exists()]

@@ -70,7 +70,7 @@ def folders(demo, tmp_path):
 
 def run(folders, **options):
     real, synthetic, split, output = folders
-    return fidelity.main(real, synthetic, split=split, output=output, image_size=64, device="cpu", **options)
+    return fidelity.main(real, synthetic, split=split, output=output, classifier_image_size=64, device="cpu", **options)
 
 
 def test_outputs(folders, capsys):
@@ -138,17 +138,19 @@ def test_real_images_are_as_diverse_as_real_images():
 
 def test_units_follow_the_axes_that_are_given(folders):
     report = run(folders)
-    slower = run(folders, window_seconds=2 * fidelity.PictureAxes.of_simulator().window_seconds)
+    usual = fidelity.PictureAxes.of_simulator()
+    slower = run(folders, window_seconds=2 * usual.window_seconds,
+                 velocity_range_mps=(usual.lowest_mps, usual.highest_mps))
     assert slower["users"][1]["real"]["torso_mps"] == report["users"][1]["real"]["torso_mps"]
     with pytest.raises(InputError, match="lowest speed below"):
-        run(folders, lowest_mps=9.0)
+        run(folders, window_seconds=2.0, velocity_range_mps=(9.0, 1.0))
 
 
 @pytest.mark.parametrize("size", [-64, 0, 8])
 def test_impossible_sizes_are_named(folders, size):
     real, synthetic, split, output = folders
-    with pytest.raises(InputError, match=f"--image_size {size}; expected at least 32"):
-        fidelity.main(real, synthetic, split=split, output=output, image_size=size)
+    with pytest.raises(InputError, match=f"--classifier_image_size {size}; expected at least 32"):
+        fidelity.main(real, synthetic, split=split, output=output, classifier_image_size=size)
     assert not output.exists()
 
 
@@ -174,6 +176,6 @@ def test_bad_input_is_named(folders, spoil, named):
 
 def test_command_line_ends_in_one_line(script, folders):
     real, synthetic, split, output = folders
-    out, error = script("-m", "microdoppler.fidelity", "--real", real, "--synthetic", synthetic / "nothing", "--split",
-                        split, "--output", output, expect=2)
+    out, error = script("-m", "microdoppler.fidelity", "--data_path", real, "--synthetic", synthetic / "nothing",
+                        "--split", split, "--output", output, expect=2)
     assert error.startswith("error: ") and error.count("\n") == 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from groundwork.files import write_json
 from microdoppler.simulate.dataset import simulate_dataset
 
 nbformat = pytest.importorskip("nbformat")
@@ -63,6 +64,9 @@ def test_what_is_attached_is_found(tmp_path):
     assert (found.data_path, found.num_users) == (data, 3)
     assert found.vae_path == tmp_path / "vae" / "kl_vae_best.pt"
     assert found.earlier == tmp_path / "old"
+    for name, every in (("old", 400), ("new", 2000)):       # 4 000 steps, and 18 000
+        write_json(tmp_path / name / "results" / "config.json", {"save_and_sample_every": every})
+    assert find_attached(tmp_path).earlier == tmp_path / "new"
 
 
 def test_bringing_over_keeps_what_is_there(tmp_path):
