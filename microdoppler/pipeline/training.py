@@ -86,7 +86,9 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     trainer = build_trainer(config, diffusion, cache, scaling, device, trackers)
     if checkpoint is not None:
         trainer.load_state_dict(checkpoint)
-        print(f"resumed at step {trainer.step}")
+        print(f"resumed at step {trainer.step}" + (
+            f": train_num_steps = {config.train_num_steps} is reached; raise it to train longer"
+            if trainer.step >= config.train_num_steps else ""))
     if not processes.is_main_process:
         return config, trainer, None
     evaluator = open_sample_evaluator(config, data, device, vae.channels)

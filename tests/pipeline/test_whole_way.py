@@ -120,6 +120,8 @@ def test_training_refuses_to_overwrite_and_resumes(script, demo, paths, tmp_path
     assert "--resume latest" in err and err.count("\n") == 1
     _, err = script("train_latent_cfg.py", *paths, "--dim", "8", "--resume", "latest", expect=2)
     assert "dim 16 (now 8)" in err
+    out, _ = script("train_latent_cfg.py", *paths, "--train_num_steps", "5", "--resume", "latest")
+    assert "resumed at step 5: train_num_steps = 5 is reached; raise it" in out
     script("train_latent_cfg.py", *paths, "--resume", "latest")
     folder, _ = demo
     resumed, whole = (load_tensors(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
