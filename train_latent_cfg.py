@@ -112,16 +112,18 @@ PRESETS = {
 }
 
 
-def main(config: Config, *, resume: str | None = None) -> bool:
+def main(config: Config, *, resume: str | None = None, start_from: Path | None = None) -> bool:
     """Train the latent diffusion model, step 3 of 5. Ctrl-C, SIGTERM and max_train_hours save before they stop.
 
     Returns whether training is complete.
 
     Args:
         resume: continue from a checkpoint in results_folder: latest, or the number of a milestone
+        start_from: begin with the weights of another training, which may have had other users: model-<m>.pt,
+            model.safetensors or a results folder
     """
     from microdoppler.pipeline.training import train  # imported here, since it imports Config
-    return train(config, resume)
+    return train(config, resume, start_from)
 
 
 if __name__ == "__main__":

@@ -137,14 +137,51 @@ def load_tensors(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist (expected a file of weights)")
+    if other_kind := _other_kind(path):
+        raise InputError(f"{path} is {other_kind}; expected a PyTorch file of weights")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{path} is damaged or holds Python objects that would run code; "
-                         "expected tensors and plain values only") from None
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} {_refused_objects(path, str(error))}") from None
     except Exception as error:      # torch.load raises many kinds of errors on damaged files
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is no complete PyTorch file ({reason})") from None
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is that certainly is no PyTorch file, by its first bytes; None if it may be one."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start[4:9] == b"\0\0\0\0{":         # the length of its header, then the header
+        return "a safetensors file, whose name must end in .safetensors"
+    try:
+        text = start.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 3:      # not just a character that the 64 bytes cut off
+            return None
+        text = start[:error.start].decode()
+    if not text or text.startswith("PK") or not all(char.isprintable() or char.isspace() for char in text):
+        return None
+    if text.startswith("version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself: run git lfs pull, or download the file"
+    if text.lstrip().lower().startswith(("<!doctype", "<html")):
+        return "a web page, which a download that needs a login leaves: download the file again"
+    return f"a text file that begins with {text.splitlines()[0][:40]!r}"
+
+
+def _refused_objects(path: Path, error: str) -> str:
+    """Why torch.load refused a file's pickle, for an error message; error: its own message."""
+    if not (name := re.search(r"GLOBAL (\S+)", error)):
+        return ("is damaged or holds Python objects that would run code; "
+                "expected tensors and plain values only")
+    with open(path, "rb") as file:
+        is_module = b"torch.nn.modules" in file.read(2 ** 24)      # the names stand before the tensors
+    if is_module:
+        return (f"holds a whole module ({name[1]}), which would run code when loaded; where its class is defined, "
+                "write its weights alone: torch.save(model.state_dict(), 'weights.pt')")
+    return (f"holds a Python object ({name[1]}) that would run code when loaded; expected tensors and plain values "
+            "only. If you trust its source, write its weights alone: "
+            "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt')")
 
 
 def save_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
@@ -195,11 +232,17 @@ def _load_numpy(path: str | Path, load: Callable, **options: Any) -> Any:
 
 
 def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of the tensors' names and values, in hexadecimal. The order of the tensors does not matter."""
+    """SHA-256 of the tensors' names and values, in hexadecimal. The order of the tensors does not matter.
+
+    Shapes and types are not part of it, since the stored digests of earlier versions lack them.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.dtype == torch.bfloat16:      # NumPy has no such type
+            tensor = tensor.view(torch.int16)
+        digest.update(tensor.numpy().data)
     return digest.hexdigest()
 
 

@@ -211,10 +211,13 @@ def shows_walking(data_path: Path) -> bool:
     return not isinstance(truth, dict) or truth.get("kind", "gait") == "gait"
 
 
-def picture_axes(data_path: Path, window_seconds: float, velocity_range_mps: tuple[float, float]) -> PictureAxes:
+def picture_axes(data_path: Path, window_seconds: float, velocity_range_mps: tuple[float, float], file: Path,
+                 preparation: Preparation) -> PictureAxes:
     """The axes of the images: the given ones, else those of simulated data, else those of the simulator, with a note.
+
+    file, preparation: as for known_axes.
     """
-    axes = known_axes(data_path, window_seconds, velocity_range_mps)
+    axes = known_axes(data_path, window_seconds, velocity_range_mps, file, preparation)
     if axes is None:
         print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
               "of your radar for right ones (the comparison needs none)")
@@ -245,9 +248,11 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     torch_device = choose_device(device)
     print(describe_work(torch_device))
     data_path, _ = locate_data(data_path, None)
-    axes = picture_axes(data_path, window_seconds, velocity_range_mps) if shows_walking(data_path) else None
     opened = open_split(split, data_path, SplitOptions())
     division, overlaps = opened.split, opened.overlaps
+    first = data_path / division.train_images[division.users[0]][0]
+    axes = (picture_axes(data_path, window_seconds, velocity_range_mps, first, division.preparation)
+            if shows_walking(data_path) else None)
     synthetic_images = find_synthetic(synthetic, division.folders)
     image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if size is None else size
     check_sizes(synthetic, synthetic_images, image_size, "--classifier_image_size")

@@ -61,7 +61,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if (path / MODEL_FILE).is_file():
         return path / MODEL_FILE
     if not (milestones := list_milestones(path)):
-        raise InputError(f"no checkpoint in {path}; train first, or give --checkpoint")
+        raise InputError(f"no checkpoint in {path}: expected model-<m>.pt or {MODEL_FILE}; train first, or give the "
+                         "file or folder of a training")
     return milestone_path(path, milestones[-1])
 
 

@@ -50,6 +50,8 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path(
     config, model = shared_config(content), {f"model_{name}": identity[name] for name in ("weights", "vae")}
     names = default_names(classes, config["class_folders"])     # the names of persons are not shared
     content["legend"] = replace(generator.legend, names=names).to_plain()
+    if content.get("started_from"):
+        del content["started_from"]["path"]
     sections = [data_section(config, list(classes.values()), identity["split"], content.get("latent_statistics", {})),
                 fidelity_section((fidelity or results / "fidelity") / "fidelity.json", model),
                 study_section(study, model), training_section(results / "metrics.jsonl", content["step"]),
@@ -81,7 +83,11 @@ def weight_facts(generator: ImageGenerator, content: dict, reason: str) -> list[
     """(name, value) for the card: what identifies these weights; content: of the checkpoint; reason: why chosen."""
     def millions(network: torch.nn.Module) -> str:
         return f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.1f} million"
+    start = content.get("started_from")
+    origin = [("started from", f"weights of another training, step {start['step']}, SHA-256 {start['weights']}")
+              ] if start else []
     return [("step", f"{content['step']} of {generator.config.train_num_steps}"), ("chosen", reason),
             ("weights", f"{millions(generator.diffusion.model)}, SHA-256 {generator.identity['weights']}"),
             ("VAE", f"{millions(generator.vae)}, fingerprint {generator.identity['vae']}"),
+            *origin,
             ("trained by", f"microdoppler-diffusion {content.get('package_version', 'of before 0.1')}")]

@@ -133,7 +133,7 @@ def test_what_is_no_shared_model_is_refused(demo, shared, tmp_path):
     vae.save_safetensors(folder / "vae.safetensors")
     assert "another VAE" in refusal()
     shutil.copy(file, folder / "vae.safetensors")
-    assert "do not fit the VAE" in refusal()
+    assert "it holds the U-Net of a diffusion checkpoint" in refusal()
     assert "no checkpoint in" in refusal(tmp_path) and "does not exist" in refusal(tmp_path / "none.safetensors")
 
 
