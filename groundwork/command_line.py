@@ -1,13 +1,20 @@
 """Turns functions into command lines, and shows the user errors without a traceback."""
 import argparse
 import functools
+import io
 import os
+import shlex
+import subprocess
 import sys
-from typing import Any, Callable, Mapping
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
 
 import tyro
 
 from groundwork.errors import InputError, printable
+
+
+ROOT = Path(__file__).parents[1]        # the scripts are here
 
 
 def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset: str | None = None) -> Any:
@@ -20,8 +27,11 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
     `default_preset` is the preset without `--preset`.
 
     An InputError, or an OSError about a path, ends the program with one line on standard error and status 2. Ctrl-C
-    ends it with status 130. Other exceptions keep their traceback.
+    ends it with status 130. Other exceptions keep their traceback. Characters that the terminal cannot show become "?".
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):        # not so in a notebook, which shows all characters
+            stream.reconfigure(errors="replace")
     if presets is not None:
         preset_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         preset_parser.add_argument("--preset", default=default_preset)
@@ -40,6 +50,19 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
                               in_every_process=True))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def command(script: str, *words: object) -> str:
+    """A command line to show: python, the script's path from the working directory, and these words, quoted."""
+    path = ROOT / script
+    if path.exists():       # else the package is installed without its scripts
+        script = min(str(path), os.path.relpath(path), key=len) if path.drive == Path.cwd().drive else str(path)
+    return quoted(["python", script, *map(str, words)])
+
+
+def quoted(words: Sequence[str]) -> str:
+    """The words as one command line, in the quotes that the system's shell reads."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def _program() -> str | None:

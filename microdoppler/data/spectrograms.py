@@ -47,7 +47,7 @@ def find_classes(data_path: str | Path, num_users: int, class_folders: bool = Fa
     data_path = Path(data_path)
     wanted = "a folder per class" if class_folders else f"ID_1 … ID_{num_users}"
     if not data_path.is_dir():
-        raise InputError(f"data_path {data_path} is no folder; expected one that holds {wanted}")
+        raise InputError(f"data_path {data_path} is no folder; give one that holds {wanted} with --data_path")
     found = list(folders_by_class(data_path))
     if class_folders:
         if len(found) != num_users:

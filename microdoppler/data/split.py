@@ -174,6 +174,8 @@ def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitS
         split = _named(split_images(images, settings), class_names)
         write_json(path, split.to_json())
         return split, warnings
+    if not data_path.is_dir():
+        raise InputError(f"data_path {data_path} is no folder; give the one that {path} was made from with --data_path")
     split = Split.from_json(read_json(path), path)
     default = {"class_folders": False}      # used() leaves it out when it is False
     changed = differences(default | split.settings.used(), default | settings.used())

@@ -4,11 +4,13 @@
 """
 from pathlib import Path
 
+from groundwork.limits import checks_arguments
 from microdoppler.data.audit import audit_split, write_audit
 from microdoppler.data.overlap import load_or_find_overlaps
 from microdoppler.data.split import SplitSettings, describe, load_or_make_split
 
 
+@checks_arguments
 def main(data_path: Path, *, output: Path = Path("latents_cache/data_split.json"), num_users: int = 31,
          images_per_user_train: int = 50, strategy: str = "contiguous", fold: int = 0, guard: int = 4, seed: int = 42,
          class_folders: bool = False, class_names: Path | None = None) -> None:

@@ -16,6 +16,7 @@ from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
 from groundwork.images import load_images
+from groundwork.limits import checks_arguments
 from microdoppler.data.audit import Match, pairs_figure
 from microdoppler.data.overlap import load_or_find_overlaps
 from microdoppler.data.spectrograms import paths_and_labels
@@ -222,6 +223,7 @@ def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | N
     return replace(simulated or PictureAxes.of_simulator(), **known)
 
 
+@checks_arguments
 def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
          output: Path = Path("results/fidelity"), image_size: int | None = None, window_seconds: float | None = None,
          lowest_mps: float | None = None, highest_mps: float | None = None, device: str = "auto") -> dict:

@@ -15,7 +15,7 @@ from PIL import Image
 
 import classify
 from microdoppler.pipeline.classification import open_splits
-from microdoppler.pipeline.constants import command_words
+from microdoppler.pipeline.constants import option_words
 from microdoppler.pipeline.synthetic_folder import classify_command
 from groundwork.command_line import run
 from groundwork.errors import InputError
@@ -81,7 +81,7 @@ def test_the_command_that_generation_names_next_means_the_same_data_and_split():
     Config(), Config(seed=7), replace(PRESETS["cpu-hours"], amp=False, class_folders=True, dim_mults=(1, 2),
                                       velocity_range_mps=(-1.4, 5.9), window_seconds=2.3, data_path=Path("my data"))])
 def test_a_command_line_gives_its_constants_back(monkeypatch, config):
-    monkeypatch.setattr(sys, "argv", command_words("train_latent_cfg.py", config, vars(config))[1:])
+    monkeypatch.setattr(sys, "argv", ["train_latent_cfg.py", *option_words(config, vars(config))])
 
     def parsed(config: Config) -> Config:
         return config
