@@ -3,7 +3,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Iterator
 
@@ -48,8 +48,12 @@ def stopping_on_signals(request: StopRequest) -> Iterator[StopRequest]:
         if number == signal.SIGINT and interrupts > 1:
             raise KeyboardInterrupt
         request.signal_name = signal.Signals(number).name
-        with suppress(OSError):     # not print: its reader may be gone, or the signal came while it was printing
-            os.write(2, f"\n{request.signal_name}: stopping after this step (Ctrl-C: at once)\n".encode())
+        said = f"\n{request.signal_name}: stopping after this step (Ctrl-C: at once)\n".encode()
+        for stream, text in ((1, b""), (2, said)):
+            try:
+                os.write(stream, text)      # not print: the signal may have come while it was printing
+            except OSError:         # its terminal or reader is gone: printing must not fail before all is saved
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:     # Windows has none
         numbers.append(signal.SIGHUP)

@@ -88,7 +88,7 @@ def test_temporary_files_of_another_host_are_not_judged_by_the_processes_of_this
         old = elsewhere.with_name(f".old{elsewhere.name}")
         for path in (left, elsewhere, old):
             path.touch()
-        os.utime(old, [time.time() - 2 * 24 * 3600] * 2)
+        os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
         write_to(tmp_path)
         assert [path.exists() for path in (temporary, elsewhere, left, old)] == [True, True, False, False]
 

@@ -1,6 +1,7 @@
 """Signals, the clock, locks and disks, with real ones."""
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -69,6 +70,20 @@ def test_a_second_interrupt_ends_it_at_once_with_130():
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130 and "saved" not in out
+
+
+def test_a_terminal_that_is_closed_lets_it_save(tmp_path):
+    """Although all that is printed from then on fails, as a progress bar is at every step."""
+    code = textwrap.dedent(STEPS).replace("time.sleep(float(seconds))", f"""print("progress", flush=True)
+        open({str(tmp_path / "saved")!r}, "w")""")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(Path(__file__).parents[2])
+        os.execv(sys.executable, [sys.executable, "-c", code, "0"])
+    assert os.read(terminal, 100).strip() == b"ready"
+    os.close(terminal)
+    os.waitpid(child, 0)
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_hangup_that_is_ignored_stays_ignored():

@@ -68,13 +68,17 @@ def test_outputs(config, tmp_path, capsys):
     assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
 
 
-def test_the_command_that_generation_names_next_means_the_same_data_and_split():
-    config = replace(PRESETS["cpu-minutes"], data_path=Path("my data"), num_users=3, class_folders=True, split_fold=2)
+def test_the_command_that_generation_names_next_means_the_same_data_and_split(tmp_path, monkeypatch):
+    (tmp_path / "my data").mkdir()
+    config = replace(PRESETS["cpu-minutes"], data_path=tmp_path / "my data", num_users=3, class_folders=True,
+                     split_fold=2)
+    monkeypatch.chdir(Path(classify.__file__).parent)
     command = classify_command(replace(config, train_lr=0.5), Path("sets/a"))
     assert command.startswith("python classify.py --preset cpu-minutes ") and command.endswith(" --synthetic sets/a")
     options = shlex.split(command)[4:-2]
     assert tyro.cli(Config, args=options, default=PRESETS["cpu-minutes"], use_underscores=True) == config
-    assert classify_command(Config(), Path("sets/a")) == "python classify.py --synthetic sets/a"
+    assert classify_command(Config(data_path=Path("DATA")), Path("sets/a")) == (
+        "python classify.py --data_path DATA --synthetic sets/a")
 
 
 @pytest.mark.parametrize("config", [
