@@ -22,6 +22,7 @@ setup(
         "tqdm>=4.65",
         "filelock>=3.24",       # one writer per folder; before, it took no notice of a lock file that is gone
         "tyro>=0.9.1",          # command lines out of dataclasses and functions
+        "psutil>=5.9",          # memory and processes on all systems; accelerate brings it along
         "pydantic>=2.5",        # limits of the constants, and those to and from JSON
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped

@@ -9,7 +9,7 @@ from pathlib import Path
 from groundwork.command_line import run
 from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
                                FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
-                               SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight)
+                               SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight, convert_fields)
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,9 @@ class Config:
     classifier_lr: PositiveShare = 1e-3  # peak learning rate
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between
     classifier_seeds: Size = 3  # repetitions of every arm and fold, each with its own seed
+
+    def __post_init__(self) -> None:
+        convert_fields(self)        # from Python, a path may be text, and a tuple a list
 
 
 PRESETS = {

@@ -2,12 +2,15 @@
 import argparse
 import functools
 import inspect
+import io
 import os
+import shlex
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping, get_type_hints
+from typing import Any, Callable, Mapping, Sequence, get_type_hints
 
 import tyro
 
@@ -18,6 +21,9 @@ from groundwork.limits import from_plain, read_plain
 CONFIG_FILE = "config.json"     # what --config reads in a folder
 CONFIG_HELP = ("--config FILE takes the defaults of these options from a JSON file of constants, such as "
                f"results/{CONFIG_FILE}. A folder stands for the {CONFIG_FILE} in it.")
+
+
+ROOT = Path(__file__).parents[1]        # the scripts are here
 
 
 def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset: str | None = None,
@@ -35,8 +41,11 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
     the file. None: the constant of that name is another thing, and is not taken.
 
     An InputError, or an OSError about a path, ends the program with one line on standard error and status 2. Ctrl-C
-    ends it with status 130. Other exceptions keep their traceback.
+    ends it with status 130. Other exceptions keep their traceback. Characters that the terminal cannot show become "?".
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):        # not so in a notebook, which shows all characters
+            stream.reconfigure(errors="replace")
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)
     if presets is not None:
@@ -121,6 +130,19 @@ def _defaults_from(file: Path, values: dict[str, Any], main: Callable, defaults:
         print(printable(f"note: {file} names constants that this version does not have, and they are ignored: "
                         + shortened(unknown)))
     return found
+
+
+def command(script: str, *words: object) -> str:
+    """A command line to show: python, the script's path from the working directory, and these words, quoted."""
+    path = ROOT / script
+    if path.exists():       # else the package is installed without its scripts
+        script = min(str(path), os.path.relpath(path), key=len) if path.drive == Path.cwd().drive else str(path)
+    return quoted(["python", script, *map(str, words)])
+
+
+def quoted(words: Sequence[str]) -> str:
+    """The words as one command line, in the quotes that the system's shell reads."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def _program() -> str | None:

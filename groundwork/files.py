@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from groundwork.errors import InputError
 from groundwork.progress import Progress
 
 ABOUT = "about"     # key of the plain values in the header of a safetensors file, as JSON
-TEMPORARY = re.compile(r"\..*\.(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")       # atomic_path's names; (\d+) is the process id
+HOST = hashlib.blake2s(socket.gethostname().encode(), digest_size=4).hexdigest()        # several may share a disk
+TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")     # atomic_path's names: host, process
 
 
 @contextmanager
@@ -32,11 +34,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     matplotlib and NumPy choose the format by it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "rb+") as file:        # Windows flushes only what was opened for writing
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -45,6 +47,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | Path) -> None:
+    """Create a folder, and those above it, unless it exists. Raises InputError if one of them is a file."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(part for part in (Path(path), *Path(path).parents) if part.exists())
+        raise InputError(f"{file} is a file, but a folder is to be written there; give another name, or move the file "
+                         "away") from None
 
 
 def check_free_space(folder: str | Path, needed: int, advice: str) -> None:
@@ -103,10 +115,11 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file, with or without a byte order mark, which some editors write. Raises InputError if
-    `path` is no file or no JSON."""
+    """The content of a JSON file. It may be UTF-8, UTF-16 or UTF-32, with a byte order mark or without: editors of
+    Windows write both. Raises InputError if `path` is no file or no JSON.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:

@@ -29,6 +29,7 @@ from groundwork.device import autocast, choose_device, describe_work, grad_scale
 from groundwork.errors import InputError, differences
 from groundwork.files import check_inside, digest_tensors, load_tensors, read_json, save_tensors
 from groundwork.images import load_images, natural_order, save_image
+from groundwork.limits import checks_arguments
 from groundwork.preparation import Preparation
 from groundwork.progress import Progress
 from groundwork.seeding import derive_seed, seeded
@@ -269,6 +270,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     return {**saved["validation"], "step": saved["step"], "seconds": time.monotonic() - start}
 
 
+@checks_arguments
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
          num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],

@@ -16,6 +16,7 @@ from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
 from groundwork.preparation import Preparation
 from groundwork.images import load_images
+from groundwork.limits import checks_arguments
 from groundwork.progress import Progress
 from microdoppler.data.audit import Match, pairs_figure
 from microdoppler.data.spectrograms import paths_and_labels
@@ -224,6 +225,7 @@ def picture_axes(data_path: Path, window_seconds: float, velocity_range_mps: tup
     return axes or PictureAxes.of_simulator()
 
 
+@checks_arguments
 def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
          output: Path = Path("results/fidelity"), classifier_image_size: int | None = None, window_seconds: float = 0.0,
          velocity_range_mps: tuple[float, float] = (0.0, 0.0), device: str = "auto") -> dict:

@@ -9,6 +9,7 @@ from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
+from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from microdoppler.data.audit import audit_split
 from microdoppler.data.spectrograms import paths_and_labels
@@ -26,6 +27,7 @@ from microdoppler.study.summary import summarize
 from train_latent_cfg import Config
 
 
+@checks_arguments
 def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, ...] = (), seeds: int | None = None,
          select: float | None = None, force: bool = False) -> dict[str, Any]:
     """Train classifiers on real and synthetic images and compare them, step 5 of 5.
@@ -72,7 +74,8 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
     return summary
 
 
-def check_options(config: Config, synthetic: tuple[Path, ...], seeds: int, select: float | None) -> None:
+def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int = 1,
+                  select: float | None = None) -> None:
     """Raises InputError when an option of classify is out of range or lacks what it needs."""
     if seeds < 1:
         raise InputError(f"--seeds {seeds}; expected at least 1")

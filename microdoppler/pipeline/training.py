@@ -8,10 +8,11 @@ from accelerate import PartialState
 
 from denoising_diffusion_pytorch.checkpoint import ONLY_TO_RESUME, list_milestones, load_checkpoint, milestone_path
 from denoising_diffusion_pytorch.trainer import Trainer, init_distributed
+from groundwork.command_line import command
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences
 from groundwork.images import load_images
-from groundwork.limits import to_plain
+from groundwork.limits import checks_arguments, to_plain
 from groundwork.lock import sole_writer
 from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.data.latents import LatentStatistics
@@ -25,6 +26,7 @@ from microdoppler.watch.milestone import MilestoneWatcher
 from train_latent_cfg import Config
 
 
+@checks_arguments
 def train(config: Config, resume: str | None = None, start_from: str | Path | None = None) -> bool:
     """Train the latent diffusion model; returns True when training is complete, False when it was stopped and saved.
 
@@ -55,8 +57,9 @@ def train(config: Config, resume: str | None = None, start_from: str | Path | No
                   + (" instead of --start_from" if start_from else ""))
         else:
             print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
-                  f"next: python generate.py --checkpoint {config.results_folder}/model-{last}.pt --all_users "
-                  f"--samples_per_user 50 --output_dir synthetic_data/checkpoint_{last}")
+                  "next: " + command("generate.py", "--checkpoint", milestone_path(config.results_folder, last),
+                                     "--all_users", "--samples_per_user", config.images_per_user_train,
+                                     "--output_dir", f"synthetic_data/checkpoint_{last}"))
     return not reason
 
 

@@ -1,19 +1,19 @@
 """Step 1: check the range of the VAE's latents, which decides auto_normalize, and the VAE's reconstructions."""
-import shlex
-
 import numpy as np
 from torch import Tensor
 
+from groundwork.command_line import command
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
+from groundwork.limits import checks_arguments
 from microdoppler.data.latents import is_unit_range
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
 from microdoppler.pipeline.assembly import legend_of, open_data, open_vae
-from microdoppler.pipeline.constants import check_constants, command_words
+from microdoppler.pipeline.constants import check_constants, option_words
 from train_latent_cfg import Config
 from vae.quality import measure_quality
 
@@ -59,6 +59,7 @@ def report(quality: dict, config: Config) -> str:
     return "\n".join(lines)
 
 
+@checks_arguments
 def check_vae(config: Config, *, num_images: int = 100) -> dict:
     """Check the VAE before training, step 1 of 5. Exit status 1 when it reconstructs poorly.
 
@@ -91,5 +92,5 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
     print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")
     if quality["verdict"] != "poor":
-        print("next: " + shlex.join(command_words("train_latent_cfg.py", config, vars(config))))
+        print("next: " + command("train_latent_cfg.py", *option_words(config, vars(config))))
     return quality

@@ -15,7 +15,7 @@ from PIL import Image
 
 import classify
 from microdoppler.pipeline.classification import open_splits
-from microdoppler.pipeline.constants import command_words
+from microdoppler.pipeline.constants import option_words
 from microdoppler.pipeline.synthetic_folder import classify_command
 from groundwork.command_line import run
 from groundwork.errors import InputError
@@ -89,7 +89,7 @@ def test_the_command_that_generation_names_next_means_the_same_data_and_split(co
     Config(images_per_user_train=0.5, split_guard=0, crop=(0.1, 0.0, 0.9, 1.0), levels=(-20.5, 4095.0), fit="pad"),
     Config(images_per_user_train="all_but_test", test_data=Path("test set"), recording_pattern=r"(p\d+)_(\d+)")])
 def test_a_command_line_gives_its_constants_back(monkeypatch, config):
-    monkeypatch.setattr(sys, "argv", command_words("train_latent_cfg.py", config, vars(config))[1:])
+    monkeypatch.setattr(sys, "argv", ["train_latent_cfg.py", *option_words(config, vars(config))])
 
     def parsed(config: Config) -> Config:
         return config
