@@ -1,12 +1,14 @@
 """Reads the weights of an autoencoder, whoever wrote them, and converts them to the layout of KL_VAE.
 
-Three layouts are known. They are of the same network with other names:
+Three layouts are known. Their names differ:
 
     KL_VAE              down.0.block.0.nin_shortcut                  down.0.downsample
     latent-diffusion    down.0.block.0.nin_shortcut                  down.0.downsample.conv
     diffusers           down_blocks.0.resnets.0.conv_shortcut        down_blocks.0.downsamplers.0.conv
 
-The last two also compute differently, which convert accounts for: see there and Encoder, KL_VAE.encode.
+The networks of the last two differ from KL_VAE in three points: they upsample to the nearest neighbour and then
+convolve, which `convert` turns into a transposed convolution; they pad downsamplings on two sides only, and take images
+in -1 … 1, which KL_VAE does with `latent_diffusion`.
 
 Sources of the names: CompVis/latent-diffusion, ldm/modules/diffusionmodules/model.py; diffusers 0.42, AutoencoderKL.
 """
@@ -83,7 +85,7 @@ def read_vae(path: Path) -> tuple[dict[str, Tensor], float | None, int | None]:
     tensors = {name: value for name, value in _leaves(content) if isinstance(value, Tensor)}
     prefixes = [name.removesuffix(FIRST) for name in tensors if re.search(rf"(^|\.){re.escape(FIRST)}$", name)]
     prefixes.sort(key=lambda prefix: not re.search("ema|average", prefix))      # stable
-    if not prefixes or any(re.search(CODES, name) for name in tensors):
+    if not prefixes or any(re.match(CODES, name.removeprefix(prefixes[0])) for name in tensors):
         raise InputError(f"{path} is no VAE that can be used here: it holds {_describe(content, list(tensors))}; "
                          "expected the weights of python -m vae.train, of latent-diffusion or of diffusers' "
                          "AutoencoderKL (docs/own_vae.md)")

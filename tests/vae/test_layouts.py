@@ -68,7 +68,8 @@ FILES = {
     "diffusers, in a wrapper": lambda: {"epoch": 3, "model": prefixed("module.", diffusers_weights())},
     "latent-diffusion": lambda: {"state_dict": latent_diffusion_weights() | {"loss.logvar": torch.ones(2)}},
     "all of latent-diffusion": lambda: {
-        "state_dict": prefixed("first_stage_model.", latent_diffusion_weights()) | REST},
+        "state_dict": prefixed("first_stage_model.", latent_diffusion_weights()) | REST
+        | {"cond_stage_model.quantize.embedding.weight": torch.ones(2)}},
 }
 
 
