@@ -61,7 +61,7 @@ def find_checkpoint(path: str | Path) -> Path:
     if (path / MODEL_FILE).is_file():
         return path / MODEL_FILE
     if not (milestones := list_milestones(path)):
-        found = f"no model-<m>.pt and no {MODEL_FILE} in {path}" if path.is_dir() else f"{path} does not exist"
+        found = f"no checkpoint in {path}, model-<m>.pt or {MODEL_FILE}" if path.is_dir() else f"{path} does not exist"
         raise InputError(f"{found}; train first (train_latent_cfg.py), or give --checkpoint the results_folder of a "
                          "training or one of its files")
     return milestone_path(path, milestones[-1])
