@@ -253,7 +253,7 @@ def _find_wrong_sharpness(latest: dict[str, float], settings: RunSettings) -> Fi
     value = latest.get("sharpness", 1.0)
     seen = f"samples have {value:.2f} times the pixel gradient of decoded training images; expected about 1"
     if value < BLURRED_BELOW:
-        return Finding("blurred samples", seen, "fine detail is not drawn yet, or averaged away",
+        return Finding("blurred samples", seen, "fine detail is not learnt yet, or averaged away",
                        f"train longer (train_num_steps, now {settings.train_num_steps}); sampling_timesteps "
                        f"{2 * settings.sampling_timesteps} (now {settings.sampling_timesteps}); if real images look "
                        "blurred after the VAE as well (python test_vae_range.py), train the VAE longer")
@@ -272,7 +272,7 @@ def _find_collapse(latest: dict[str, float], settings: RunSettings) -> Finding |
         return None
     return Finding("collapsing", f"a user's samples lie {diversity:.2f} times as far from each other as training "
                    f"images do; expected about 1, at least {COLLAPSED_BELOW}",
-                   "the same few pictures are drawn again and again",
+                   "the same few pictures are generated again and again",
                    (f"lower the guidance: {settings.less_guidance}; " if settings.less_guidance else "")
                    + "generate from an earlier milestone")
 

@@ -120,7 +120,7 @@ def test_folds_that_share_a_vae_are_warned_of(config, tmp_path, capsys):
     _, splits = open_splits(config, (0, 1, 2))
     match_to_folds(tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold, "old" if fold else "own")
                          for fold, split in splits.items()), splits)
-    assert "folds 1 and 2 were drawn through one VAE" in capsys.readouterr().out
+    assert "folds 1 and 2 were generated through one VAE" in capsys.readouterr().out
 
 
 def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):

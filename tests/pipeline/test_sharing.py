@@ -70,7 +70,7 @@ def test_the_card_is_one_that_the_hub_reads_and_holds_this_models_figures_only(d
     arm = next(arm for arm in study["arms"] if arm["kind"] == "real + synthetic")
     assert f"| all | {figures['all']['synthetic']['num_images']} \\| " in text and "| training images | 30" in text
     assert f"| {arm['name']} | {100 * arm['accuracy']:.1f}" in text and "Not measured" not in text
-    assert f"The images of {arm['synthetic']} were drawn with noise_level 1.0, cond_scale" in text
+    assert f"The images of {arm['synthetic']} were generated with noise_level 1.0, cond_scale" in text
     figures["made_by"]["model_weights"] = study["sets"][0]["model_vae"] = "another"
     write_json(results / "fidelity" / "fidelity.json", figures)
     write_json(results / "classify" / "summary.json", study)
