@@ -127,7 +127,7 @@ def test_axes_are_those_given_or_the_simulators_or_none(tmp_path):
     assert found.window_seconds == pytest.approx(56 * 152 / 3750)
     assert known_axes(tmp_path, 1.5, (-2.0, 2.0)) == PictureAxes(1.5, -2.0, 2.0)
     assert known_axes(tmp_path / "ID_1", 0.0, (0.0, 0.0)) is None
-    with pytest.raises(InputError, match="window_seconds 1.5, speeds 0 … 0"):
+    with pytest.raises(InputError, match=r"window_seconds is 1.5, velocity_range_mps \(0, 0\)"):
         known_axes(tmp_path, 1.5, (0.0, 0.0))
 
 

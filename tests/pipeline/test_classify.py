@@ -60,10 +60,10 @@ def test_outputs(config, tmp_path, capsys):
         own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
                                                                                             arm["synthetic"])]
         assert [run["accuracy"] for run in arm["runs"]] == pytest.approx(own, abs=1e-6)
-    for name in ("accuracy.png", "confusion.png"):
+    for name in ("verdict.png", "accuracy.png", "confusion.png"):
         Image.open(folder / name).verify()
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 2
+    assert html.count("data:image/png;base64,") == 3
     printed = capsys.readouterr().out
     assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
 
