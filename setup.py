@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 setup(
     name="microdoppler-diffusion",
     version="0.1.0",
-    description="Latent diffusion that draws micro-Doppler spectrograms of walking persons, and measures their use",
+    description="Latent diffusion that generates micro-Doppler spectrograms of walking persons, and measures their use",
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["denoising_diffusion_pytorch", "groundwork", "microdoppler*", "vae"]),

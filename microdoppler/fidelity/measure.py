@@ -25,9 +25,10 @@ from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of
                                               smallest_side)
 from microdoppler.fidelity.distributions import (NEIGHBOURS, diversity_ratio, kernel_distance, precision_recall,
                                                  separation)
-from microdoppler.fidelity.gait_physics import describe_gait
+from microdoppler.fidelity.gait_physics import MIN_WALKING, cadence_share, describe_gait
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pass
-from microdoppler.fidelity.report import gait_figure, novelty_figure, sentences, tables
+from microdoppler.fidelity.report import (PAIRS_CAPTION, fidelity_verdict, gait_figure, novelty_figure,
+                                          overview_figure, tables)
 from microdoppler.figures.axes import PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.simulate.dataset import SIMULATION_FILE
@@ -130,17 +131,19 @@ def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axe
             users: list[int]) -> dict:
     """All metrics of synthetic images and, to compare with, of held-out real images.
 
-    training: the real training images; axes: of the images, None if nobody walks in them and there is no gait; users:
-    the user number of each label.
+    training: the real training images; axes: of the images, None if nobody walks in them. The gait is measured only if
+    the held-out real images show one. users: the user number of each label.
 
     Returns "users": {user number: {"synthetic" or "real": {metric: value}}}; "all": {"synthetic" or "real": {metric:
     value}}; and for figures, with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and
     "nearest": {"synthetic" or "real": NearestTraining}.
     """
-    report: dict = {"users": {}, "gait": {}, "nearest": {}}
+    report: dict = {"users": {}, "gait": {"synthetic": {}, "real": {}}, "nearest": {}}
     for kind, evaluated in (("synthetic", synthetic), ("real", real)):
         report["nearest"][kind] = nearest_training(evaluated.images, training)
-        report["gait"][kind] = describe_gait(evaluated.images.images.numpy(), axes) if axes else {}
+    gait = describe_gait(real.images.images.numpy(), axes) if axes else None
+    if axes and gait and cadence_share(gait) >= MIN_WALKING:
+        report["gait"] = {"synthetic": describe_gait(synthetic.images.images.numpy(), axes), "real": gait}
     for label in Progress(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False):
         own = {"synthetic": synthetic.images.labels == label, "real": real.images.labels == label}
         own_sets = real.subset(own["real"]), synthetic.subset(own["synthetic"])
@@ -153,6 +156,8 @@ def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axe
     report["all"] = _metrics(real, synthetic, report, everyone)
     for kind, evaluated in (("synthetic", synthetic), ("real", real)):
         report["all"][kind]["separation"] = separation(evaluated.features, evaluated.images.labels.numpy())
+    if gait:
+        report["all"]["real"]["cadence_share"] = cadence_share(gait)
     for kind, means in means_over_users(report["users"]).items():
         report["all"][kind] |= means
     return report
@@ -206,23 +211,10 @@ def closest_pairs(synthetic: EvaluatedSet, nearest: NearestTraining, training_pa
                   float(nearest.shift[i])) for i in order]
 
 
-def shows_walking(data_path: Path) -> bool:
-    """Whether to estimate the gait: True unless a simulated data set's simulation.json names another kind of motion."""
+def may_show_walking(data_path: Path) -> bool:
+    """False if a simulated data set's simulation.json names another kind of motion than a gait."""
     truth = read_json(data_path / SIMULATION_FILE) if (data_path / SIMULATION_FILE).exists() else {}
     return not isinstance(truth, dict) or truth.get("kind", "gait") == "gait"
-
-
-def picture_axes(data_path: Path, window_seconds: float, velocity_range_mps: tuple[float, float], file: Path,
-                 preparation: Preparation) -> PictureAxes:
-    """The axes of the images: the given ones, else those of simulated data, else those of the simulator, with a note.
-
-    file, preparation: as for known_axes.
-    """
-    axes = known_axes(data_path, window_seconds, velocity_range_mps, file, preparation)
-    if axes is None:
-        print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
-              "of your radar for right ones (the comparison needs none)")
-    return axes or PictureAxes.of_simulator()
 
 
 @checks_arguments
@@ -240,8 +232,8 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
         output: folder for the results
         classifier_image_size: pixels at which images are compared; default: 128, or the size of the synthetic images if
             smaller
-        window_seconds: duration of an image; 0: the simulator's
-        velocity_range_mps: speeds at the images' lower and upper edge; set it with window_seconds
+        window_seconds: duration of an image; 0: from simulation.json, else the simulator's
+        velocity_range_mps: m/s at an image's lowest and highest row; set it with window_seconds
         device: auto, cpu, cuda or cuda:<n>
     """
     size = classifier_image_size
@@ -253,8 +245,8 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     opened = open_split(split, data_path, SplitOptions())
     division, overlaps = opened.split, opened.overlaps
     first = data_path / division.train_images[division.users[0]][0]
-    axes = (picture_axes(data_path, window_seconds, velocity_range_mps, first, division.preparation)
-            if shows_walking(data_path) else None)
+    axes = known_axes(data_path, window_seconds, velocity_range_mps, first, division.preparation)
+    gait_axes = (axes or PictureAxes.of_simulator()) if may_show_walking(data_path) else None
     synthetic_images = find_synthetic(synthetic, division.folders)
     image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if size is None else size
     check_sizes(synthetic, synthetic_images, image_size, "--classifier_image_size")
@@ -269,10 +261,14 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     held_out = evaluate_images(data_path, division.test_images, image_size, evaluator, passes,
                                "held-out real images", channels, division.preparation)
     generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, {}, "synthetic images", channels)
-    report = measure(held_out, generated, training, axes, division.users) | {"made_by": facts_of(synthetic, division),
+    report = measure(held_out, generated, training, gait_axes, division.users) | {
+        "made_by": facts_of(synthetic, division),
                                                              "names": division.names}
+    if report["gait"]["real"] and axes is None:
+        print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
+              "of your radar for right ones (the comparison needs none)")
     training_paths, _ = paths_and_labels(division.train_images)
-    return write_results(report, held_out, generated, training_paths, data_path, synthetic, output,
+    return write_results(report, held_out, generated, training_paths, data_path, synthetic, output, axes,
                          division.preparation)
 
 
@@ -290,19 +286,21 @@ def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> No
 
 
 def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, training_paths: list[str], real_root: Path,
-                  synthetic_root: Path, output: Path, preparation: Preparation) -> dict:
+                  synthetic_root: Path, output: Path, axes: PictureAxes | None,
+                  preparation: Preparation) -> dict:
     """Write fidelity.json, features.npz, the figures and report.html to `output`, and print tables and sentences.
 
     report: the result of `measure`, with "made_by" and "names" added; training_paths: paths of the training images, in
-    their order; real_root, synthetic_root: the folders that paths are relative to; preparation: of the real images.
-    Returns the content of fidelity.json.
+    their order; real_root, synthetic_root: the folders that paths are relative to; axes: of the images, None if
+    unknown; preparation: of the real images. Returns the content of fidelity.json.
     """
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
     plain = {name: report[name] for name in ("made_by", "users", "names", "all")} | {
         "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
     save_features(output / "features.npz", real, synthetic)
-    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic", Preparation(), preparation),
+    save_figure(overview_figure(plain), output / "overview.png")
+    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic", axes, Preparation(), preparation),
                 output / "closest_pairs.png")
     save_figure(novelty_figure(report["nearest"]), output / "novelty.png")
     shown, walk = tables(plain), []
@@ -311,11 +309,13 @@ def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, tra
                                 report["names"]), output / "gait.png")
         walk = [Section("The walk", tables=shown[2:], pictures=[
             Picture(output / "gait.png", "Estimates from each picture; bars are medians")])]
-    render_report(output / "report.html", f"Fidelity, diversity and novelty of {synthetic_root}", [
-        Section("Result", sentences(plain), shown[:1]),
+    render_report(output / "report.html", f"How similar to real images, varied and new: {synthetic_root}",
+                  fidelity_verdict(plain, output), [
+        Section("Similarity and diversity", tables=shown[:1]),
         Section("Novelty", tables=shown[1:2], pictures=[
-            Picture(output / "novelty.png", "How like its nearest training image each image is"),
-            Picture(output / "closest_pairs.png", "The synthetic images most like a training image, above it")]),
+            Picture(output / "novelty.png", "How similar each image is to its nearest training image"),
+            Picture(output / "closest_pairs.png", PAIRS_CAPTION)]),
         *walk])
-    print("\n\n".join([*(table.as_text() for table in shown), *sentences(plain), f"report: {output / 'report.html'}"]))
+    print("\n\n".join([*(table.as_text() for table in shown), fidelity_verdict(plain).as_text(),
+                       f"report: {output / 'report.html'}"]))
     return plain

@@ -20,7 +20,7 @@ from microdoppler.data.audit import Audit, audit_split, write_audit
 from microdoppler.data.spectrograms import find_images
 from microdoppler.data.split import Split
 from microdoppler.fidelity.measure import main as measure_fidelity
-from microdoppler.fidelity.report import sentences, tables
+from microdoppler.fidelity.report import PAIRS_CAPTION, sentences, tables
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.pipeline.assembly import legend_of, open_data
@@ -31,7 +31,7 @@ from microdoppler.pipeline.synthetic_folder import generate
 from microdoppler.pipeline.training import train
 from microdoppler.pipeline.vae_range import check_vae
 from microdoppler.simulate.dataset import main as simulate
-from microdoppler.study.report import conclusion, result_tables
+from microdoppler.study.report import result_tables, study_verdict
 from train_latent_cfg import Config
 from vae.train import main as train_vae
 
@@ -129,7 +129,7 @@ def compare(config: Config, split: Split, synthetic: Path) -> Figure:
     for user in split.users:
         test = split.test_images[user]
         chosen = [test[len(test) * i // NUM_SHOWN] for i in range(NUM_SHOWN)]
-        rows.append((legend.names[user], [*load_images(config.data_path, chosen, config.image_size),
+        rows.append((legend.figure_names[user], [*load_images(config.data_path, chosen, config.image_size),
                                           *load_images(synthetic, generated[user][:NUM_SHOWN], config.image_size)]))
     return image_grid(rows, (["real"] + [""] * (NUM_SHOWN - 1)) + ["synthetic"], axes=legend.axes)
 
@@ -140,15 +140,18 @@ def write_report(config: Config, audit: Audit, fidelity: dict, summary: dict, st
     classify."""
     vae_quality = read_json(config.results_folder / "vae_range.json")
     newest = list_milestones(config.results_folder)[-1]
-    render_report(output_dir / "report.html", "Simulated micro-Doppler, from radar to verdict", [
+    study = config.results_folder / "classify"
+    render_report(output_dir / "report.html", "Demo on simulated radar data: do the synthetic images help?",
+                  study_verdict(summary, study), [
         Section("Real (here: simulated) beside synthetic", ["The real ones are test images, which no model has seen."],
                 pictures=[Picture(output_dir / "real_and_synthetic.png", "A row per person")]),
-        Section("Does the synthetic data help?", [conclusion(summary)], result_tables(summary),
-                [Picture(config.results_folder / "classify" / "accuracy.png", "Accuracy on the test images"),
-                 Picture(config.results_folder / "classify" / "confusion.png", "Who is mistaken for whom")]),
-        Section("How like, how varied, how new", sentences(fidelity), tables(fidelity), [
-            Picture(config.results_folder / "fidelity" / "closest_pairs.png", "The closest to training images"),
-            Picture(config.results_folder / "fidelity" / "gait.png", "Estimates from each picture; bars are medians")]),
+        Section("All arms of the study", tables=result_tables(summary),
+                pictures=[Picture(study / "accuracy.png", "Accuracy on the test images"),
+                          Picture(study / "confusion.png", "Who is mistaken for whom")]),
+        Section("How similar, how varied, how new", sentences(fidelity), tables(fidelity), [
+            Picture(config.results_folder / "fidelity" / name, caption) for name, caption in (
+                ("closest_pairs.png", PAIRS_CAPTION), ("gait.png", "Estimates from each picture; bars are medians"))
+            if name != "gait.png" or "cadence_hz" in fidelity["all"]["real"]]),
         Section("The split, audited", [audit.line], pictures=[
             Picture(config.latents_cache_folder / "split_audit.png", "The closest pairs of test and training images")]),
         Section("Diffusion training", pictures=[

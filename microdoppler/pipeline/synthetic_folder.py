@@ -156,7 +156,7 @@ def generate_all(generator: ImageGenerator, users: list[int], count: int, output
     generate_missing(generator, {name: wanted[name] for name in share}, output_dir, batch_size,
                      show_progress=processes.is_main_process)
     processes.wait_for_everyone()
-    print(f"{len(missing)} images drawn, {len(wanted) - len(missing)} were there already: {output_dir}")
+    print(f"{len(missing)} images generated, {len(wanted) - len(missing)} were there already: {output_dir}")
     return list(wanted)
 
 
@@ -172,7 +172,7 @@ def generate_missing(generator: ImageGenerator, wanted: dict[str, tuple[int, int
     names, batches = list(wanted), AdaptiveBatches(batch_size, "image")
     writing: list[Future] = []
     with (ThreadPoolExecutor() as writers,
-          Progress(total=len(names), desc="drawing", unit="image", hidden=not show_progress) as bar):
+          Progress(total=len(names), desc="generating", unit="image", hidden=not show_progress) as bar):
         for start in range(0, len(names), batch_size):
             batch = names[start:start + batch_size]
             images = batches.map(generator.sample_images, *map(list, zip(*(wanted[name] for name in batch))))
@@ -202,7 +202,8 @@ def draw_grid(output_dir: Path, names: list[str], users: list[int], generator: I
     real = real_images(config.data_path, {user: legend.classes[user] for user in users}, config.image_size)
     for user in users:
         shown = [name for name in names if name.startswith(f"{legend.classes[user]}/")][:GRID_COLUMNS]
-        rows.append((legend.names[user], [*real.get(user, ()), *load_images(output_dir, shown, config.image_size)]))
+        rows.append((legend.figure_names[user],
+                     [*real.get(user, ()), *load_images(output_dir, shown, config.image_size)]))
     return image_grid(rows, ["real", "synthetic"] if real else [], str(output_dir), legend.axes)
 
 

@@ -136,8 +136,8 @@ def resume_point(config: Config, resume: str | None) -> dict | None:
     path = milestone_path(config.results_folder, milestones[-1] if resume == "latest" else int(resume))
     checkpoint = load_checkpoint(path)
     if "format" in checkpoint and not set(ONLY_TO_RESUME) <= checkpoint.keys():
-        raise InputError(f"{path} was thinned out and only draws images now; the newest keep_last = {config.keep_last} "
-                         f"can be resumed, up to {milestones[-1]}")
+        raise InputError(f"{path} was thinned out and can only generate images now; the newest keep_last = "
+                         f"{config.keep_last} can be resumed, up to {milestones[-1]}")
     if not {"opt", "scaler", "seconds", "latent_statistics", "vae_fingerprint", "split"} <= checkpoint.keys():
         raise InputError(f"{path} is of the older format, which can generate but not be resumed")
     was, now = to_plain(config_of(checkpoint)), to_plain(config)

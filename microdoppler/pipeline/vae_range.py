@@ -87,7 +87,7 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
     write_json(config.results_folder / "vae_range.json", {"vae_path": str(config.vae_path), **quality})
     shown = np.unique(np.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).astype(int))
     grid = image_grid([("original", list(images[shown])), ("reconstruction", list(reconstructions[shown]))],
-                      [legend.names[split.users[int(labels[chosen[i]])]] for i in shown],
+                      [legend.figure_names[split.users[int(labels[chosen[i]])]] for i in shown],
                       f"MSE {quality['mse']:.5f}, PSNR {quality['psnr_db']:.1f} dB", legend.axes)
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
     print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")

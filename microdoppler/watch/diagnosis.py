@@ -275,8 +275,10 @@ def _find_wrong_sharpness(latest: dict[str, float], settings: RunSettings) -> Fi
     longer = _train_longer(latest, settings)
     steps = f"sampling_timesteps {2 * settings.sampling_timesteps} (now {settings.sampling_timesteps})"
     if value < BLURRED_BELOW:
-        return Finding("blurred samples", seen, "fine detail is not drawn yet, or averaged away",
-                       "; ".join([*longer, steps]))
+        blurred_vae = ("if real images look blurred after the VAE as well (python test_vae_range.py), train the VAE "
+                       "longer")
+        return Finding("blurred samples", seen, "fine detail is not learnt yet, or averaged away",
+                       "; ".join([*longer, steps, blurred_vae]))
     if value > NOISY_ABOVE:
         less = [settings.less_guidance] if settings.less_guidance else []
         return Finding("noisy samples", seen, "noise is left in the samples, or guidance exaggerates",
@@ -293,7 +295,7 @@ def _find_collapse(latest: dict[str, float], metrics: Metrics, settings: RunSett
     earlier = _use_an_earlier_milestone(metrics, metrics.milestones["diversity"] >= COLLAPSED_BELOW)
     return Finding("collapsing", f"a user's samples lie {diversity:.2f} times as far from each other as training "
                    f"images do; expected about 1, at least {COLLAPSED_BELOW}",
-                   "the same few pictures are drawn again and again",
+                   "the same few pictures are generated again and again",
                    "; ".join([*less, *(earlier or _train_longer(latest, settings))]))
 
 

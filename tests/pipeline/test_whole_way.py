@@ -255,7 +255,7 @@ def test_two_processes_share_out_the_images_and_make_the_same_ones(script, demo,
     two, same_manifest, out = generate(launch_two, "two")
     assert len(two) == 9 and two.keys() == one.keys() and manifest == same_manifest
     assert all(abs(one[name] - two[name]).max() <= 1 for name in one)
-    assert out.count("9 images drawn") == 1 and (tmp_path / "two_grid.png").exists()
+    assert out.count("9 images generated") == 1 and (tmp_path / "two_grid.png").exists()
 
 
 def test_tensorboard_is_told_what_the_metrics_and_the_pictures_say(demo):

@@ -38,7 +38,7 @@ def run_session(attached, working, last="classify.main", **changes):
 def test_a_second_session_goes_on_from_the_output_of_the_first(tmp_path):
     text, pictures = run_session(tmp_path / "nothing", tmp_path / "first")
     assert "walkers are simulated" in text and "wrote model-2.pt" in text and "resumed" not in text
-    assert "12 images drawn" in text and "not distinguishable" in text and pictures == 7
+    assert "12 images generated" in text and "not distinguishable" in text and pictures == 7
 
     (tmp_path / "input").mkdir()
     (tmp_path / "first").rename(tmp_path / "input" / "first")

@@ -22,6 +22,7 @@ from groundwork.files import to_json
 from groundwork.limits import to_plain
 from microdoppler.watch.diagnosis import Finding, diagnose
 from microdoppler.watch.metrics import read_metrics, smooth
+from microdoppler.watch.plot import plot
 from train_latent_cfg import Config
 
 TOTAL, MILESTONE_EVERY, LOG_EVERY = 150000, 2000, 50
@@ -67,6 +68,16 @@ def write_run(folder: Path, loss=standardized, *, steps: int = TOTAL, line=lambd
 def names(folder: Path) -> list[str]:
     settings = monitoring.read_settings(folder / "config.json")
     return [finding.name for finding in diagnose(read_metrics(folder / "metrics.jsonl"), settings)]
+
+
+@pytest.mark.parametrize("loss, standardize, steps", [(standardized, True, 500), (standardized, True, TOTAL),
+                                                      (raw, False, TOTAL), (lambda step: 0.62, True, 5000)])
+def test_curves_have_labels_and_the_last_milestone_lies_within_the_frame(tmp_path, loss, standardize, steps):
+    folder = write_run(tmp_path / "run", loss, steps=steps, standardize_latents=standardize, train_num_steps=steps)
+    axis = plot(read_metrics(folder / "metrics.jsonl"), monitoring.read_settings(folder / "config.json")).axes[0]
+    low, high = axis.get_ylim()
+    assert 3 <= sum(low <= tick <= high for tick in axis.get_yticks()) <= 12
+    assert axis.get_xlim()[1] > 1.01 * steps
 
 
 # ---------------------------------------------------------------------------------------------------- diagnosis
