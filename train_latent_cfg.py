@@ -9,7 +9,7 @@ from pathlib import Path
 from groundwork.command_line import run
 from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
                                FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
-                               SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight)
+                               SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight, convert_fields)
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,9 @@ class Config:
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between
     classifier_seeds: Size = 3  # repetitions of every arm and fold, each with its own seed
 
+    def __post_init__(self) -> None:
+        convert_fields(self)        # from Python, a path may be text, and a tuple a list
+
 
 PRESETS = {
     "full": Config(),
@@ -112,16 +115,18 @@ PRESETS = {
 }
 
 
-def main(config: Config, *, resume: str | None = None) -> bool:
+def main(config: Config, *, resume: str | None = None, start_from: Path | None = None) -> bool:
     """Train the latent diffusion model, step 3 of 5. Ctrl-C, SIGTERM and max_train_hours save before they stop.
 
     Returns whether training is complete.
 
     Args:
         resume: continue from a checkpoint in results_folder: latest, or the number of a milestone
+        start_from: begin with the weights of another training, which may have had other users: model-<m>.pt,
+            model.safetensors or a results folder
     """
     from microdoppler.pipeline.training import train  # imported here, since it imports Config
-    return train(config, resume)
+    return train(config, resume, start_from)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ the same images (the means of their posteriors, which are what is usually stored
 are generated from our model at every milestone, and from the reference at its end. Both are compared with held-out real
 images by KID.
 """
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ def fidelity_of(config: Config, folder: Path) -> dict[str, float]:
 def conclusion(rows: list[dict], name: str) -> str:
     """After how many steps the KID of the images called `name` is as low as the reference's; rows: by rising step."""
     end, last = next((row["step"], row["reference"]["kid"]) for row in rows if "reference" in row)
+    if not math.isfinite(last) or not any(math.isfinite(row[name]["kid"]) for row in rows if name in row):
+        return "unknown, as a KID is NaN: it needs more images, or more passes, of each user"
     reached = next((row["step"] for row in rows if name in row and row[name]["kid"] <= last), None)
     if reached is None:
         return f"the reference's last KID, {last:.2f}, is not reached"

@@ -18,7 +18,7 @@ from microdoppler.data.spectrograms import find_classes, find_images, paths_and_
 from microdoppler.data.stitching import Cut
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
-from microdoppler.pipeline.generation import ImageGenerator
+from microdoppler.pipeline.generation import ImageGenerator, Sampling
 from microdoppler.pipeline.synthetic_folder import generate_missing
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
@@ -139,7 +139,7 @@ def _generators(bench: Bench) -> tuple[ImageGenerator, Any]:
     config = bench.config
     ours = ImageGenerator(config, build_diffusion(config).to(bench.device).eval(), bench.vae,
                           LatentScaling.identity(config.latent_channels), {}, None,
-                          Legend.of(None, config.num_users, bench.scratch))
+                          Legend.of(None, config.num_users, bench.scratch), Sampling.constants_of(config))
     return ours, reference.build_diffusion(config, bench.device).eval()
 
 

@@ -256,9 +256,11 @@ class Trainer:
         failed_at, lr = self.step, self.optimizer.param_groups[0]["lr"]
         cause = f"the gradients of {int(self.skipped_in_a_row)} steps in a row, up to step {failed_at}, were not finite"
         if self.has_rolled_back:
-            raise InputError(f"{cause}, at a learning rate of {lr:g} too; the last checkpoint is whole: look at the "
-                             "training images and at latents' range with test_vae_range.py, lower train_lr, or try "
-                             "--no_amp, then go on with --resume latest")
+            saved, then = ((f"the checkpoint of step {last_good['step']} is whole", "go on with --resume latest")
+                           if last_good["step"] else ("there is no checkpoint yet", "start again"))
+            raise InputError(f"{cause}, at a learning rate of {lr:g} too; {saved}: look at the training images and at "
+                             "the latents' range with test_vae_range.py, lower train_lr, or try --no_amp, then "
+                             + then)
         self.load_state_dict(last_good)
         self.skipped_in_a_row.zero_()
         self.has_rolled_back = True

@@ -4,6 +4,7 @@ import gc
 import sys
 from typing import Any, Callable
 
+import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
@@ -27,6 +28,15 @@ def keep_freed_memory(keep: bool = True) -> None:
     if mallopt is not None:
         for parameter, value in (KEEP_FREED if keep else USUAL).items():
             mallopt(parameter, value)
+
+
+def peak_memory() -> int:
+    """The largest memory that this process has taken so far, in bytes."""
+    try:
+        import resource
+    except ImportError:     # Windows
+        return psutil.Process().memory_info().peak_wset
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class AdaptiveBatches:

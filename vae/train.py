@@ -29,6 +29,7 @@ from groundwork.device import autocast, choose_device, describe_work, grad_scale
 from groundwork.errors import InputError, differences
 from groundwork.files import check_inside, digest_tensors, load_tensors, read_json, save_tensors
 from groundwork.images import load_images, natural_order, save_image
+from groundwork.limits import checks_arguments
 from groundwork.preparation import Preparation
 from groundwork.progress import Progress
 from groundwork.seeding import derive_seed, seeded
@@ -59,8 +60,7 @@ def read_split(split: str | Path) -> TrainingData:
     as many as the split's guard. Raises InputError if there is no split, or if a user has too few windows.
     """
     if not Path(split).is_file():
-        raise InputError(f"{split} does not exist; make it with python -m microdoppler.split --data_path …, or name it "
-                         "with --split")
+        raise InputError(f"--split {split} does not exist; make it with python -m microdoppler.split --data_path …")
     content = read_json(split)
     try:
         guard = int(content["guard"])
@@ -69,7 +69,7 @@ def read_split(split: str | Path) -> TrainingData:
         users = {user: sorted(entry["train_images"], key=natural_order) if content["strategy"] == "random"
                  else entry["train_images"] for user, entry in content["users"].items()}
     except (TypeError, KeyError, AttributeError, ValueError):
-        raise InputError(f"{split} is no split: expected users, each with train_images; "
+        raise InputError(f"--split {split} is no split: expected users, each with train_images; "
                          "make it with python -m microdoppler.split") from None
     check_inside((name for names in users.values() for name in names), split)
     training: list[str] = []
@@ -78,7 +78,8 @@ def read_split(split: str | Path) -> TrainingData:
         held_out = max(1, round(VALIDATION_SHARE * len(names)))
         if len(names) <= held_out + guard:
             raise InputError(f"user {user} has {len(names)} training images in {split}; "
-                             f"expected at least {held_out + guard + 1} to hold some out for validation")
+                             f"expected at least {held_out + guard + 1} to hold some out for validation: make a split "
+                             "with more --images_per_user_train")
         training += names[:-held_out - guard]
         validation += names[-held_out:]
     return TrainingData(training, validation, preparation)
@@ -189,13 +190,21 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
     if not (isinstance(state, dict) and isinstance(state.get("settings"), dict)
             and isinstance(state["settings"].get("ddconfig"), dict)):
         raise InputError(f"{state_path} is no state of a VAE's training; delete it and {output} to start anew")
-    # Older states store fewer entries of ddconfig; the missing ones are as in DDCONFIG.
-    was, now = (given | {"ddconfig": DDCONFIG | given["ddconfig"]} for given in (state["settings"], settings))
-    changed = differences(was, now)
+    changed = differences(_options(state["settings"]), _options(settings))
     if changed:
         raise InputError(f"{state_path} was trained with {changed}; resume with the same settings, or choose another "
                          "--output")
     return state
+
+
+def _options(settings: dict) -> dict:
+    """The settings of a run by the names of the options that give them."""
+    ddconfig = DDCONFIG | settings["ddconfig"]      # older states store fewer entries; the others are as in DDCONFIG
+    network = {"ch": ddconfig["ch"], "ch_mult": list(ddconfig["ch_mult"]), "num_res_blocks": ddconfig["num_res_blocks"],
+               "latent_channels": ddconfig["z_channels"], "channels": ddconfig["in_channels"]}
+    images = {"data_path and --split, of digest": str(settings.get("images"))[:12]}
+    others = {name: value for name, value in settings.items() if name not in ("ddconfig", "images")}
+    return {f"--{name}": value for name, value in {**network, **images, **others}.items()}
 
 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
@@ -261,6 +270,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     return {**saved["validation"], "step": saved["step"], "seconds": time.monotonic() - start}
 
 
+@checks_arguments
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
          num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],
@@ -293,11 +303,13 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
                         "latent_channels": latent_channels, "batch_size": batch_size, "validate_every": validate_every,
                         "ch_mult": min(ch_mult, default=0)}.items():
         if value < 1:
-            raise InputError(f"{name} is {value}; expected at least 1")
+            raise InputError(f"--{name} is {value}; expected at least 1")
+    if not 0 < lr < math.inf:
+        raise InputError(f"--lr is {lr}; expected more than 0")
     if seed < 0:
-        raise InputError(f"seed is {seed}; expected 0 or more")
-    if not 0 < lr < math.inf or not 0 <= kl_weight < math.inf:
-        raise InputError(f"lr is {lr}, kl_weight is {kl_weight}; expected more than 0, and 0 or more")
+        raise InputError(f"--seed is {seed}; expected 0 or more")
+    if not 0 <= kl_weight < math.inf:
+        raise InputError(f"--kl_weight is {kl_weight}; expected 0 or more")
     torch_device = choose_device(device)
     print(describe_work(torch_device, micro_batch=batch_size))
     data = read_split(split)
@@ -318,4 +330,4 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, derived={"split": "{latents_cache_folder}/data_split.json", "output": "{vae_path}"})

@@ -17,7 +17,9 @@ from groundwork.preparation import Preparation
 from microdoppler.data.overlap import COMPARED_SIZE, NEAR_COPY, Overlaps
 from microdoppler.data.recordings import TABLE, Recording
 from microdoppler.data.split import Split, SplitSettings, cut_at_recordings, split_images
-from microdoppler.figures.report import Table, plain_text, save_figure
+from microdoppler.figures.axes import PictureAxes, simulated_axes
+from microdoppler.figures.fonts import plain_text
+from microdoppler.figures.report import Table, save_figure
 
 MAX_NEAR_COPIES = 0.01      # share of the test images; from this share on, the audit warns
 # See Overlaps.contradiction. Six real persons have 0.06 in the order of their numbers, and 0.95 … 1 in a random order
@@ -25,6 +27,7 @@ MAX_NEAR_COPIES = 0.01      # share of the test images; from this share on, the 
 MAX_CONTRADICTION = 0.3
 NAME_RECORDINGS = f"say which images belong together with --recording_pattern or a table {TABLE}, see docs/data.md"
 WORST_PAIRS = 4             # number of pairs in split_audit.png and split_audit.json
+TITLE_LETTERS = 36          # of a file's name above its image: the end, which tells files apart
 SHOWN_SIZE = 256            # pixels per side of an image in the picture
 
 
@@ -160,26 +163,28 @@ def passes_of(overlaps: Overlaps, user: int) -> list[dict]:
     return [{"first": names[0], "last": names[-1], "num_images": len(names)} for names in passes.values()]
 
 
-def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str, preparation: Preparation,
-                 training_preparation: Preparation) -> Figure:
+def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str, axes: PictureAxes | None,
+                 preparation: Preparation, training_preparation: Preparation) -> Figure:
     """Each image above its most similar training image, both on one time axis.
 
     root, training_root: the folders that the paths of the images and of the training images are relative to; kind: the
-    word for the images in titles, such as "test"; preparation, training_preparation: how their files become square.
+    word for the images in titles, such as "test"; axes: of the images, None if unknown; preparation,
+    training_preparation: how their files become square.
     """
-    figure = Figure(figsize=(3.2 * len(pairs), 5), layout="constrained")
-    axes = figure.subplots(2, len(pairs), sharex="col", squeeze=False)
-    for match, (above, below) in zip(pairs, axes.T):
-        for axis, path, start, prepared in ((above, root / match.image, match.shift, preparation),
+    window, unit = (axes.window_seconds, "s") if axes else (1.0, "windows")
+    figure = Figure(figsize=(2.4 * len(pairs), 5), layout="constrained")
+    cells = figure.subplots(2, len(pairs), sharex="col", squeeze=False)
+    for match, (above, below) in zip(pairs, cells.T):
+        for cell, path, start, prepared in ((above, root / match.image, match.shift, preparation),
                                             (below, training_root / match.training, 0.0, training_preparation)):
-            axis.imshow(load_image(path, SHOWN_SIZE, preparation=prepared), extent=(start, start + 1, 0, 1),
-                        aspect="auto")
-            axis.set_title(plain_text(f"{path.parent.name}/{path.name}"), fontsize=6)
-            axis.set_yticks([])
-        above.set_xlim(min(0.0, match.shift), max(1.0, 1 + match.shift))
-        below.set_xlabel(f"time in windows; correlation {match.correlation:.2f}", fontsize=8)
-    axes[0, 0].set_ylabel(kind)
-    axes[1, 0].set_ylabel("training")
+            cell.imshow(load_image(path, SHOWN_SIZE, preparation=prepared),
+                        extent=(start * window, (start + 1) * window, 0, 1), aspect="auto")
+            cell.set_title(plain_text(f"{path.parent.name}/{path.name}"[-TITLE_LETTERS:]), fontsize=8)
+            cell.set_yticks([])
+        above.set_xlim(min(0.0, match.shift) * window, max(1.0, 1 + match.shift) * window)
+        below.set_xlabel(f"time in {unit}; correlation {match.correlation:.2f}", fontsize=8)
+    cells[0, 0].set_ylabel(kind)
+    cells[1, 0].set_ylabel("training")
     figure.suptitle(f"The closest matches of {kind} and training images (near-copies: {NEAR_COPY} and more)",
                     fontsize=9)
     return figure
@@ -189,5 +194,6 @@ def write_audit(audit: Audit, data_path: Path, folder: Path) -> None:
     """Write split_audit.json and split_audit.png, the most similar pairs, to `folder`."""
     write_json(folder / "split_audit.json", audit.to_json())
     preparation = audit.split.preparation
-    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "test", preparation, preparation),
+    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "test", simulated_axes(data_path),
+                             preparation, preparation),
                 folder / "split_audit.png")

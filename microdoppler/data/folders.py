@@ -61,12 +61,11 @@ def describe_ignored(counts: dict[str, int]) -> str:
 def is_own_output(folder: Path) -> bool:
     """Whether a folder was written by this project (or by git or Python), and so is no class of a data set.
 
-    It is known by its files, not by its name. A folder without images that holds such a folder is one, too, as
-    synthetic_data/ and demo/ are.
+    It is known by its files, not by its name. A folder that holds such a folder is one, too, as synthetic_data/ and
+    demo/ are, unless it is called ID_<n>.
     """
-    if _holds_own_files(folder):
-        return True
-    return not _holds_images(folder) and any(_holds_own_files(child) for child in _subfolders(folder))
+    children = [] if _is_numbered(folder) else _subfolders(folder)
+    return any(_holds_own_files(place) for place in (folder, *children))
 
 
 def _holds_own_files(folder: Path) -> bool:

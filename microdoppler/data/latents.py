@@ -1,6 +1,6 @@
 """The latent cache: the VAE's posterior of every training image, encoded once into one memory-mapped file.
 
-    python -m microdoppler.latents --latents_cache_folder latents_cache --output latents.npz
+    python -m microdoppler.latents --latents_cache_folder latents_cache
 
 Also statistics and standardisation of latents. "Scaled latents" are posterior samples times the VAE's scale_factor.
 Posteriors are stored as float16. That rounds a latent by 0.05 % at most, which is less than its posterior's width.
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundwork.errors import InputError
+from groundwork.errors import InputError, printable
 from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
+from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from groundwork.memory import AdaptiveBatches
 from groundwork.preparation import Preparation
@@ -204,7 +205,7 @@ def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], lab
         try:
             return _open(folder, index)
         except InputError as error:
-            print(f"warning: {error}; its images are encoded again")
+            print(printable(f"warning: {error}; its images are encoded again"))
     with sole_writer(folder):
         latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
         _encode(vae, data_path, cuts, image_size, preparation, latents_file, batch_size, device)
@@ -287,6 +288,7 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
             bar.update(len(encoded))
         assert stored is not None
         stored.flush()
+        stored = None       # Windows renames no file that is mapped into memory
         # Deleted before the latents are replaced: an index must never stand beside latents that it was not written for.
         file.with_name(INDEX_FILE).unlink(missing_ok=True)
 
@@ -318,8 +320,8 @@ def is_unit_range(low: float, high: float) -> bool:
     return 0 <= low and high <= 1
 
 
-def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path = Path("latents_cache/latents.npz")
-         ) -> None:
+@checks_arguments
+def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path | None = None) -> None:
     """Write the encoded training images as .npz, for NumPy, scikit-learn and other programs.
 
     Arrays: means (n, channels, h, w) float32, the posterior means times scale_factor, as the VAE decodes them; labels
@@ -327,8 +329,9 @@ def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path = P
 
     Args:
         latents_cache_folder: the folder that training encoded its images to
-        output: the file to write
+        output: the file to write; default: latents.npz in that folder
     """
+    output = output or latents_cache_folder / "latents.npz"
     if output.suffix != ".npz":
         raise InputError(f"--output {output}; expected a name that ends in .npz")
     cache = load_cached(latents_cache_folder)

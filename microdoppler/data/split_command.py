@@ -4,12 +4,13 @@
 """
 from pathlib import Path
 
-from groundwork.limits import FourNumbers, TrainSize, TwoNumbers
+from groundwork.limits import FourNumbers, TrainSize, TwoNumbers, checks_arguments
 from microdoppler.data.audit import audit_split, write_audit
 from microdoppler.data.split import describe
 from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, open_split
 
 
+@checks_arguments
 def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, num_users: int = 0,
          images_per_user_train: TrainSize | None = None, split_strategy: str | None = None,
          split_fold: int | None = None, split_guard: int | None = None, seed: int = 42, class_folders: bool = False,

@@ -23,9 +23,8 @@ class PictureAxes:
 
     def __post_init__(self) -> None:
         if not self.window_seconds > 0 or not self.lowest_mps < self.highest_mps:
-            raise InputError(f"window_seconds {self.window_seconds:g}, speeds {self.lowest_mps:g} … "
-                             f"{self.highest_mps:g} m/s; expected a time above 0, and the lowest speed below the "
-                             "highest")
+            raise InputError(f"window_seconds is {self.window_seconds:g}, velocity_range_mps ({self.lowest_mps:g}, "
+                             f"{self.highest_mps:g}); expected a time above 0, and the lowest speed below the highest")
 
     @staticmethod
     def of_simulator() -> "PictureAxes":

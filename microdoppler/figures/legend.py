@@ -1,10 +1,12 @@
 """What a model needs to know of its data to name folders of images and to label them."""
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from groundwork.errors import InputError
 from microdoppler.figures.axes import PictureAxes
+from microdoppler.figures.fonts import figure_names
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Legend:
     def labels(self) -> dict[int, int]:
         """{user number: label}."""
         return {user: label for label, user in enumerate(self.classes)}
+
+    @cached_property
+    def figure_names(self) -> dict[int, str]:
+        """The names as figures can show them: {user number: name}."""
+        return figure_names(self.names, self.classes)
 
     def to_plain(self) -> dict[str, Any]:
         """The legend as plain values, for a checkpoint."""

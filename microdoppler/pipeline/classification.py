@@ -9,6 +9,7 @@ from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
+from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from microdoppler.data.audit import audit_split
 from microdoppler.data.spectrograms import paths_and_labels
@@ -19,13 +20,15 @@ from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.pipeline.constants import check_constants
 from microdoppler.study.arms import ImageSet, arms_of
 from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
-from microdoppler.study.report import accuracy_figure, conclusion, confusion_figure, result_tables
+from microdoppler.study.report import (accuracy_figure, compared_choices, confusion_figure, result_tables,
+                                       study_verdict, verdict_figure)
 from microdoppler.study.runs import Fold, run_study
 from microdoppler.study.selection import select_images
 from microdoppler.study.summary import summarize
 from train_latent_cfg import Config
 
 
+@checks_arguments
 def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, ...] = (), seeds: int | None = None,
          select: float | None = None, force: bool = False) -> dict[str, Any]:
     """Train classifiers on real and synthetic images and compare them, step 5 of 5.
@@ -67,12 +70,13 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
         selection_tables = [table for tables_of_fold in tables for table in tables_of_fold]
         write_report(summary, config, loaded, selection_tables, folder)
     shown = [*result_tables(summary), *selection_tables]
-    print("\n" + "\n\n".join([*(table.as_text() for table in shown), conclusion(summary)])
+    print("\n" + "\n\n".join([*(table.as_text() for table in shown), study_verdict(summary).as_text()])
           + f"\n\nreport: {folder / 'report.html'}")
     return summary
 
 
-def check_options(config: Config, synthetic: tuple[Path, ...], seeds: int, select: float | None) -> None:
+def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int = 1,
+                  select: float | None = None) -> None:
     """Raises InputError when an option of classify is out of range or lacks what it needs."""
     if seeds < 1:
         raise InputError(f"--seeds {seeds}; expected at least 1")
@@ -147,29 +151,32 @@ def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, 
 
 def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], selection_tables: list[Table],
                  folder: Path) -> None:
-    """Write summary.json, accuracy.png, confusion.png and report.html to `folder`."""
+    """Write summary.json, verdict.png, accuracy.png, confusion.png and report.html to `folder`."""
     made_by = [{"name": arm.synthetic_name, "fold": fold.number, **fold.facts[arm.name]}
                for fold in folds for arm in fold.arms if arm.kind == "synthetic only"]
     write_json(folder / "summary.json",
                {**summary, "selection": [vars(table) for table in selection_tables], "sets": made_by})
+    if compared_choices(summary):
+        save_figure(verdict_figure(summary), folder / "verdict.png")
     save_figure(accuracy_figure(summary), folder / "accuracy.png")
     save_figure(confusion_figure(summary), folder / "confusion.png")
     first, last = config.classifier_synthetic_shares
     method = (f"ResNet18 without pretraining, {config.classifier_image_size} px, {config.classifier_steps} steps of "
-              f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}; with both "
-              f"kinds of images, the share of synthetic ones goes from {first:.0%} in the first batch to {last:.0%} in "
-              "the last. Classical augmentation: windows cut at any time from stitched neighbours of one pass, "
-              "small Doppler shifts, one stretch of time and one of Doppler masked.")
+              f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}.")
+    mixing = (f"With both kinds of images, the share of synthetic ones goes from {first:.0%} in the first batch to "
+              f"{last:.0%} in the last.")
+    classical = ("Classical augmentation: windows are cut at any time from stitched neighbours of one pass and shifted "
+                 "a little in Doppler; one stretch of time and one of Doppler are masked.")
     counts = [f"Fold {fold.number}: {len(real.images)} real training and {len(fold.test.images)} test "
               f"images of {len(set(fold.passes))} passes." for fold in folds if (real := fold.arms[0].real)]
     sets = dict.fromkeys(f"Fold {fold.number}, {arm.synthetic_name}: {fold.facts[arm.name]['synthetic_folder']}"
                          for fold in folds for arm in fold.arms if arm.synthetic_name)
-    render_report(folder / "report.html", "Does the synthetic data help?", [
-        Section("Result", [conclusion(summary)],
-                result_tables(summary),
-                [Picture(folder / "accuracy.png", "Test accuracy of each arm, and its difference from the baseline")]),
+    render_report(folder / "report.html", "Do the synthetic images help?", study_verdict(summary, folder), [
+        Section("All arms", tables=result_tables(summary), pictures=[
+            Picture(folder / "accuracy.png", "Test accuracy of each arm, and its difference from the arm that it is "
+                    "compared with")]),
         Section("Who is mistaken for whom", pictures=[
-            Picture(folder / "confusion.png", "Confusion of real only and of the most accurate other arm, all runs")]),
+            Picture(folder / "confusion.png", "Real only, and the most accurate arm with synthetic images; all runs")]),
         *([Section("Selected synthetic images", tables=selection_tables)] if selection_tables else []),
-        Section("Method", [method, *counts, *sets]),
+        Section("Method", [method, mixing, classical, *counts, *sets]),
     ])

@@ -20,6 +20,7 @@ from PIL import Image
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
+from groundwork.limits import checks_arguments
 from groundwork.progress import Progress
 from microdoppler.simulate import drones as simulated_drones
 from microdoppler.simulate import gait as simulated_gait
@@ -144,6 +145,7 @@ def write_images(paths: list[Path], spectrogram: np.ndarray, kind: ModuleType, i
             image.save(temporary, quality=95, subsampling=0)
 
 
+@checks_arguments
 def main(output_dir: Path, num_users: int | None = None, images_per_user: int = 150, image_size: int = 256,
          seed: int = 0, kind: Literal["gait", "drone", "gesture"] = "gait", channels: Literal[3, 1] = 3) -> None:
     """Simulate what moves in front of a radar, and write its micro-Doppler spectrograms.

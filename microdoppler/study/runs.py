@@ -145,7 +145,7 @@ class RunLog:
         self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
         if (folder / "runs.csv").exists():
             try:
-                with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
+                with open(folder / "runs.csv", newline="", encoding="utf-8-sig") as file:       # Excel writes a mark
                     self._add(list(csv.DictReader(file)))
             except (UnicodeDecodeError, csv.Error) as error:
                 raise InputError(f"{folder / 'runs.csv'} cannot be read ({error}); move it away: the runs themselves "

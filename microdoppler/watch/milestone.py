@@ -54,8 +54,8 @@ class MilestoneWatcher:
 
     def evaluate(self) -> tuple[dict[int, Tensor], Tensor, dict[str, float]]:
         """Generate and measure the n samples. Returns the images, {label: (n / users, 3 or 1, s, s) uint8 on the CPU};
-        their standardized latents (n, c, h, w); and the metrics: class_gain, sharpness (relative to training images; 1
-        is right), and those of SampleEvaluator.evaluate."""
+        their standardized latents (n, c, h, w); and the metrics: class_gain, sharpness (relative to training
+        images that went through the VAE; 1 is right), and those of SampleEvaluator.evaluate."""
         generator = torch.Generator().manual_seed(self.seed)
         classes = self.classes.to(self.diffusion.device)
         latents = self.diffusion.sample(classes, generators=generator, **self.guidance)

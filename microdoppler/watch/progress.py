@@ -28,7 +28,7 @@ def progress(metrics: Metrics, settings: RunSettings) -> list[str]:
     if done:
         latest = {key: values[-1] for key, values in metrics.milestones.items()}
         lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), "
-                     f"sharpness {latest['sharpness']:.2f} (1 = as training images)")
+                     f"sharpness {latest['sharpness']:.2f} (1 = as training images after the VAE)")
         if math.isfinite(latest["recognised"]):         # earlier versions did not measure it
             lines.append(f"  samples: {latest['recognised']:.0%} recognised as their user, diversity "
                          f"{latest['diversity']:.2f} (1 = as training images), {latest['copies']:.0%} near-copies")

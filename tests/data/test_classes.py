@@ -142,7 +142,7 @@ def test_axes_are_those_given_or_the_simulators_or_none(tmp_path):
     assert found.highest_mps - found.lowest_mps == pytest.approx(widest)
     assert found.window_seconds == pytest.approx(56 * 152 / 3750)
     assert known(1.5, (-2.0, 2.0)) == PictureAxes(1.5, -2.0, 2.0)
-    with pytest.raises(InputError, match="window_seconds 1.5, speeds 0 … 0"):
+    with pytest.raises(InputError, match=r"window_seconds is 1.5, velocity_range_mps \(0, 0\)"):
         known(1.5, (0.0, 0.0))
     (tmp_path / "simulation.json").unlink()
     assert known(0.0, (0.0, 0.0)) is None

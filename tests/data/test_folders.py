@@ -93,6 +93,8 @@ def test_classes_are_no_outputs_whatever_their_names(tmp_path):
         (tmp_path / name / "config.json").write_text("[]")
         assert not is_own_output(tmp_path / name)
     (tmp_path / "ID_1" / "manifest.json").write_text("no JSON")
+    (tmp_path / "ID_1" / "results").mkdir()
+    (tmp_path / "ID_1" / "results" / "metrics.jsonl").write_text("x")
     assert not is_own_output(tmp_path / "ID_1") and not is_own_output(tmp_path / "absent")
 
 

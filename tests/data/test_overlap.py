@@ -12,12 +12,13 @@ from toys import one_recording, split_of
 
 from groundwork.errors import InputError
 from microdoppler.data import split_command
-from microdoppler.data.audit import audit_split, guard_needed
+from microdoppler.data.audit import Match, audit_split, guard_needed, pairs_figure
 from microdoppler.data.overlap import (MIN_OVERLAP, NEAR_COPY, Overlaps, best_match, find_overlaps,
                                        load_or_find_overlaps, neighbour_match, without_profile)
 from microdoppler.data.recordings import by_names
 from microdoppler.data.split import SplitSettings
 from microdoppler.data.stitching import Cut, add_doppler_shifts, cut_between, load_cuts, plan_cuts
+from microdoppler.figures.axes import PictureAxes
 
 SIDE, HOP = 64, 16
 
@@ -198,6 +199,15 @@ def test_the_command_writes_json_and_a_picture(planted, tmp_path, capsys):
     assert [entry["num_images"] for entry in found["users"]["2"]["passes"]] == [15, 14]
     assert found["users"]["2"]["passes"][0]["first"] == "ID_2/Doppler1.png"
     Image.open(tmp_path / "split_audit.png").verify()
+
+
+def test_pairs_are_told_in_seconds_where_they_are_known(planted):
+    root, names, _ = planted
+    pair = Match(names[1][1], names[1][0], 0.9, 0.25)
+    for axes, unit, end in ((PictureAxes(2.0, -1.0, 1.0), "s", 2.5), (None, "windows", 1.25)):
+        above, below = pairs_figure([pair], root, root, "test", axes).axes
+        assert below.get_xlabel() == f"time in {unit}; correlation 0.90" and above.get_xlim() == (0.0, end)
+        assert above.get_title() == names[1][1]
 
 
 @pytest.mark.parametrize("begin", [0, 1, 7, 15, 16])

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from toys import find_users
 
-from groundwork.images import load_image
+from groundwork.images import load_image, load_images
 from microdoppler.data.audit import audit_split
 from microdoppler.data.overlap import find_overlaps
 from microdoppler.data.recordings import all_images, find_recordings
 from microdoppler.data.split import SplitSettings, split_images
+from microdoppler.fidelity.gait_physics import MIN_WALKING, cadence_share, describe_gait
+from microdoppler.figures.axes import PictureAxes
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_gait" / "Normal_line"
 HOPS = range(52, 80, 4)     # columns between consecutive windows of 256: about 64
@@ -37,6 +39,12 @@ def test_images_are_found_in_time_order(recordings):
         names = all_images(own)[:40]
         in_time, as_strings = overlap_correlation(names), overlap_correlation(sorted(names))
         assert np.median(in_time) > 0.8 and in_time.mean() > as_strings.mean(), user
+
+
+def test_all_persons_walk_whatever_the_axes_of_their_radar(recordings):
+    for user, own in recordings.items():
+        gait = describe_gait(load_images(REAL, all_images(own)[:40], 128).numpy(), PictureAxes.of_simulator())
+        assert cadence_share(gait) >= MIN_WALKING, user
 
 
 def test_contiguous_split_shares_no_columns_between_its_parts(recordings):

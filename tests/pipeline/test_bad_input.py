@@ -75,10 +75,11 @@ def test_a_checkpoint_given_as_vae(refused, paths, demo):
     assert "is no VAE" in line and "diffusion checkpoint" in line
 
 
-def test_vae_of_another_shape_without_its_ddconfig(refused, paths, demo, tmp_path):
-    save_tensors(tmp_path / "bare.pt", load_tensors(demo[0] / "kl_vae_best.pt")["model_state_dict"])
-    line = refused(train_latent_cfg, *paths, "--vae_path", tmp_path / "bare.pt")
-    assert "do not fit the VAE" in line and "expected" in line
+def test_vae_whose_weights_do_not_fit_each_other(refused, paths, demo, tmp_path):
+    weights = load_tensors(demo[0] / "kl_vae_best.pt")["model_state_dict"]
+    save_tensors(tmp_path / "vae.pt", weights | {"encoder.norm_out.bias": torch.zeros(1)})
+    line = refused(train_latent_cfg, *paths, "--vae_path", tmp_path / "vae.pt")
+    assert "does not fit KL_VAE" in line and "encoder.norm_out.bias found (1,), expected" in line
 
 
 def test_vae_whose_latents_have_another_size(refused, paths):
@@ -251,7 +252,7 @@ def test_generate_refuses_a_vae_that_the_model_was_not_trained_with(refused, dem
 
 def test_generate_refuses_what_is_no_checkpoint(refused, demo, tmp_path):
     whole = (demo[0] / "results" / "model-1.pt").read_bytes()
-    for content in (b"", b"junk" * 100, whole[:len(whole) // 2]):
+    for content in (b"", b"junk\0" * 100, whole[:len(whole) // 2]):
         (tmp_path / "model-1.pt").write_bytes(content)
         assert "no complete PyTorch file" in refused(generate, "--checkpoint", tmp_path / "model-1.pt", "--all_users")
     line = refused(generate, "--checkpoint", demo[0] / "kl_vae_best.pt", "--all_users")

@@ -15,7 +15,7 @@ from PIL import Image
 
 import classify
 from microdoppler.pipeline.classification import open_splits
-from microdoppler.pipeline.constants import command_words
+from microdoppler.pipeline.constants import option_words
 from microdoppler.pipeline.synthetic_folder import classify_command
 from groundwork.command_line import run
 from groundwork.errors import InputError
@@ -60,10 +60,10 @@ def test_outputs(config, tmp_path, capsys):
         own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
                                                                                             arm["synthetic"])]
         assert [run["accuracy"] for run in arm["runs"]] == pytest.approx(own, abs=1e-6)
-    for name in ("accuracy.png", "confusion.png"):
+    for name in ("verdict.png", "accuracy.png", "confusion.png"):
         Image.open(folder / name).verify()
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 2
+    assert html.count("data:image/png;base64,") == 3
     printed = capsys.readouterr().out
     assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
 
@@ -89,7 +89,7 @@ def test_the_command_that_generation_names_next_means_the_same_data_and_split(co
     Config(images_per_user_train=0.5, split_guard=0, crop=(0.1, 0.0, 0.9, 1.0), levels=(-20.5, 4095.0), fit="pad"),
     Config(images_per_user_train="all_but_test", test_data=Path("test set"), recording_pattern=r"(p\d+)_(\d+)")])
 def test_a_command_line_gives_its_constants_back(monkeypatch, config):
-    monkeypatch.setattr(sys, "argv", command_words("train_latent_cfg.py", config, vars(config))[1:])
+    monkeypatch.setattr(sys, "argv", ["train_latent_cfg.py", *option_words(config, vars(config))])
 
     def parsed(config: Config) -> Config:
         return config
@@ -128,7 +128,7 @@ def test_folds_that_share_a_vae_are_warned_of(config, tmp_path, capsys):
     _, _, splits = open_splits(config, (0, 1, 2))
     match_to_folds(tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold, "old" if fold else "own")
                          for fold, split in splits.items()), splits)
-    assert "folds 1 and 2 were drawn through one VAE" in capsys.readouterr().out
+    assert "folds 1 and 2 were generated through one VAE" in capsys.readouterr().out
 
 
 def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):

@@ -1,5 +1,6 @@
 """What people look at while something works: bars, the screen of --watch, the page of --html in a real browser."""
 import fcntl
+import io
 import json
 import os
 import pty
@@ -15,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from test_monitor import milestone_line, standardized, training_line, write_run
 
 import monitor_training
-from microdoppler.watch.screen import curve
+from microdoppler.watch.screen import TrainingScreen, curve
 from train_latent_cfg import Config
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +125,17 @@ def test_the_curve_of_a_terminal_falls_with_the_loss_and_leaves_gaps():
     assert [line[:7].strip() for line in lines] == [f"{loss[:10].mean():.3g}", "", f"{loss[-10:].mean():.3g}"]
     heights = [sum(line[8 + column] != " " for line in lines) for column in range(8)]
     assert heights == sorted(heights, reverse=True) and heights[0] == 3 and heights[5:] == [1, 0, 0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_there_is_no_curve_where_a_logarithm_has_nothing_to_show():
+    for loss in ([], [0.0, 0.0], [-1.0, np.nan, np.inf]):
+        assert curve(np.array(loss, dtype=float), 20, 3) == []
+    assert curve(np.array([0.5]), 0, 3) == []       # a terminal as narrow as the numbers at its side
+    screen = TrainingScreen("training", 0.5, ["step 5 of 10"], "all is well", True, np.zeros(5))
+    console = Console(width=60, height=40, record=True, file=io.StringIO())
+    console.print(screen)
+    assert "all is well" in console.export_text() and "logarithmic" not in console.export_text()
 
 
 def test_the_page_follows_the_newest_samples_or_the_slider_and_needs_no_other_file(tmp_path):
