@@ -6,4 +6,4 @@ from groundwork.command_line import run
 from microdoppler.pipeline.sharing import export as main
 
 if __name__ == "__main__":
-    run(main)
+    run(main, derived={"checkpoint": "{results_folder}", "output_dir": "{results_folder}/export"})

@@ -7,4 +7,5 @@ from groundwork.command_line import run
 from microdoppler.pipeline.synthetic_folder import generate as main
 
 if __name__ == "__main__":
-    run(main)
+    # num_samples of a Config is the number of images in a sample picture.
+    run(main, derived={"checkpoint": "{results_folder}", "num_samples": None})

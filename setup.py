@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 setup(
     name="microdoppler-diffusion",
     version="0.1.0",
-    description="Latent diffusion that draws micro-Doppler spectrograms of walking persons, and measures their use",
+    description="Latent diffusion that generates micro-Doppler spectrograms of walking persons, and measures their use",
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["denoising_diffusion_pytorch", "groundwork", "microdoppler*", "vae"]),
@@ -22,6 +22,7 @@ setup(
         "tqdm>=4.65",
         "filelock>=3.24",       # one writer per folder; before, it took no notice of a lock file that is gone
         "tyro>=0.9.1",          # command lines out of dataclasses and functions
+        "psutil>=5.9",          # memory and processes on all systems; accelerate brings it along
         "pydantic>=2.5",        # limits of the constants, and those to and from JSON
         "matplotlib>=3.7",      # figures
         "jinja2>=3.1",          # report.html, escaped

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundwork.command_line import run
-from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few, Interval,
-                               Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size, SpeedRange, TwoShares,
-                               Weight)
+from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
+                               FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
+                               SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight, convert_fields)
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,26 @@ class Config:
     data_path: Path = Path("/kaggle/input/organized-gait-dataset/Normal_line")  # holds the users' folders ID_1, ID_2, …
     results_folder: Path = Path("./results")  # checkpoints, samples, metrics, reports
     latents_cache_folder: Path = Path("./latents_cache")  # the split and the encoded training images
-    # --- data
-    num_users: Count = 31  # number of users (classes): users 1, 2, … with labels 0, 1, …
-    class_folders: bool = False  # True: all folders in data_path are users, whatever their names; False: ID_1, ID_2, …
+    # --- data; None and 0: as data_split.json says, or what the data suggest if there is none yet
+    num_users: CountOrZero = 0  # number of users (classes): the first of them, in rising order; 0: all
+    class_folders: bool = False  # True: all folders in data_path are users; False: ID_<n>, or all if there are none
     class_names: Path | None = None  # JSON file {folder: name}: names of the users in figures and tables
-    images_per_user_train: Count = 50  # training images of each user; the others are test images, except the guard
-    window_seconds: Duration = 0.0  # duration of an image, for axes of pictures; 0: from simulation.json, else no axes
-    velocity_range_mps: SpeedRange = (0.0, 0.0)  # m/s at an image's lowest and highest row; set it with window_seconds
-    split_strategy: str = "contiguous"  # contiguous: train on a run of windows in time; random: leaks, windows overlap
-    split_fold: int = 0  # contiguous: where in a user's recording the training run lies: 0 start, 1 middle, 2 end
-    split_guard: CountOrZero = 4  # contiguous: windows on each side of the training run that belong to neither set
+    recording_pattern: str | None = None  # regular expression that finds recording and number in an image's name
+    test_data: Path | None = None  # folder of a given test set; then all images in data_path may be trained on
+    images_per_user_train: TrainSize | None = None  # a number, a share below 1, or all_but_test; None: a third
+    split_strategy: str | None = None  # contiguous (None): recordings stay whole; random: leaks, windows overlap
+    split_fold: int | None = None  # contiguous: which third of the recordings is trained on: 0 (None), 1 or 2
+    split_guard: CountOrZero | None = None  # windows left out beside a run inside a recording; None: as many as needed
+    fit: str | None = None  # images that are not square: stretch (None), crop or pad
+    crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
+    levels: TwoNumbers | None = None  # values of the image files that become black and white; None: their whole range
+    window_seconds: Duration = 0.0  # duration of an image file; 0: from simulation.json, else pictures have no axes
+    velocity_range_mps: SpeedRange = (0.0, 0.0)  # m/s at its lowest and highest row; set it with window_seconds
     cuts_per_hop: Few = 4  # training windows per hop, cut from two stitched neighbours; 1: only the recorded windows
     doppler_shift: Share = 0.03  # training windows are moved up or down at random, by at most this share of the height
-    image_size: Size = 256  # pixels, height = width
-    latent_size: Size = 32  # height = width of the VAE's latents at that image size
-    latent_channels: Size = 4  # channels of the VAE's latents
+    image_size: CountOrZero = 0  # pixels, height = width; 0: the size that the VAE was trained for
+    latent_size: CountOrZero = 0  # height = width of the VAE's latents at that image size; 0: as the VAE makes them
+    latent_channels: CountOrZero = 0  # channels of the VAE's latents; 0: as the VAE makes them
     standardize_latents: bool = True  # scale each channel to mean 0 and std 1, as noise has; usual latents: std 0.18
     seed: Seed = 42  # random seed of everything
     # --- model
@@ -91,32 +96,37 @@ class Config:
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between
     classifier_seeds: Size = 3  # repetitions of every arm and fold, each with its own seed
 
+    def __post_init__(self) -> None:
+        convert_fields(self)        # from Python, a path may be text, and a tuple a list
+
 
 PRESETS = {
     "full": Config(),
     "cpu-hours": replace(
-        Config(), preset="cpu-hours", image_size=128, latent_size=16, cond_drop_prob=0.15, train_batch_size=16,
+        Config(), preset="cpu-hours", cond_drop_prob=0.15, train_batch_size=16,
         gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=2000, ema_decay=0.999, ema_update_every=1,
         save_and_sample_every=500,
         classifier_image_size=96, classifier_steps=1000, classifier_batch_size=16, classifier_lr=2e-3),
     "cpu-minutes": replace(
-        Config(), preset="cpu-minutes", image_size=64, latent_size=16, num_users=8, dim=32, cond_drop_prob=0.15,
+        Config(), preset="cpu-minutes", dim=32, cond_drop_prob=0.15,
         train_batch_size=32, gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.995,
         ema_update_every=1, save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_steps=150,
         classifier_batch_size=16, classifier_lr=3e-3),
 }
 
 
-def main(config: Config, *, resume: str | None = None) -> bool:
+def main(config: Config, *, resume: str | None = None, start_from: Path | None = None) -> bool:
     """Train the latent diffusion model, step 3 of 5. Ctrl-C, SIGTERM and max_train_hours save before they stop.
 
     Returns whether training is complete.
 
     Args:
         resume: continue from a checkpoint in results_folder: latest, or the number of a milestone
+        start_from: begin with the weights of another training, which may have had other users: model-<m>.pt,
+            model.safetensors or a results folder
     """
     from microdoppler.pipeline.training import train  # imported here, since it imports Config
-    return train(config, resume)
+    return train(config, resume, start_from)
 
 
 if __name__ == "__main__":

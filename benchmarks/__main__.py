@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import machine, machine_rates
+from benchmarks.measure import FULL_SIZE, machine, machine_rates
 from benchmarks.reference import DDIM_STEPS
 from benchmarks.rows import ROWS, Bench, difference_from_reference
 from groundwork.command_line import run
@@ -13,7 +13,6 @@ from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import save_tensors, write_json
 from microdoppler.simulate.dataset import simulate_dataset
-from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
 NUM_USERS, IMAGES_PER_USER = 4, 80      # of the simulated data set, for the rows that read image files
@@ -33,7 +32,7 @@ def main(*, device: str = "auto", quick: bool = False, json: Path | None = None,
     if unknown:
         raise InputError(f"--only {unknown[0]} is unknown; expected some of {', '.join(ROWS)}")
     rates = machine_rates(torch_device)
-    config = Config()
+    config = FULL_SIZE
     described, difference = machine(torch_device), difference_from_reference(config)
     rows: dict[str, dict[str, str | float]] = {}
     print("\n".join([*(f"{name}: {value}" for name, value in described.items()),

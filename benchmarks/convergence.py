@@ -5,12 +5,12 @@ the same images (the means of their posteriors, which are what is usually stored
 are generated from our model at every milestone, and from the reference at its end. Both are compared with held-out real
 images by KID.
 """
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from benchmarks import reference
 from benchmarks.measure import machine
@@ -20,8 +20,9 @@ from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import save_image
+from groundwork.progress import Progress
 from microdoppler.fidelity.measure import main as measure_fidelity
-from microdoppler.pipeline.assembly import open_cache, open_split, open_vae
+from microdoppler.pipeline.assembly import open_cache, open_data, open_vae
 from microdoppler.pipeline.constants import check_constants
 from microdoppler.pipeline.generation import Sampling
 from microdoppler.pipeline.synthetic_folder import generate
@@ -49,12 +50,13 @@ def main(config: Config, *, reference_steps: int | None = None, same_constants: 
         json: also write the results to this file
     """
     check_constants(config)
-    reference_config = replace(config, cond_drop_prob=0.5, **({} if same_constants else reference.README_CONSTANTS))
     device, milestones = choose_device(config.device), list_milestones(config.results_folder)
     if not milestones:
         raise InputError(f"no checkpoint in {config.results_folder}; run train_latent_cfg.py with these constants")
-    split, vae = open_split(config), open_vae(config, device)
-    cache = open_cache(config, split, vae, device)
+    config, vae = open_vae(config, device)
+    config, data = open_data(config)
+    cache = open_cache(config, data, vae, device)
+    reference_config = replace(config, cond_drop_prob=0.5, **({} if same_constants else reference.README_CONSTANTS))
     rows: dict[int, dict[str, Any]] = {}
     for milestone in milestones:
         path = milestone_path(config.results_folder, milestone)
@@ -69,10 +71,10 @@ def main(config: Config, *, reference_steps: int | None = None, same_constants: 
     training = reference.Training(reference_config, (cache.scaled_means(torch.arange(len(cache))) + 1) / 2,
                                   cache.labels, device)
     num_steps = reference_steps or max(rows)
-    for _ in tqdm(range(num_steps), desc="training the reference", unit="step", disable=None):
+    for _ in Progress(range(num_steps), desc="training the reference", unit="step"):
         training.step()
     folder = output / f"reference-{num_steps}"
-    for user in split.users:
+    for user in data.split.users:
         sample_reference(training, vae, user, samples_per_user, reference_config.cond_scale, folder)
     rows.setdefault(num_steps, {})["reference"] = fidelity_of(config, folder)
     found = [{"step": step, **rows[step]} for step in sorted(rows)]
@@ -110,6 +112,8 @@ def fidelity_of(config: Config, folder: Path) -> dict[str, float]:
 def conclusion(rows: list[dict], name: str) -> str:
     """After how many steps the KID of the images called `name` is as low as the reference's; rows: by rising step."""
     end, last = next((row["step"], row["reference"]["kid"]) for row in rows if "reference" in row)
+    if not math.isfinite(last) or not any(math.isfinite(row[name]["kid"]) for row in rows if name in row):
+        return "unknown, as a KID is NaN: it needs more images, or more passes, of each user"
     reached = next((row["step"] for row in rows if name in row and row[name]["kid"] <= last), None)
     if reached is None:
         return f"the reference's last KID, {last:.2f}, is not reached"

@@ -1,15 +1,20 @@
 """Timing on machines with other load, and the peak arithmetic rates of a machine."""
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from groundwork.device import half_precision
+from groundwork.progress import Progress
+from train_latent_cfg import Config
+
+# The model of the study of 31 persons. These constants are otherwise as the data and the VAE say.
+FULL_SIZE = replace(Config(), num_users=31, image_size=256, latent_size=32, latent_channels=4)
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int, device: torch.device,
@@ -19,7 +24,7 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repea
     repeats: calls of each that count; warm_up: calls of each before these.
     """
     seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in tqdm(range(warm_up + repeats), desc="timing", unit="turn", leave=False, disable=None):
+    for turn in Progress(range(warm_up + repeats), desc="timing", unit="turn", leave=False):
         for function, counted in zip((ours, theirs), seconds):
             elapsed = time_once(function, device)
             if turn >= warm_up:

@@ -14,11 +14,11 @@ from benchmarks.measure import alternate
 from groundwork.images import load_image, load_images, save_image
 from groundwork.memory import keep_freed_memory
 from microdoppler.data.latents import LatentCache, LatentScaling, load_or_encode
-from microdoppler.data.spectrograms import find_users, paths_and_labels
+from microdoppler.data.spectrograms import find_classes, find_images, paths_and_labels
 from microdoppler.data.stitching import Cut
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
-from microdoppler.pipeline.generation import ImageGenerator
+from microdoppler.pipeline.generation import ImageGenerator, Sampling
 from microdoppler.pipeline.synthetic_folder import generate_missing
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
@@ -139,7 +139,7 @@ def _generators(bench: Bench) -> tuple[ImageGenerator, Any]:
     config = bench.config
     ours = ImageGenerator(config, build_diffusion(config).to(bench.device).eval(), bench.vae,
                           LatentScaling.identity(config.latent_channels), {}, None,
-                          Legend.of(None, config.num_users, bench.scratch))
+                          Legend.of(None, config.num_users, bench.scratch), Sampling.constants_of(config))
     return ours, reference.build_diffusion(config, bench.device).eval()
 
 
@@ -175,7 +175,7 @@ def generating_images(bench: Bench) -> tuple[float, float]:
 def encoding(bench: Bench) -> tuple[float, float]:
     """From image files to posteriors. The reference reads and encodes one image after the other."""
     count = 64 if bench.device.type == "cuda" else 2 if bench.quick else 8
-    paths = paths_and_labels(find_users(bench.data, bench.config.num_users))[0][:count]
+    paths = paths_and_labels(find_images(bench.data, find_classes(bench.data)))[0][:count]
     labels, plain_vae = torch.zeros(count, dtype=torch.int64), reference.PlainVAE(bench.vae)
 
     def theirs_with_files() -> None:
@@ -193,7 +193,7 @@ def encoding(bench: Bench) -> tuple[float, float]:
 def classifier(bench: Bench) -> tuple[float, float]:
     """Training steps of one classifier of the study. Ours reads the images once for all runs, which is not timed."""
     config, steps = bench.config, 3 if bench.quick else 10 if bench.device.type == "cpu" else 200
-    paths, labels = paths_and_labels(find_users(bench.data, config.num_users))
+    paths, labels = paths_and_labels(find_images(bench.data, find_classes(bench.data)))
     real = ImageSet(load_images(bench.data, paths, config.classifier_image_size), labels)
     theirs = reference.Classification(bench.data, config.classifier_image_size, config.classifier_batch_size,
                                       config.classifier_lr, bench.device)

@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks.measure import machine, time_once
+from benchmarks.measure import FULL_SIZE, machine, time_once
 from denoising_diffusion_pytorch.trainer import batch_indices
 from groundwork.command_line import run
 from groundwork.device import choose_device, describe_work
@@ -97,7 +97,7 @@ def main(*, device: str = "auto", sizes: tuple[int, ...] = SIZES, users: tuple[i
         folder: folder for the latents; default: the system's temporary folder
         json: also write the results to this file
     """
-    config, torch_device = replace(Config(), device=device), choose_device(device)
+    config, torch_device = replace(FULL_SIZE, device=device), choose_device(device)
     print(describe_work(torch_device, amp=config.amp, uses_graph=True,
                         micro_batch=config.train_batch_size * config.gradient_accumulate_every))
     cases = [(size, config.num_users) for size in sizes] + [(sorted(sizes)[:2][-1], number) for number in users]

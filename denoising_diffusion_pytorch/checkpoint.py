@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, OBJECTIVES, min_snr_weight
-from groundwork.errors import InputError
+from denoising_diffusion_pytorch.unet import Unet
+from groundwork.errors import InputError, printable
 from groundwork.files import load_safetensors, load_tensors, save_safetensors, save_tensors
 
 FORMAT = 2              # increase it when older code could misread the new files
 ONLY_TO_RESUME = ("model", "opt", "scaler")
 EMA_PREFIX = "ema_model.model."
+CLASS_EMBEDDINGS = "classes_emb.weight"
 
 
 def milestone_path(folder: str | Path, milestone: int) -> Path:
@@ -79,7 +81,7 @@ def prune_checkpoints(folder: str | Path, keep_last: int, keep_every: int) -> No
         try:
             checkpoint = load_checkpoint(path)
         except InputError as error:
-            print(f"warning: {error}; it is left as it is")
+            print(printable(f"warning: {error}; it is left as it is"))
             continue
         if not checkpoint.keys() & set(ONLY_TO_RESUME):
             return
@@ -125,6 +127,22 @@ def load_unet_weights(unet: torch.nn.Module, weights: dict[str, Tensor], source:
     unet.load_state_dict(weights)
 
 
+def load_starting_weights(unet: Unet, weights: dict[str, Tensor], source: str | Path) -> None:
+    """Load the weights of another training into an untrained Unet, which may have another number of classes.
+
+    With as many classes as before, all weights are taken as they are. Otherwise the class embeddings alone are new: the
+    mean of the old ones, plus noise with their standard deviation in each dimension. So the layers behind them, which
+    are taken too, get what they were trained for: a new class begins as a typical old one, and differs from the other
+    new ones as much as the old ones did from each other. The noise is the Unet's own initialisation, N(0, 1).
+
+    source: where the weights come from, for the message. Raises InputError if they are of another network.
+    """
+    old, new = weights.get(CLASS_EMBEDDINGS), unet.classes_emb.weight.detach()
+    if old is not None and old.ndim == 2 and len(old) != len(new) and old.shape[1] == new.shape[1]:
+        weights = {**weights, CLASS_EMBEDDINGS: old.mean(dim=0) + old.std(dim=0, correction=0) * new}
+    load_unet_weights(unet, weights, source)
+
+
 def infer_config(checkpoint: dict) -> dict:
     """Infer the settings of an older checkpoint's network and diffusion from its tensors.
 
@@ -142,7 +160,7 @@ def infer_config(checkpoint: dict) -> dict:
             dim_mults.append(weights[f"downs.{level}.3.weight"].shape[0] // dim)
             level += 1
         network = {"dim": dim, "dim_mults": tuple(dim_mults), "channels": channels,
-                   "num_classes": weights["classes_emb.weight"].shape[0],
+                   "num_classes": weights[CLASS_EMBEDDINGS].shape[0],
                    "attn_dim_head": 32, "attn_heads": weights["mid_attn.fn.fn.to_out.weight"].shape[1] // 32}
         return {**network, **_infer_diffusion(buffers["alphas_cumprod"].double(), buffers["loss_weight"])}
     except KeyError as missing:

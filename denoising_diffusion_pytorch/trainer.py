@@ -15,12 +15,12 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from ema_pytorch import EMA
 from torch import Tensor
-from tqdm import tqdm
 
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
 from denoising_diffusion_pytorch.gradients import Batch, Gradients
 from groundwork.device import half_precision
 from groundwork.errors import InputError
+from groundwork.progress import Progress
 from groundwork.seeding import seeded
 from groundwork.stopping import StopRequest
 
@@ -191,8 +191,7 @@ class Trainer:
         """
         losses, logged_step, started = [], self.step, time.perf_counter()
         last_good, reason = copy.deepcopy(self.state_dict()), None
-        with tqdm(total=num_steps, initial=self.step, desc="training", unit="step",
-                  disable=None if recorder else True) as bar:
+        with Progress(total=num_steps, initial=self.step, desc="training", unit="step", hidden=not recorder) as bar:
             while self.step < num_steps and not reason:
                 loss, grad_norm = self.train_step()
                 losses.append(loss)
@@ -257,9 +256,11 @@ class Trainer:
         failed_at, lr = self.step, self.optimizer.param_groups[0]["lr"]
         cause = f"the gradients of {int(self.skipped_in_a_row)} steps in a row, up to step {failed_at}, were not finite"
         if self.has_rolled_back:
-            raise InputError(f"{cause}, at a learning rate of {lr:g} too; the last checkpoint is whole: look at the "
-                             "training images and at latents' range with test_vae_range.py, lower train_lr, or try "
-                             "--no_amp, then go on with --resume latest")
+            saved, then = ((f"the checkpoint of step {last_good['step']} is whole", "go on with --resume latest")
+                           if last_good["step"] else ("there is no checkpoint yet", "start again"))
+            raise InputError(f"{cause}, at a learning rate of {lr:g} too; {saved}: look at the training images and at "
+                             "the latents' range with test_vae_range.py, lower train_lr, or try --no_amp, then "
+                             + then)
         self.load_state_dict(last_good)
         self.skipped_in_a_row.zero_()
         self.has_rolled_back = True

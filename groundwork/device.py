@@ -4,6 +4,7 @@ import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
+import psutil
 import torch
 
 from groundwork.errors import InputError
@@ -123,7 +124,7 @@ def describe_work(device: torch.device, *, amp: bool = True, uses_graph: bool = 
         memory = torch.cuda.get_device_properties(device).total_memory
         card = f"{torch.cuda.get_device_name(device)} ({memory / GIB:.0f} GiB)"
     else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = psutil.virtual_memory().total
         card = f"the CPU ({torch.get_num_threads()} threads, {memory / GIB:.0f} GiB)"
     dtype = half_precision(device) if amp else None
     words = [str(dtype or torch.float32).removeprefix("torch.")]

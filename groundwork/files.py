@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,13 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from tqdm import tqdm
 
 from groundwork.errors import InputError
+from groundwork.progress import Progress
 
 ABOUT = "about"     # key of the plain values in the header of a safetensors file, as JSON
-TEMPORARY = re.compile(r"\..*\.(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")       # atomic_path's names; (\d+) is the process id
+HOST = hashlib.blake2s(socket.gethostname().encode(), digest_size=4).hexdigest()        # several may share a disk
+TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)\.[0-9a-f]{8}\.tmp(\.\w+)?")     # atomic_path's names: host, process
 
 
 @contextmanager
@@ -32,11 +34,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     matplotlib and NumPy choose the format by it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "rb+") as file:        # Windows flushes only what was opened for writing
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -45,6 +47,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | Path) -> None:
+    """Create a folder, and those above it, unless it exists. Raises InputError if one of them is a file."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(part for part in (Path(path), *Path(path).parents) if part.exists())
+        raise InputError(f"{file} is a file, but a folder is to be written there; give another name, or move the file "
+                         "away") from None
 
 
 def check_free_space(folder: str | Path, needed: int, advice: str) -> None:
@@ -103,9 +115,11 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file. Raises InputError if `path` is no file or no JSON."""
+    """The content of a JSON file. It may be UTF-8, UTF-16 or UTF-32, with a byte order mark or without: editors of
+    Windows write both. Raises InputError if `path` is no file or no JSON.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
@@ -136,14 +150,51 @@ def load_tensors(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist (expected a file of weights)")
+    if other_kind := _other_kind(path):
+        raise InputError(f"{path} is {other_kind}; expected a PyTorch file of weights")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{path} is damaged or holds Python objects that would run code; "
-                         "expected tensors and plain values only") from None
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} {_refused_objects(path, str(error))}") from None
     except Exception as error:      # torch.load raises many kinds of errors on damaged files
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is no complete PyTorch file ({reason})") from None
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is that certainly is no PyTorch file, by its first bytes; None if it may be one."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start[4:9] == b"\0\0\0\0{":         # the length of its header, then the header
+        return "a safetensors file, whose name must end in .safetensors"
+    try:
+        text = start.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 3:      # not just a character that the 64 bytes cut off
+            return None
+        text = start[:error.start].decode()
+    if not text or text.startswith("PK") or not all(char.isprintable() or char.isspace() for char in text):
+        return None
+    if text.startswith("version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself: run git lfs pull, or download the file"
+    if text.lstrip().lower().startswith(("<!doctype", "<html")):
+        return "a web page, which a download that needs a login leaves: download the file again"
+    return f"a text file that begins with {text.splitlines()[0][:40]!r}"
+
+
+def _refused_objects(path: Path, error: str) -> str:
+    """Why torch.load refused a file's pickle, for an error message; error: its own message."""
+    if not (name := re.search(r"GLOBAL (\S+)", error)):
+        return ("is damaged or holds Python objects that would run code; "
+                "expected tensors and plain values only")
+    with open(path, "rb") as file:
+        is_module = b"torch.nn.modules" in file.read(2 ** 24)      # the names stand before the tensors
+    if is_module:
+        return (f"holds a whole module ({name[1]}), which would run code when loaded; where its class is defined, "
+                "write its weights alone: torch.save(model.state_dict(), 'weights.pt')")
+    return (f"holds a Python object ({name[1]}) that would run code when loaded; expected tensors and plain values "
+            "only. If you trust its source, write its weights alone: "
+            "torch.save(torch.load(path, weights_only=False)['state_dict'], 'weights.pt')")
 
 
 def save_safetensors(path: str | Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
@@ -194,19 +245,25 @@ def _load_numpy(path: str | Path, load: Callable, **options: Any) -> Any:
 
 
 def digest_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of the tensors' names and values, in hexadecimal. The order of the tensors does not matter."""
+    """SHA-256 of the tensors' names and values, in hexadecimal. The order of the tensors does not matter.
+
+    Shapes and types are not part of it, since the stored digests of earlier versions lack them.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.dtype == torch.bfloat16:      # NumPy has no such type
+            tensor = tensor.view(torch.int16)
+        digest.update(tensor.numpy().data)
     return digest.hexdigest()
 
 
 def digest_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal. Shows a progress bar if it takes more than a second."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file, tqdm(total=os.path.getsize(path), desc=f"checking {Path(path).name}", unit="B",
-                                        unit_scale=True, delay=1, leave=False, disable=None) as bar:
+    with open(path, "rb") as file, Progress(total=os.path.getsize(path), desc=f"checking {Path(path).name}",
+                                            unit="B", unit_scale=True, delay=1, leave=False) as bar:
         while block := file.read(2 ** 22):
             digest.update(block)
             bar.update(len(block))

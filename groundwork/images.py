@@ -10,11 +10,11 @@ from typing import Iterator, Sequence
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
-from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path
 from groundwork.preparation import MIN_SIDE, Preparation
+from groundwork.progress import Progress
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")      # others need external programs (EPS) or are rarely tested
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}     # of files in these formats
@@ -123,7 +123,7 @@ def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: 
     Raises InputError if a file cannot be read.
     """
     images = np.empty((len(paths), image_size, image_size, channels), dtype=np.uint8)
-    for i, path in enumerate(tqdm(paths, desc=label, unit="image", disable=None if label else True)):
+    for i, path in enumerate(Progress(paths, desc=label, unit="image", hidden=not label)):
         try:
             images[i] = load_image(Path(root) / path, image_size, channels, preparation)
         except InputError as error:

@@ -2,17 +2,25 @@
 
 For type checkers and command lines, a field `num_users: Count = 31` is a plain int. `check_limits` checks the limits;
 creating the dataclass does not. The upper limits are far above all values that make sense.
-"""
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
+Python code may give text for a path, a list for a tuple, one value for a tuple of one, and NumPy's numbers: see
+`as_declared`.
+"""
+import inspect
+from dataclasses import asdict, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Callable, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 from pydantic import AfterValidator, Field, InstanceOf, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from groundwork.errors import InputError
 
 Constants = TypeVar("Constants")
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def _number(expected: str, **limits: Any) -> Any:
@@ -59,6 +67,9 @@ Interval = Annotated[tuple[Share, Share], AfterValidator(_rising),
                      Field(description="two shares in 0 … 1, the smaller one first")]
 SpeedRange = Annotated[tuple[_Finite, _Finite], AfterValidator(_rising_or_zeros),
                        Field(description="two speeds in -10 000 … 10 000, the lower one first, or two zeros")]
+TwoNumbers = Annotated[tuple[_Finite, _Finite], Field(description="two finite numbers")]
+FourNumbers = Annotated[tuple[_Finite, _Finite, _Finite, _Finite], Field(description="four finite numbers")]
+TrainSize = Count | Annotated[float, _number("a share between 0 and 1", gt=0, lt=1)] | Literal["all_but_test"]
 Multiples = Annotated[tuple[Few, ...], Field(min_length=1, max_length=8, description="one to eight numbers in 1 … 64")]
 
 
@@ -67,14 +78,63 @@ def check_limits(constants: Any) -> None:
     try:
         TypeAdapter(type(constants)).validate_python(vars(constants))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        value = getattr(constants, name)
-        if first["type"].endswith(("_type", "_parsing")):
-            raise InputError(f"{name} is {value!r}; expected {first['msg'].removeprefix('Input should be ')}") from None
+        name = str(error.errors()[0]["loc"][0])
         hint = get_type_hints(type(constants), include_extras=True)[name]
-        expected = next(part.description for part in get_args(hint) if isinstance(part, FieldInfo))
-        raise InputError(f"{name} is {value}; expected {expected}") from None
+        raise InputError(_refusal(name, getattr(constants, name), hint, error)) from None
+
+
+def _refusal(name: str, value: Any, hint: Any, error: ValidationError) -> str:
+    """What to say of a value that pydantic refused; hint: its type with the limits."""
+    first = error.errors()[0]
+    limits = [part.description for kind in (hint, *get_args(hint)) for part in get_args(kind)
+              if isinstance(part, FieldInfo)]
+    if not limits or first["type"].endswith(("_type", "_parsing")):
+        return f"{name} is {value!r}; expected {first['msg'].removeprefix('Input should be ')}"
+    return f"{name} is {value}; expected {limits[0]}"
+
+
+def as_declared(value: Any, hint: Any) -> Any:
+    """A value that Python code gave, as its type `hint` has it. Text becomes a Path, a list or array a tuple, one value
+    a tuple of one, and NumPy's numbers become Python's. Everything else stays as it is."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    kinds = (hint, *get_args(hint))
+    if isinstance(value, str) and Path in kinds:
+        return Path(value)
+    for kind in kinds:
+        if get_origin(kind) is tuple and value is not None:
+            values = value if isinstance(value, (tuple, list, range)) else (value,)
+            return tuple(as_declared(part, get_args(kind)[0]) for part in values)
+    return value
+
+
+def convert_fields(constants: Any) -> None:
+    """Make all fields of a frozen dataclass instance `as_declared`; for its __post_init__."""
+    for name, hint in get_type_hints(type(constants)).items():
+        object.__setattr__(constants, name, as_declared(getattr(constants, name), hint))
+
+
+def checks_arguments(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorates a function that users call from Python. Its arguments become `as_declared`. It raises InputError for
+    one that is not of its type, or outside the limits of its type."""
+    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
+
+    @wraps(function)
+    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        given = signature.bind(*args, **kwargs)
+        for name in given.arguments.keys() & hints.keys():
+            hint = hints[name]
+            value = given.arguments[name] = as_declared(given.arguments[name], hint)
+            if is_dataclass(hint):      # by name: the Config of a script that runs is not the one that others import
+                if type(value).__name__ != hint.__name__:  # type: ignore[union-attr]
+                    raise InputError(f"{name} is {value!r}; expected a {hint.__name__}")  # type: ignore[union-attr]
+                continue
+            try:
+                TypeAdapter(hint).validate_python(value, strict=True)
+            except ValidationError as error:
+                raise InputError(_refusal(name, value, hint, error)) from None
+        return function(*given.args, **given.kwargs)
+    return checked
 
 
 def to_plain(constants: Any) -> dict[str, Any]:
@@ -92,19 +152,23 @@ def from_plain(plain: dict[str, Any], defaults: Constants) -> Constants:
     if not isinstance(plain, dict):
         raise InputError(f"it is of type {type(plain).__name__}")
     hints = get_type_hints(type(defaults))
-    return type(defaults)(**{**vars(defaults), **{name: _read(name, plain[name], hint)
+    return type(defaults)(**{**vars(defaults), **{name: read_plain(name, plain[name], hint)
                                                   for name, hint in hints.items() if name in plain}})
 
 
-def _read(name: str, value: Any, hint: Any) -> Any:
-    """A value of to_plain as its field's type; tuples may have any length."""
-    if value is None and type(None) in get_args(hint):
-        return None
+def read_plain(name: str, value: Any, hint: Any) -> Any:
+    """A value of to_plain as its type `hint`; tuples may have any length. Raises InputError, with the value's `name`,
+    when it is not of this type."""
+    if type(None) in get_args(hint):
+        if value is None:
+            return None
+        hint = Union[tuple(part for part in get_args(hint) if part is not type(None))]
     convert: Any = None
-    if Path in (hint, *get_args(hint)):
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        hint, convert = list, lambda parts: tuple(read_plain(name, part, item) for part in parts)
+    elif Path in (hint, *get_args(hint)):
         hint, convert = InstanceOf[str], Path       # as str, pydantic would refuse paths that are not UTF-8
-    elif get_origin(hint) is tuple:
-        hint, convert = list[get_args(hint)[0]], tuple  # type: ignore[misc]
     try:
         value = TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:

@@ -7,12 +7,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator
 
-from filelock import FileLock, Timeout
+import psutil
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from groundwork.errors import InputError, printable
-from groundwork.files import TEMPORARY, write_json
+from groundwork.files import HOST, TEMPORARY, make_folder, write_json
 
-LOCK, OWNER = ".lock", ".owner.json"
+LOCK, SOFT_LOCK, OWNER = OF_A_LOCK = ".lock", ".soft.lock", ".owner.json"      # files in a folder while it is locked
+DAY = 24 * 3600     # seconds; nobody writes longer at one file
 _held: set[Path] = set()
 
 
@@ -24,6 +26,9 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
     lock when its process ends, in whatever way. If that process was killed, its entry in the folder remains: the next
     process prints it, replaces it, and removes the temporary files of killed processes.
 
+    On a disk where the operating system has no locks, as some network disks, a file marks the folder as locked. The
+    file of a process that was killed on another host must then be deleted by hand.
+
     The same process may lock a folder twice. A folder that was created here and is still empty at the end is removed.
     """
     folder = Path(folder)
@@ -31,13 +36,8 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
         yield
         return
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{folder} is being written to by {_owner(folder) or 'another process'}; wait for it, stop "
-                         "it, or choose another folder") from None
+    make_folder(folder)
+    lock = _acquire(folder)
     try:
         if previous := _owner(folder):
             print(f"{folder} was left by {previous}, which is gone: taking over")
@@ -49,23 +49,46 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
     finally:
         _held.discard(folder.resolve())
         (folder / OWNER).unlink(missing_ok=True)
-        (folder / LOCK).unlink(missing_ok=True)         # filelock checks that the file it locked still exists
+        with suppress(PermissionError):         # Windows: the file is open, and is deleted when it is released
+            (folder / LOCK).unlink(missing_ok=True)     # filelock checks that the file it locked still exists
         lock.release()
         if is_new:
             with suppress(OSError):         # fails if the folder is not empty
                 folder.rmdir()
 
 
+def _acquire(folder: Path) -> BaseFileLock:
+    """The acquired lock of a folder. Raises InputError if another process has it."""
+    taken = (f"{folder} is being written to by {_owner(folder) or 'another process'}; wait for it, stop it, or choose "
+             "another folder")
+    try:
+        return FileLock(folder / LOCK).acquire(timeout=0).lock
+    except Timeout:
+        raise InputError(taken) from None
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "filename", None) is not None:        # about the file, not about locks
+            raise
+        print(f"{folder}: no locks on this disk ({error}); the file {SOFT_LOCK} takes their place", flush=True)
+    try:
+        return SoftFileLock(folder / SOFT_LOCK).acquire(timeout=0).lock
+    except Timeout:
+        raise InputError(f"{taken}; if it was killed, delete {folder / SOFT_LOCK}") from None
+
+
 def _remove_temporaries(folder: Path) -> None:
     """Remove temporary files of processes that no longer exist, in `folder` and its subfolders.
 
+    The processes of another host cannot be looked up. Its files are removed when they are a day old.
     Subfolders with a lock of their own are left out, because another process may be writing there.
     """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
             _remove_temporaries(path)
-        elif (match := TEMPORARY.fullmatch(path.name)) and not Path("/proc", match[1]).exists():
-            path.unlink(missing_ok=True)
+        elif match := TEMPORARY.fullmatch(path.name):
+            host, process = match[1], int(match[2])
+            with suppress(FileNotFoundError):       # its process has just renamed it
+                if not psutil.pid_exists(process) if host == HOST else time.time() - path.stat().st_mtime > DAY:
+                    path.unlink()
 
 
 def _owner(folder: Path) -> str | None:

@@ -4,12 +4,13 @@ import gc
 import sys
 from typing import Any, Callable
 
+import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
-from tqdm import tqdm
 
 from groundwork.errors import InputError
+from groundwork.progress import Progress
 
 # Parameters of mallopt, from glibc's malloc.h. USUAL: what malloc sets by itself, once large blocks were freed.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
@@ -27,6 +28,15 @@ def keep_freed_memory(keep: bool = True) -> None:
     if mallopt is not None:
         for parameter, value in (KEEP_FREED if keep else USUAL).items():
             mallopt(parameter, value)
+
+
+def peak_memory() -> int:
+    """The largest memory that this process has taken so far, in bytes."""
+    try:
+        import resource
+    except ImportError:     # Windows
+        return psutil.Process().memory_info().peak_wset
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class AdaptiveBatches:
@@ -48,8 +58,8 @@ class AdaptiveBatches:
         Raises InputError if not even one item fits in memory.
         """
         results, start, count = [], 0, len(items[0])
-        with tqdm(total=count, desc=self.label, unit=self.what, delay=1, leave=False,
-                  disable=None if self.label else True) as bar:
+        with Progress(total=count, desc=self.label, unit=self.what, delay=1, leave=False,
+                      hidden=not self.label) as bar:
             while start < count:
                 results.append(self.retry_until_it_fits(
                     lambda: function(*(item[start:start + self.size] for item in items)), count - start))

@@ -1,11 +1,13 @@
 """Stops a program early but cleanly: on a signal, or before the machine is taken away at a known time."""
 import os
 import signal
+import threading
 import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from types import FrameType
 from typing import Iterator
+
+import psutil
 
 KAGGLE_HOURS = 12               # Kaggle ends a session after this time, without asking
 LEFT_TO_SAVE_HOURS = 1 / 6      # ten minutes, for saving
@@ -29,22 +31,33 @@ class StopRequest:
 
 @contextmanager
 def stopping_on_signals(request: StopRequest) -> Iterator[StopRequest]:
-    """While the block runs, SIGTERM and the first SIGINT (Ctrl-C) only set `request`. A second SIGINT raises
-    KeyboardInterrupt.
+    """While the block runs, SIGTERM, SIGHUP (a closed terminal) and the first SIGINT (Ctrl-C) only set `request`. A
+    second SIGINT raises KeyboardInterrupt. SIGHUP stays ignored where it is, as nohup wants.
 
-    Must be entered in the main thread, because Python handles signals only there.
+    Python handles signals in the main thread only. In another one, a line says so, and signals do what they did before.
     """
+    if threading.current_thread() is not threading.main_thread():
+        print("only the main thread gets signals, and this is another: Ctrl-C and SIGTERM do not save", flush=True)
+        yield request
+        return
     interrupts = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal interrupts
         interrupts += number == signal.SIGINT
-        if interrupts > 1:
+        if number == signal.SIGINT and interrupts > 1:
             raise KeyboardInterrupt
         request.signal_name = signal.Signals(number).name
-        with suppress(OSError):     # not print: its reader may be gone, or the signal came while it was printing
-            os.write(2, f"\n{request.signal_name}: stopping after this step (Ctrl-C: at once)\n".encode())
-    previous_handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        said = f"\n{request.signal_name}: stopping after this step (Ctrl-C: at once)\n".encode()
+        for stream, text in ((1, b""), (2, said)):
+            try:
+                os.write(stream, text)      # not print: the signal may have come while it was printing
+            except OSError:         # its terminal or reader is gone: printing must not fail before all is saved
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:     # Windows has none
+        numbers.append(signal.SIGHUP)
+    previous_handlers = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield request
     finally:
@@ -65,9 +78,5 @@ def deadline(max_hours: float) -> float | None:
 
 
 def session_start() -> float:
-    """When the first process of this machine or container started, in seconds as `time.time()`. Linux only."""
-    fields = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
-    ticks = int(fields[19])         # proc(5): field 22, starttime, in clock ticks after boot
-    boot = next(int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines()
-                if line.startswith("btime"))
-    return boot + ticks / os.sysconf("SC_CLK_TCK")
+    """When the first process of this machine or container started, in seconds as `time.time()`. Not on Windows."""
+    return psutil.Process(1).create_time()

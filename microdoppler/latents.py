@@ -3,4 +3,4 @@ from groundwork.command_line import run
 from microdoppler.data.latents import main
 
 if __name__ == "__main__":
-    run(main)
+    run(main, derived={"output": "{latents_cache_folder}/latents.npz"})

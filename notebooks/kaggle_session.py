@@ -11,9 +11,12 @@ from IPython.display import Image, display
 from PIL import Image as PILImage
 
 from denoising_diffusion_pytorch.checkpoint import list_milestones
-from groundwork.files import atomic_path
+from groundwork.errors import InputError
+from groundwork.files import atomic_path, read_json
+from groundwork.limits import from_plain
 from groundwork.lock import LOCK, OWNER
 from microdoppler.data.spectrograms import SUFFIXES, folders_by_class
+from train_latent_cfg import Config
 
 MAX_DEPTH = 6       # levels of folders to search below the root; Kaggle puts three of them above an upload
 SESSION_OUTPUTS = "data", "kl_vae_best*", "latents_cache", "results", "synthetic_data"      # what a session writes
@@ -43,7 +46,7 @@ def find_attached(root: str | Path) -> Attached:
     vaes = sorted(file for folder in others for file in folder.glob("kl_vae*")
                   if file.suffix in (".pt", ".safetensors") and not file.stem.endswith("_state"))
     return Attached(data if num_users else None, num_users, next(iter(vaes), None),
-                    max(sessions, key=_newest_milestone, default=None))
+                    max(sessions, key=_trained_steps, default=None))
 
 
 def count_users(folder: Path) -> int:
@@ -104,5 +107,14 @@ def _is_session(folder: Path) -> bool:
     return (folder / "latents_cache" / "data_split.json").exists()
 
 
-def _newest_milestone(session: Path) -> int:
-    return max(list_milestones(session / "results"), default=0)
+def _trained_steps(session: Path) -> tuple[int, int]:
+    """(steps up to the newest milestone, its number); sessions may have had other numbers of steps per milestone.
+
+    Where config.json cannot be read, the number of steps counts as 0.
+    """
+    newest = max(list_milestones(session / "results"), default=0)
+    try:
+        config = from_plain(read_json(session / "results" / "config.json"), Config())
+    except InputError:
+        return 0, newest
+    return min(newest * config.save_and_sample_every, config.train_num_steps), newest

@@ -23,7 +23,6 @@ from typing import Callable
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from denoising_diffusion_pytorch.checkpoint import ema_unet_weights, infer_config, load_checkpoint, save_ema
 from groundwork.command_line import run
@@ -31,7 +30,9 @@ from groundwork.errors import InputError
 from groundwork.files import read_json
 from groundwork.images import load_images
 from groundwork.limits import to_plain
+from groundwork.progress import Progress
 from microdoppler.data.latents import LatentStatistics, load_cached
+from microdoppler.data.recordings import by_names
 from microdoppler.data.split import Split, SplitSettings, split_images
 from microdoppler.data.synthetic_sets import read_manifest
 from microdoppler.pipeline.constants import config_of
@@ -77,7 +78,8 @@ def write_json_of(value: object) -> Callable[[Path], object]:
 
 def _split() -> Split:
     names = {user: [f"ID_{user}/Doppler{i}.png" for i in range(30)] for user in (1, 2)}
-    return split_images(names, SplitSettings(2, 10, "contiguous", 1, 1, 0))
+    recordings = {user: by_names(own) for user, own in names.items()}
+    return split_images(recordings, SplitSettings(2, 10, "contiguous", 1, 1, 0), {1: "ID_1", 2: "ID_2"})
 
 
 def _checkpoint() -> dict:
@@ -259,7 +261,7 @@ def main(*, minutes: float = 10, seed: int = 0, findings: Path = Path("fuzz_find
     """
     total = 0
     print("| file | damaged ones read | findings |\n|---|---|---|")
-    for name in tqdm(KINDS, unit="kind", disable=None):
+    for name in Progress(KINDS, desc="damaging files", unit="kind"):
         context = get_context("spawn")
         result = context.Queue()
         process = context.Process(target=fuzz, args=(name, 60 * minutes / len(KINDS), seed, findings, result))

@@ -23,15 +23,15 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
 from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.files import TEMPORARY, load_tensors, save_tensors
 from groundwork.lock import LOCK
+from groundwork.progress import Progress
 from microdoppler.pipeline import recording
-from microdoppler.pipeline.assembly import open_cache, open_sample_evaluator, open_split, open_vae
+from microdoppler.pipeline.assembly import open_cache, open_data, open_sample_evaluator, open_vae
 from microdoppler.pipeline.classification import classify
 from microdoppler.pipeline.synthetic_folder import generate
 from microdoppler.pipeline.training import train as train_model
@@ -50,9 +50,9 @@ def make_config(shared: Path, trial_folder: Path) -> Config:
     return replace(
         PRESETS["cpu-minutes"], data_path=shared / "data", vae_path=shared / "vae.pt",
         results_folder=trial_folder / "results", latents_cache_folder=shared / "latents_cache", device="cpu",
-        num_users=3, images_per_user_train=10, dim=16, train_batch_size=8, train_num_steps=24, save_and_sample_every=6,
-        log_every=4, num_samples=3, sampling_timesteps=2, classifier_image_size=32, classifier_batch_size=4,
-        classifier_steps=4, classifier_seeds=1)
+        num_users=3, image_size=64, images_per_user_train=10, dim=16, train_batch_size=8, train_num_steps=24,
+        save_and_sample_every=6, log_every=4, num_samples=3, sampling_timesteps=2, classifier_image_size=32,
+        classifier_batch_size=4, classifier_steps=4, classifier_seeds=1)
 
 
 def prepare(shared: Path) -> None:
@@ -62,7 +62,7 @@ def prepare(shared: Path) -> None:
     torch.manual_seed(0)
     save_tensors(config.vae_path, KL_VAE({"ch": 8, "ch_mult": (1, 2, 4), "num_res_blocks": 1}).checkpoint())
     encode(shared, shared)
-    open_sample_evaluator(config, open_split(config), CPU, channels=3)
+    open_sample_evaluator(config, open_data(config)[1], CPU, channels=3)
     train(shared, shared)
     generate_images(shared, shared)
 
@@ -89,7 +89,8 @@ def train_and_die_saving(shared: Path, trial_folder: Path) -> None:
 
 def encode(shared: Path, trial_folder: Path) -> None:
     config = replace(make_config(shared, trial_folder), latents_cache_folder=trial_folder / "latents_cache")
-    open_cache(config, open_split(config), open_vae(config, CPU), CPU)
+    config, vae = open_vae(config, CPU)
+    open_cache(config, open_data(config)[1], vae, CPU)
 
 
 def generate_images(shared: Path, trial_folder: Path) -> None:
@@ -239,13 +240,13 @@ def trial(kind: str, shared: Path, trial_folder: Path, seconds: float, expected:
         broken += broken_files(trial_folder)
         if not equal(result(trial_folder), expected):
             outcome.different += 1
-            tqdm.write(f"{kind}, moment {seed}: differs", file=sys.stderr)
+            Progress.write(f"{kind}, moment {seed}: differs", file=sys.stderr)
     except (RuntimeError, OSError) as error:
         outcome.not_finished += 1
-        tqdm.write(f"{kind}, moment {seed}: {error}", file=sys.stderr)
+        Progress.write(f"{kind}, moment {seed}: {error}", file=sys.stderr)
     outcome.broken += bool(broken)
     for line in broken:
-        tqdm.write(f"{kind}, moment {seed}: {line}", file=sys.stderr)
+        Progress.write(f"{kind}, moment {seed}: {line}", file=sys.stderr)
     shutil.rmtree(trial_folder)
 
 
@@ -270,7 +271,7 @@ def main(*, kills: int = 50, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 
             uninterrupted, outcome = Path(folder) / "whole" / kind, outcomes.setdefault(kind, Outcome())
             seconds = finish(KINDS[kind][1], shared, uninterrupted)
             expected = KINDS[kind][2](uninterrupted)
-            for number in tqdm(range(kills), desc=kind, unit="kill", disable=None):
+            for number in Progress(range(kills), desc=kind, unit="kill"):
                 trial(kind, shared, Path(folder) / f"{kind}-{number}", seconds, expected, seed + number, outcome)
             print(f"| {kind} | {seconds:.1f} s | {kills} | {outcome.killed_before_end} | {outcome.broken} | "
                   f"{outcome.not_finished} | {outcome.different} |", flush=True)

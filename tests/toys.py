@@ -4,6 +4,9 @@ import json
 import numpy as np
 import torch
 
+from microdoppler.data.recordings import Recording
+from microdoppler.data.spectrograms import find_classes, find_images
+from microdoppler.data.split import split_images
 from microdoppler.study.arms import ImageSet
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8)[None].repeat(64, axis=0)         # dark at the left, bright at the right
@@ -25,3 +28,18 @@ def edited(text, edit):
     value = json.loads(text)
     edit(value)
     return json.dumps(value)
+
+
+def find_users(root, num_users=0, class_folders=None):
+    """{user: paths} of the images in the folders of `root`."""
+    return find_images(root, find_classes(root, num_users, class_folders))
+
+
+def one_recording(names):
+    """{user: one recording of these images, numbered 0, 1, …}, from {user: paths in time order}."""
+    return {user: [Recording("one", own, list(range(len(own))))] for user, own in names.items()}
+
+
+def split_of(names, settings):
+    """The split of images {user: paths}, those of a user in one recording."""
+    return split_images(one_recording(names), settings, {user: f"ID_{user}" for user in names})

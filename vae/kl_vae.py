@@ -1,7 +1,8 @@
 """KL_VAE: a convolutional autoencoder between images and latents, with a Gaussian posterior.
 
 It is the first stage of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G). Parameter
-names and shapes are those of this project's first version, so its `kl_vae_best.pt` can be loaded.
+names and shapes are those of this project's first version, so its `kl_vae_best.pt` can be loaded. Weights in other
+layouts are converted by vae/layouts.py.
 """
 import hashlib
 import json
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from groundwork.device import in_memory_format
 from groundwork.errors import InputError
-from groundwork.files import digest_tensors, load_safetensors, load_tensors, save_safetensors
+from groundwork.files import digest_tensors, save_safetensors
+from vae.layouts import check_fit, infer_shape, read_vae
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
 DDCONFIG: dict[str, Any] = {
@@ -25,6 +27,7 @@ DDCONFIG: dict[str, Any] = {
     "ch_mult": (1, 2, 2, 4),    # channels per level, in multiples of ch; each level but the last halves the size
     "num_res_blocks": 2,        # per level of the encoder; the decoder has one more
     "z_channels": 4,
+    "latent_diffusion": False,  # True: as there, images enter as -1 … 1, and downsampling pads right and bottom only
 }
 SCALE_FACTOR = 0.18215          # scaled latents = scale_factor · posterior mean or sample
 
@@ -145,7 +148,9 @@ class Encoder(nn.Module):
         for i, (channels, out_channels) in enumerate(zip([ddconfig["ch"]] + widths, widths)):
             level = Level(channels, out_channels, ddconfig["num_res_blocks"])
             if i < len(widths) - 1:
-                level.downsample = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+                level.downsample = (
+                    nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(out_channels, out_channels, 3, stride=2))
+                    if ddconfig["latent_diffusion"] else nn.Conv2d(out_channels, out_channels, 3, 2, padding=1))
             self.down.append(level)
         self.mid = Middle(widths[-1])
         self.norm_out = group_norm(widths[-1])
@@ -202,6 +207,7 @@ class KL_VAE(nn.Module):
         self.ddconfig["ch_mult"] = tuple(self.ddconfig["ch_mult"])
         embed_dim = embed_dim or self.ddconfig["z_channels"]
         self.embed_dim, self.scale_factor = embed_dim, scale_factor
+        self.image_size: int | None = None      # pixels, of the images it was trained on; None: unknown
         self.encoder = Encoder(self.ddconfig)
         self.decoder = Decoder(self.ddconfig)
         self.quant_conv = nn.Conv2d(2 * self.ddconfig["z_channels"], 2 * embed_dim, 1)
@@ -232,11 +238,13 @@ class KL_VAE(nn.Module):
 
         It is float32 even under autocast, because exp and sum in its KL overflow in float16.
         """
+        x = 2 * x - 1 if self.ddconfig["latent_diffusion"] else x
         return DiagonalGaussian(self.quant_conv(self.encoder(x)).float())
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latents (batch, embed_dim, h, w) → (batch, channels, height, width), near [0, 1] but not clamped."""
-        return self.decoder(self.post_quant_conv(z))
+        x = self.decoder(self.post_quant_conv(z))
+        return (x + 1) / 2 if self.ddconfig["latent_diffusion"] else x
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -255,6 +263,7 @@ class KL_VAE(nn.Module):
     def checkpoint(self) -> dict:
         """What `load` reads: the weights, and everything needed to build the network for them."""
         return {"model_state_dict": self.state_dict(), "embed_dim": self.embed_dim, "scale_factor": self.scale_factor,
+                "image_size": self.image_size,
                 "ddconfig": {**self.ddconfig, "ch_mult": list(self.ddconfig["ch_mult"])}}
 
     def save_safetensors(self, path: str | Path) -> None:
@@ -266,7 +275,9 @@ class KL_VAE(nn.Module):
         """SHA-256 of weights, shape and scale, in hexadecimal. VAEs with the same fingerprint give the same latents, so
         a cache of latents can tell whether it is out of date.
         """
-        shape = [self.ddconfig, self.embed_dim, self.scale_factor]
+        # Earlier versions knew no latent_diffusion: the fingerprints that they stored stay valid.
+        ddconfig = {key: value for key, value in self.ddconfig.items() if key != "latent_diffusion" or value}
+        shape = [ddconfig, self.embed_dim, self.scale_factor]
         content = json.dumps(shape, sort_keys=True) + digest_tensors(self.state_dict())
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -274,60 +285,22 @@ class KL_VAE(nn.Module):
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "KL_VAE":
         """Load a VAE for inference: float32, in evaluation mode, without gradients.
 
-        path: a bare state dict or a training checkpoint (see `checkpoint`), as a PyTorch or a safetensors file.
+        path: weights of vae.train, of latent-diffusion or of diffusers, in a PyTorch or a safetensors file; or a folder
+            that diffusers wrote. Their shapes give the size of the network. Default scale factor: SCALE_FACTOR.
 
         Raises InputError if the file does not exist, is damaged, holds something else, or does not fit the network.
         """
-        content = _read(Path(path))
-        settings = content if isinstance(content, dict) and "model_state_dict" in content else {}
-        weights = settings.get("model_state_dict", content)
-        if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
-            raise InputError(f"{path} is no VAE: it holds {_describe(content)}; expected a state dict, or "
-                             "a dict with 'model_state_dict', as python -m vae.train writes")
-        ddconfig = {key: value for key, value in (settings.get("ddconfig") or {}).items() if key in DDCONFIG}
-        first_weight = weights.get("encoder.conv_in.weight")
-        # A bare state dict has no ddconfig, but its first weight shows the number of channels.
-        is_grey = first_weight is not None and first_weight.shape[1:2] == (1,)
-        image_channels = {"in_channels": 1, "out_ch": 1} if is_grey else {}
+        weights, scale_factor, image_size = read_vae(Path(path))
+        ddconfig, embed_dim = infer_shape(path, weights)
+        if {ddconfig["in_channels"], ddconfig["out_ch"]} not in ({1}, {3}):
+            raise InputError(f"{path} turns images of {ddconfig['in_channels']} channels into images of "
+                             f"{ddconfig['out_ch']}; expected 3 and 3 (RGB), or 1 and 1 (grey)")
         with torch.device("meta"):
-            vae = cls(image_channels | ddconfig, settings.get("embed_dim"), settings.get("scale_factor", SCALE_FACTOR))
-        if {vae.ddconfig["in_channels"], vae.ddconfig["out_ch"]} not in ({1}, {3}):
-            raise InputError(f"{path} turns images of {vae.ddconfig['in_channels']} channels into images of "
-                             f"{vae.ddconfig['out_ch']}; expected 3 and 3 (RGB), or 1 and 1 (grey)")
-        _check_fit(path, weights, vae.state_dict(), has_ddconfig=bool(ddconfig))
+            vae = cls(ddconfig, embed_dim, scale_factor or SCALE_FACTOR)
+        vae.image_size = image_size
+        check_fit(path, weights, vae.state_dict())
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
         # On a CPU, channels-last convolutions are faster. On CUDA, group norm would convert the layout and back.
         is_cpu = torch.device(device).type == "cpu"
         memory_format = torch.channels_last if is_cpu else torch.contiguous_format
         return in_memory_format(vae.to(device), memory_format).eval().requires_grad_(False)
-
-
-def _read(path: Path) -> object:
-    """The content of a PyTorch or safetensors file; the latter as a checkpoint dict."""
-    if path.suffix != ".safetensors":
-        return load_tensors(path)
-    weights, about = load_safetensors(path)
-    return {**about, "model_state_dict": weights}
-
-
-def _describe(content: object) -> str:
-    """What a file holds, for an error message."""
-    if not isinstance(content, dict):
-        return f"a {type(content).__name__}"
-    keys = ", ".join(map(repr, list(content)[:6]))
-    kind = "a diffusion checkpoint with " if {"model", "ema"} <= set(content) else ""
-    return f"{kind}the keys {keys}" if content else "nothing"
-
-
-def _check_fit(path: str | Path, found: dict, expected: dict, has_ddconfig: bool) -> None:
-    """Raises InputError, with the first few weights that differ in name or shape, if the weights do not fit."""
-    differences = []
-    for key in [*expected, *(key for key in found if key not in expected)]:
-        ours, theirs = (tuple(state[key].shape) if key in state else "none" for state in (expected, found))
-        if ours != theirs:
-            differences.append(f"{key} found {theirs}, expected {ours}")
-    if differences:
-        remedy = ("its ddconfig does not belong to its weights" if has_ddconfig else
-                  "a VAE of another size than the default must be saved with its ddconfig, as python -m vae.train does")
-        raise InputError(f"the weights in {path} do not fit the VAE in {len(differences)} places: "
-                         f"{'; '.join(differences[:3])}; {remedy}")

@@ -3,8 +3,8 @@ import math
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from groundwork.progress import Progress
 from vae.kl_vae import KL_VAE
 
 
@@ -22,8 +22,7 @@ def measure_quality(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) 
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     latent_batches, reconstructions, square_error = [], [], 0.0
-    for batch in tqdm(images.split(batch_size), desc="reconstructing", unit="batch", delay=1, leave=False,
-                      disable=None):
+    for batch in Progress(images.split(batch_size), desc="reconstructing", unit="part", delay=1, leave=False):
         batch = batch.to(device).float() / 255
         posterior = vae.encode(batch)
         latent_batches.append((vae.scale_factor * posterior.sample(generator)).cpu())

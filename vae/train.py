@@ -16,25 +16,27 @@ rose to the end.
 """
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from groundwork.command_line import run
 from groundwork.device import autocast, choose_device, describe_work, grad_scaler
 from groundwork.errors import InputError, differences
 from groundwork.files import check_inside, digest_tensors, load_tensors, read_json, save_tensors
-from groundwork.images import load_images, save_image, time_order
+from groundwork.images import load_images, natural_order, save_image
+from groundwork.limits import checks_arguments
+from groundwork.preparation import Preparation
+from groundwork.progress import Progress
 from groundwork.seeding import derive_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
 from vae.quality import measure_quality
 
 VALIDATION_SHARE = 0.1      # of each user's training windows, the last ones in time
-GUARD = 3                   # windows overlap by 75 %: the 3 before a validation window share pixels with it
 WARMUP_SHARE = 0.05         # of all steps
 MAX_GRAD_NORM = 1.0
 EMA_DECAY = 0.995           # an average over about the last 200 steps
@@ -42,31 +44,45 @@ NUM_SHOWN = 8               # images in the picture of reconstructions
 INIT, BATCH = 0, 1          # purposes of derived seeds: initial weights, and the batches
 
 
-def read_split(split: str | Path) -> tuple[list[str], list[str]]:
-    """Read (training paths, validation paths), relative to data_path, from a split. Only its `train_images` are used.
+@dataclass(frozen=True)
+class TrainingData:
+    """What a split says about training. training, validation: paths relative to the data folder; preparation: how image
+    files become square arrays."""
+    training: list[str]
+    validation: list[str]
+    preparation: Preparation
 
-    The last VALIDATION_SHARE of each user's training windows are for validation. The GUARD windows before them are left
-    out. Raises InputError if there is no split, or if a user has too few windows.
+
+def read_split(split: str | Path) -> TrainingData:
+    """Read which images to train on from a split. Only its `train_images` are used.
+
+    The last VALIDATION_SHARE of each user's training windows are for validation. The windows before them are left out,
+    as many as the split's guard. Raises InputError if there is no split, or if a user has too few windows.
     """
     if not Path(split).is_file():
-        raise InputError(f"{split} does not exist; "
-                         "make it with python -m microdoppler.split --data_path … --num_users …")
+        raise InputError(f"--split {split} does not exist; make it with python -m microdoppler.split --data_path …")
     content = read_json(split)
     try:
-        users = {user: sorted(entry["train_images"], key=time_order) for user, entry in content["users"].items()}
-    except (TypeError, KeyError, AttributeError):
-        raise InputError(f"{split} is no split: expected users, each with train_images; "
+        guard = int(content["guard"])
+        preparation = Preparation.from_json(content["preparation"]) if "preparation" in content else Preparation()
+        # In time order; a random split lists them in another
+        users = {user: sorted(entry["train_images"], key=natural_order) if content["strategy"] == "random"
+                 else entry["train_images"] for user, entry in content["users"].items()}
+    except (TypeError, KeyError, AttributeError, ValueError):
+        raise InputError(f"--split {split} is no split: expected users, each with train_images; "
                          "make it with python -m microdoppler.split") from None
     check_inside((name for names in users.values() for name in names), split)
-    training, validation = [], []
+    training: list[str] = []
+    validation: list[str] = []
     for user, names in users.items():
         held_out = max(1, round(VALIDATION_SHARE * len(names)))
-        if len(names) <= held_out + GUARD:
+        if len(names) <= held_out + guard:
             raise InputError(f"user {user} has {len(names)} training images in {split}; "
-                             f"expected at least {held_out + GUARD + 1} to hold some out for validation")
-        training += names[:-held_out - GUARD]
+                             f"expected at least {held_out + guard + 1} to hold some out for validation: make a split "
+                             "with more --images_per_user_train")
+        training += names[:-held_out - guard]
         validation += names[-held_out:]
-    return training, validation
+    return TrainingData(training, validation, preparation)
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
@@ -174,13 +190,21 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
     if not (isinstance(state, dict) and isinstance(state.get("settings"), dict)
             and isinstance(state["settings"].get("ddconfig"), dict)):
         raise InputError(f"{state_path} is no state of a VAE's training; delete it and {output} to start anew")
-    # Older states store fewer entries of ddconfig; the missing ones are as in DDCONFIG.
-    was, now = (given | {"ddconfig": DDCONFIG | given["ddconfig"]} for given in (state["settings"], settings))
-    changed = differences(was, now)
+    changed = differences(_options(state["settings"]), _options(settings))
     if changed:
         raise InputError(f"{state_path} was trained with {changed}; resume with the same settings, or choose another "
                          "--output")
     return state
+
+
+def _options(settings: dict) -> dict:
+    """The settings of a run by the names of the options that give them."""
+    ddconfig = DDCONFIG | settings["ddconfig"]      # older states store fewer entries; the others are as in DDCONFIG
+    network = {"ch": ddconfig["ch"], "ch_mult": list(ddconfig["ch_mult"]), "num_res_blocks": ddconfig["num_res_blocks"],
+               "latent_channels": ddconfig["z_channels"], "channels": ddconfig["in_channels"]}
+    images = {"data_path and --split, of digest": str(settings.get("images"))[:12]}
+    others = {name: value for name, value in settings.items() if name not in ("ddconfig", "images")}
+    return {f"--{name}": value for name, value in {**network, **images, **others}.items()}
 
 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
@@ -230,21 +254,23 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     else:       # from now on there is a state to resume from, whenever this process is killed
         save_tensors(state_path, {**trainer.state(), "settings": settings})
     start, loss_average = time.monotonic(), None
-    with tqdm(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step", disable=None) as bar:
+    with Progress(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step") as bar:
         while trainer.step < num_steps:
             loss = trainer.train_step(train_images, batch_size)
             if not math.isfinite(loss):
                 raise InputError(f"the VAE's loss is {loss} at step {trainer.step}; try a lower --lr than {lr}")
             loss_average = loss if loss_average is None else 0.95 * loss_average + 0.05 * loss
             bar.update()
-            bar.set_postfix(loss=f"{loss_average:.4f}", best_mse=f"{trainer.best_mse:.4f}", refresh=False)
+            best = {"best_mse": f"{trainer.best_mse:.4f}"} if math.isfinite(trainer.best_mse) else {}
+            bar.set_postfix(loss=f"{loss_average:.4f}", **best, refresh=False)
             if trainer.step % validate_every == 0 or trainer.step == num_steps:
                 save_if_best(trainer, validation_images, output, {"image_size": image_size, "settings": settings})
                 save_tensors(state_path, {**trainer.state(), "settings": settings})
-    best = load_tensors(output)
-    return {**best["validation"], "step": best["step"], "seconds": time.monotonic() - start}
+    saved = load_tensors(output)
+    return {**saved["validation"], "step": saved["step"], "seconds": time.monotonic() - start}
 
 
+@checks_arguments
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
          num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],
@@ -277,26 +303,31 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
                         "latent_channels": latent_channels, "batch_size": batch_size, "validate_every": validate_every,
                         "ch_mult": min(ch_mult, default=0)}.items():
         if value < 1:
-            raise InputError(f"{name} is {value}; expected at least 1")
+            raise InputError(f"--{name} is {value}; expected at least 1")
+    if not 0 < lr < math.inf:
+        raise InputError(f"--lr is {lr}; expected more than 0")
     if seed < 0:
-        raise InputError(f"seed is {seed}; expected 0 or more")
-    if not 0 < lr < math.inf or not 0 <= kl_weight < math.inf:
-        raise InputError(f"lr is {lr}, kl_weight is {kl_weight}; expected more than 0, and 0 or more")
+        raise InputError(f"--seed is {seed}; expected 0 or more")
+    if not 0 <= kl_weight < math.inf:
+        raise InputError(f"--kl_weight is {kl_weight}; expected 0 or more")
     torch_device = choose_device(device)
     print(describe_work(torch_device, micro_batch=batch_size))
-    training, validation = read_split(split)
-    train_images, validation_images = (load_images(data_path, names, image_size, "reading images", channels)
-                                       for names in (training, validation))
+    data = read_split(split)
+    # The paths of a data set with the folders train and test are relative to train
+    root = data_path if (data_path / data.training[0]).is_file() else data_path / "train"
+    train_images, validation_images = (
+        load_images(root, names, image_size, "reading images", channels, data.preparation)
+        for names in (data.training, data.validation))
     results = train_vae(train_images, validation_images, output=output, num_steps=num_steps, batch_size=batch_size,
                         ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
                                   "z_channels": latent_channels, "in_channels": channels, "out_ch": channels}, lr=lr,
                         kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every,
                         resume=resume)
-    print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(validation)} validation "
+    print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(data.validation)} validation "
           f"images at step {results['step']}; latents std {results['std']:.3f}, "
           f"{results['min']:.2f} … {results['max']:.2f}; {results['seconds']:.0f} s")
     return results
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, derived={"split": "{latents_cache_folder}/data_split.json", "output": "{vae_path}"})

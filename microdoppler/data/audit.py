@@ -13,12 +13,21 @@ from matplotlib.figure import Figure
 from groundwork.errors import InputError, shortened
 from groundwork.files import write_json
 from groundwork.images import load_image
+from groundwork.preparation import Preparation
 from microdoppler.data.overlap import COMPARED_SIZE, NEAR_COPY, Overlaps
-from microdoppler.data.split import Split, split_images
-from microdoppler.figures.report import Table, plain_text, save_figure
+from microdoppler.data.recordings import TABLE, Recording
+from microdoppler.data.split import Split, SplitSettings, cut_at_recordings, split_images
+from microdoppler.figures.axes import PictureAxes, simulated_axes
+from microdoppler.figures.fonts import plain_text
+from microdoppler.figures.report import Table, save_figure
 
 MAX_NEAR_COPIES = 0.01      # share of the test images; from this share on, the audit warns
+# See Overlaps.contradiction. Six real persons have 0.06 in the order of their numbers, and 0.95 … 1 in a random order
+# or with two to five recordings interleaved.
+MAX_CONTRADICTION = 0.3
+NAME_RECORDINGS = f"say which images belong together with --recording_pattern or a table {TABLE}, see docs/data.md"
 WORST_PAIRS = 4             # number of pairs in split_audit.png and split_audit.json
+TITLE_LETTERS = 36          # of a file's name above its image: the end, which tells files apart
 SHOWN_SIZE = 256            # pixels per side of an image in the picture
 
 
@@ -57,18 +66,30 @@ class Audit:
 
     @property
     def line(self) -> str:
-        """One line to print: the share of near-copies and the hop; a warning with advice if the share is too large."""
+        """Lines to print: the share of near-copies and the hop; warnings with advice if the share is too large, or if
+        order or recordings contradict the overlaps."""
         share, hop = self.near_copy_share(self.split.users), self.overlaps.hop_columns
-        no_hop = "not found" if share else "none (windows do not overlap)"
-        result = (f"overlap audit: {share:.1%} of the test images are near-copies of training images; hop "
-                  + (f"{hop} of {self.overlaps.width} columns" if hop else no_hop))
-        if share < MAX_NEAR_COPIES:
-            return result
-        advice = "more images per user"
-        if self.guard is not None:
-            contiguous = "split_strategy contiguous with " if self.split.settings.strategy == "random" else ""
-            advice = f"{contiguous}split_guard {self.guard}"
-        return f"warning: {result}; accuracies will be too good: use {advice}"
+        found = f"{hop} of {self.overlaps.width} columns" if hop else "unknown: cannot tell whether windows overlap"
+        result = f"overlap audit: {share:.1%} of the test images are near-copies of training images; hop {found}"
+        lines = [result if share < MAX_NEAR_COPIES else
+                 f"warning: {result}; accuracies will be too good: use {self.advice}"]
+        if self.overlaps.contradiction > MAX_CONTRADICTION:
+            lines.append(f"warning: {self.overlaps.contradiction:.0%} of the overlapping windows do not overlap those "
+                         "before and after them in their recording. So the order or the recordings are wrong. Test "
+                         f"images leak then, and intervals are too narrow: {NAME_RECORDINGS}")
+        return "\n".join(lines)
+
+    @property
+    def advice(self) -> str:
+        """What keeps test images from being near-copies."""
+        settings = self.split.settings
+        if settings.test_data is not None:
+            return "another --test_data, or remove the copies from it"
+        if settings.strategy == "random":
+            return "split_strategy contiguous"
+        if self.guard is not None and self.guard > settings.guard and not cut_at_recordings(self.split):
+            return f"split_guard {self.guard}"
+        return f"recordings that do not overlap ({NAME_RECORDINGS})"
 
     def table(self) -> Table:
         """A row per user: number of test images, share of near-copies, number of passes."""
@@ -107,17 +128,19 @@ def audit_split(split: Split, overlaps: Overlaps) -> Audit:
             best = train[int(correlations.argmax())]
             matches[user].append(Match(name, overlaps.names[user][best], float(correlations.max()),
                                        float(overlaps.shift[user][index_of[name], best]) / COMPARED_SIZE))
-    return Audit(split, overlaps, matches, guard_needed(split, overlaps))
+    is_given = split.settings.test_data is not None
+    return Audit(split, overlaps, matches,
+                 None if is_given else guard_needed(overlaps, split.settings, split.folders))
 
 
-def guard_needed(split: Split, overlaps: Overlaps) -> int | None:
-    """The smallest split_guard, in windows, for a contiguous split of these images with the settings of `split`.
+def guard_needed(overlaps: Overlaps, settings: SplitSettings, folders: dict[int, str]) -> int | None:
+    """The smallest split_guard, in windows, for runs of training windows inside recordings.
 
     With it, the share of near-copies among the test images is below MAX_NEAR_COPIES. None when no guard does that and
-    leaves every user a test image.
+    leaves every user a test image. settings: of the split; folders: {user number: name of the class folder}.
     """
-    settings = replace(split.settings, strategy="contiguous", guard=0)
-    unguarded = split_images(overlaps.names, settings)
+    runs = {user: [Recording("all", names, list(range(len(names))))] for user, names in overlaps.names.items()}
+    unguarded = split_images(runs, replace(settings, strategy="contiguous", guard=0), folders)
     distances, copies = [], []      # per user, for each test image
     for user, names in overlaps.names.items():
         index_of = {name: i for i, name in enumerate(names)}
@@ -140,24 +163,28 @@ def passes_of(overlaps: Overlaps, user: int) -> list[dict]:
     return [{"first": names[0], "last": names[-1], "num_images": len(names)} for names in passes.values()]
 
 
-def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str) -> Figure:
+def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str, axes: PictureAxes | None,
+                 preparation: Preparation, training_preparation: Preparation) -> Figure:
     """Each image above its most similar training image, both on one time axis.
 
     root, training_root: the folders that the paths of the images and of the training images are relative to; kind: the
-    word for the images in titles, such as "test".
+    word for the images in titles, such as "test"; axes: of the images, None if unknown; preparation,
+    training_preparation: how their files become square.
     """
-    figure = Figure(figsize=(3.2 * len(pairs), 5), layout="constrained")
-    axes = figure.subplots(2, len(pairs), sharex="col", squeeze=False)
-    for match, (above, below) in zip(pairs, axes.T):
-        for axis, path, start in ((above, root / match.image, match.shift),
-                                  (below, training_root / match.training, 0.0)):
-            axis.imshow(load_image(path, SHOWN_SIZE), extent=(start, start + 1, 0, 1), aspect="auto")
-            axis.set_title(plain_text(f"{path.parent.name}/{path.name}"), fontsize=6)
-            axis.set_yticks([])
-        above.set_xlim(min(0.0, match.shift), max(1.0, 1 + match.shift))
-        below.set_xlabel(f"time in windows; correlation {match.correlation:.2f}", fontsize=8)
-    axes[0, 0].set_ylabel(kind)
-    axes[1, 0].set_ylabel("training")
+    window, unit = (axes.window_seconds, "s") if axes else (1.0, "windows")
+    figure = Figure(figsize=(2.4 * len(pairs), 5), layout="constrained")
+    cells = figure.subplots(2, len(pairs), sharex="col", squeeze=False)
+    for match, (above, below) in zip(pairs, cells.T):
+        for cell, path, start, prepared in ((above, root / match.image, match.shift, preparation),
+                                            (below, training_root / match.training, 0.0, training_preparation)):
+            cell.imshow(load_image(path, SHOWN_SIZE, preparation=prepared),
+                        extent=(start * window, (start + 1) * window, 0, 1), aspect="auto")
+            cell.set_title(plain_text(f"{path.parent.name}/{path.name}"[-TITLE_LETTERS:]), fontsize=8)
+            cell.set_yticks([])
+        above.set_xlim(min(0.0, match.shift) * window, max(1.0, 1 + match.shift) * window)
+        below.set_xlabel(f"time in {unit}; correlation {match.correlation:.2f}", fontsize=8)
+    cells[0, 0].set_ylabel(kind)
+    cells[1, 0].set_ylabel("training")
     figure.suptitle(f"The closest matches of {kind} and training images (near-copies: {NEAR_COPY} and more)",
                     fontsize=9)
     return figure
@@ -166,4 +193,7 @@ def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str)
 def write_audit(audit: Audit, data_path: Path, folder: Path) -> None:
     """Write split_audit.json and split_audit.png, the most similar pairs, to `folder`."""
     write_json(folder / "split_audit.json", audit.to_json())
-    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "test"), folder / "split_audit.png")
+    preparation = audit.split.preparation
+    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "test", simulated_axes(data_path),
+                             preparation, preparation),
+                folder / "split_audit.png")

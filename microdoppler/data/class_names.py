@@ -3,6 +3,7 @@ from pathlib import Path
 
 from groundwork.errors import InputError, printable, shortened
 from groundwork.files import read_json
+from microdoppler.data.spectrograms import class_of
 
 MAX_LENGTH = 40     # characters of a name: it must fit in a table's column and a figure's label
 
@@ -27,11 +28,13 @@ def read_names(path: str | Path, classes: dict[int, str], defaults: dict[int, st
     given = read_json(path)
     if not (isinstance(given, dict) and all(isinstance(name, str) and name.strip() for name in given.values())):
         raise InputError(f'{path} is no class-to-name file; expected JSON like {{"ID_1": "Anna", "ID_2": "Ben"}}')
-    if unknown := given.keys() - set(classes.values()):
+    known = set(map(class_of, classes.values()))
+    if unknown := [folder for folder in given if class_of(folder) not in known]:
         raise InputError(f"{path} names {shortened(sorted(unknown))}, which is no class; the classes are "
                          f"{shortened(list(classes.values()))}")
-    names = {user: printable(given.get(class_, defaults[user]).strip())[:MAX_LENGTH]
-             for user, class_ in classes.items()}
+    name_of = {class_of(folder): name for folder, name in given.items()}
+    names = {user: printable(name_of.get(class_of(folder), defaults[user]).strip())[:MAX_LENGTH]
+             for user, folder in classes.items()}
     if repeated := sorted({name for name in names.values() if list(names.values()).count(name) > 1}):
         raise InputError(f"{path} calls more than one class {shortened(repeated)}; give each a name of its own")
     return names

@@ -1,6 +1,6 @@
 """The latent cache: the VAE's posterior of every training image, encoded once into one memory-mapped file.
 
-    python -m microdoppler.latents --latents_cache_folder latents_cache --output latents.npz
+    python -m microdoppler.latents --latents_cache_folder latents_cache
 
 Also statistics and standardisation of latents. "Scaled latents" are posterior samples times the VAE's scale_factor.
 Posteriors are stored as float16. That rounds a latent by 0.05 % at most, which is less than its posterior's width.
@@ -13,12 +13,14 @@ from typing import Protocol, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from groundwork.errors import InputError
+from groundwork.errors import InputError, printable
 from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
+from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from groundwork.memory import AdaptiveBatches
+from groundwork.preparation import Preparation
+from groundwork.progress import Progress
 from microdoppler.data.stitching import Cut, load_cuts
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
@@ -115,8 +117,8 @@ class LatentCache:
     """The posteriors of n training images.
 
     posteriors: (n, 2, c, h, w) float16 (float32 in older caches), memory-mapped, unscaled; [:, 0] is the mean and
-    [:, 1] the log-variance. labels: (n,) int64 = user number - 1. scale_factor: what the VAE multiplies samples by.
-    statistics: of the scaled latents; measured here when not given.
+    [:, 1] the log-variance. labels: (n,) int64, the user's place among the users. scale_factor: what the VAE multiplies
+    samples by. statistics: of the scaled latents; measured here when not given.
     """
 
     def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float,
@@ -171,8 +173,8 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> 
     rng = np.random.default_rng(0)
     total = total_square = np.zeros(posteriors.shape[2])
     low, high, count = np.inf, -np.inf, 0
-    for start in tqdm(range(0, len(posteriors), chunk), desc="measuring latents", unit="chunk", delay=1, leave=False,
-                      disable=None):
+    for start in Progress(range(0, len(posteriors), chunk), desc="measuring latents", unit="chunk", delay=1,
+                          leave=False):
         mean, logvar = (posteriors[start:start + chunk, i].astype(np.float64) for i in (0, 1))
         total = total + mean.sum(axis=(0, 2, 3))
         total_square = total_square + (mean ** 2 + np.exp(logvar)).sum(axis=(0, 2, 3))
@@ -186,24 +188,27 @@ def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> 
 
 
 def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, *, image_size: int,
-                   folder: str | Path, batch_size: int, device: torch.device) -> LatentCache:
+                   folder: str | Path, batch_size: int, device: torch.device,
+                   preparation: Preparation = Preparation()) -> LatentCache:
     """The latent cache in `folder`; the images are encoded unless it was made from the same input.
 
-    The input is the VAE's weights, the image files, cuts, labels and image_size. cuts: n windows, with paths relative
-    to data_path; labels: (n,) int64 = user number - 1; image_size: in pixels. Prints a warning when stored latents are
-    damaged and are encoded again. Raises InputError when an image cannot be read, the disk is too full, a latent is not
-    finite in float16, or another process writes to the folder.
+    The input is the VAE's weights, the image files, cuts, labels, image_size and preparation. cuts: n windows, with
+    paths relative to data_path; labels: (n,) int64; image_size: in pixels; preparation: of the image files. Prints a
+    warning when stored latents are damaged and are encoded again.
+
+    Raises InputError when an image cannot be read, the disk is too full, a latent is not finite in float16, or another
+    process writes to the folder.
     """
     folder = Path(folder)
-    fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size)
+    fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size, preparation)
     if (index := _read_index(folder)).get("fingerprint") == fingerprint:
         try:
             return _open(folder, index)
         except InputError as error:
-            print(f"warning: {error}; its images are encoded again")
+            print(printable(f"warning: {error}; its images are encoded again"))
     with sole_writer(folder):
         latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
-        _encode(vae, data_path, cuts, image_size, latents_file, batch_size, device)
+        _encode(vae, data_path, cuts, image_size, preparation, latents_file, batch_size, device)
         cache = LatentCache(load_array(latents_file), labels, vae.scale_factor)
         write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
                                 "statistics": asdict(cache.statistics), "sha256": digest_file(latents_file),
@@ -258,8 +263,8 @@ def _open(folder: Path, index: dict) -> LatentCache:
 
 
 @torch.inference_mode()
-def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size: int, file: Path, batch_size: int,
-            device: torch.device) -> None:
+def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size: int,
+            preparation: Preparation, file: Path, batch_size: int, device: torch.device) -> None:
     """Write the posteriors of the cuts to `file` as (n, 2, c, h, w) float16, and delete the index beside it."""
     def posteriors(images: Tensor) -> Tensor:
         """(b, channels, s, s) uint8 → (b, 2, c, h, w) float16 on the CPU."""
@@ -267,10 +272,10 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
         return torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu()
 
     parts = AdaptiveBatches(batch_size, "image")
-    with atomic_path(file) as temporary, tqdm(total=len(cuts), desc="encoding", unit="image", disable=None) as bar:
+    with atomic_path(file) as temporary, Progress(total=len(cuts), desc="encoding", unit="image") as bar:
         stored = None
         for start in range(0, len(cuts), batch_size):
-            images = load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels)
+            images = load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels, preparation)
             encoded = parts.map(posteriors, images).numpy()
             if not np.isfinite(encoded).all():
                 raise InputError(f"the VAE gives NaN, infinity or numbers beyond 65 504 from {cuts[start].name} on; "
@@ -283,17 +288,21 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
             bar.update(len(encoded))
         assert stored is not None
         stored.flush()
+        stored = None       # Windows renames no file that is mapped into memory
         # Deleted before the latents are replaced: an index must never stand beside latents that it was not written for.
         file.with_name(INDEX_FILE).unlink(missing_ok=True)
 
 
-def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, image_size: int) -> str:
-    """A digest of all that the latents depend on."""
+def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, image_size: int,
+                 preparation: Preparation) -> str:
+    """A digest of all that the latents depend on. The default preparation is left out, as in older caches."""
     identities = ", ".join(cut.identity for cut in cuts)
     made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} [{identities}]"
+    if preparation != Preparation():
+        made_from += f" {preparation}"
     digest = hashlib.blake2b(made_from.encode(), digest_size=16)
     paths = dict.fromkeys(cut.path for cut in cuts)
-    for path in tqdm(paths, desc="reading images", unit="image", delay=1, leave=False, disable=None):
+    for path in Progress(paths, desc="reading images", unit="image", delay=1, leave=False):
         digest.update(path.encode() + hashlib.blake2b((Path(data_path) / path).read_bytes()).digest())
     return digest.hexdigest()
 
@@ -311,17 +320,18 @@ def is_unit_range(low: float, high: float) -> bool:
     return 0 <= low and high <= 1
 
 
-def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path = Path("latents_cache/latents.npz")
-         ) -> None:
+@checks_arguments
+def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path | None = None) -> None:
     """Write the encoded training images as .npz, for NumPy, scikit-learn and other programs.
 
     Arrays: means (n, channels, h, w) float32, the posterior means times scale_factor, as the VAE decodes them; labels
-    (n,) int64, the user's number - 1; names (n,), of the images or of the windows cut from them; scale_factor.
+    (n,) int64, the user's place among the users; names (n,), of the images or of windows cut from them; scale_factor.
 
     Args:
         latents_cache_folder: the folder that training encoded its images to
-        output: the file to write
+        output: the file to write; default: latents.npz in that folder
     """
+    output = output or latents_cache_folder / "latents.npz"
     if output.suffix != ".npz":
         raise InputError(f"--output {output}; expected a name that ends in .npz")
     cache = load_cached(latents_cache_folder)

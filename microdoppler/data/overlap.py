@@ -8,17 +8,19 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, load_arrays
-from groundwork.images import load_images, open_image, time_order
-from microdoppler.data.spectrograms import drop_broken, find_users
+from groundwork.images import load_images, open_image, size_as_shown
+from groundwork.preparation import Preparation
+from groundwork.progress import Progress
+from microdoppler.data.recordings import RecordingsOfUsers, all_images
 
 COMPARED_SIZE = 64      # pixels at which all pairs are compared: all pairs of 31 x 150 images take seconds
 CHUNK = 64              # windows compared with all others at a time; bounds the memory
@@ -29,9 +31,9 @@ NEAR_COPY = 0.8
 NEIGHBOUR_SIZE = 128    # pixels at which neighbours are compared, to find the hop
 SAME_PASS = 0.6         # neighbours of one pass have a higher correlation: measured 0.92 (median), 0.55 (lowest 1 %)
 HOP_TOLERANCE = 0.3     # relative; the real recordings' hop lies between 54 and 76 columns of 256, mostly at 64
-METHOD_VERSION = 1      # increase it when the comparison changes, so that stored overlaps are computed again
+METHOD_VERSION = 2      # increase it when the comparison changes, so that stored overlaps are computed again
 OVERLAPS_FILE = "overlaps.npz"
-STORED_FIELDS = ("names", "correlation", "shift", "neighbours")     # of Overlaps, in overlaps.npz per user
+STORED_FIELDS = ("correlation", "shift", "neighbours")      # of Overlaps, in overlaps.npz per user
 
 
 def without_profile(images: Tensor) -> Tensor:
@@ -150,28 +152,34 @@ class Successor:
 class Overlaps:
     """How the windows of a data set overlap.
 
-    names: {user number: paths relative to data_path, in time order}; correlation, shift: {user number: (n, n)}, the
+    recordings: {user number: recordings}, with all images in time order; correlation, shift: {user number: (n, n)}, the
     results of `best_match` among the user's own images at COMPARED_SIZE pixels; neighbours: {user number: (n - 1,
     shifts)}, the result of `neighbour_match` at NEIGHBOUR_SIZE pixels; width: of the image files, in columns.
     """
-    names: dict[int, list[str]]
+    recordings: RecordingsOfUsers
     correlation: dict[int, np.ndarray]
     shift: dict[int, np.ndarray]
     neighbours: dict[int, np.ndarray]
     width: int
 
+    @cached_property
+    def names(self) -> dict[int, list[str]]:
+        """{user number: paths of all images, in time order}."""
+        return {user: all_images(own) for user, own in self.recordings.items()}
+
     @property
     def hop_columns(self) -> int | None:
-        """The hop in columns of the image files; None if windows do not overlap."""
+        """The hop in columns of the image files; None if no overlap was found."""
         return round(self.hop * self.width) if self.hop else None
 
     @cached_property
     def hop(self) -> float | None:
-        """The most frequent shift from a window to the next, as a share of the width; None if windows do not overlap.
+        """The most frequent shift from a window to the next, as a share of the width; None if no overlap was found.
 
-        Only pairs of consecutive numbers count, and only those whose correlation reaches NEAR_COPY at a shift above 0.
+        Only pairs of consecutive numbers in one known recording count, and only those whose correlation reaches
+        NEAR_COPY at a shift above 0.
         """
-        votes = Counter(int(row.argmax()) for user in self.names
+        votes = Counter(int(row.argmax()) for user in self.names if self._is_known(user)
                         for row, step in zip(self.neighbours[user], self._window_steps(user)) if step == 1
                         and row.max() >= NEAR_COPY and row.argmax() > 0)
         return votes.most_common(1)[0][0] / NEIGHBOUR_SIZE if votes else None
@@ -180,16 +188,29 @@ class Overlaps:
     def pass_of(self) -> dict[str, int]:
         """{path: number of its pass, 0, 1, … per user}.
 
-        A new pass begins where the correlation of two neighbours near the expected shift is below SAME_PASS.
+        A new pass begins with each recording; and if windows overlap, where the correlation of two neighbours near the
+        expected shift is below SAME_PASS. Where no overlap is found, or the recordings are unknown, it cannot be told
+        whether two windows are independent, so all are one pass.
         """
-        return {name: number for user, names in self.names.items()
-                for name, number in zip(names, np.cumsum([0, *(self._links(user)[0] < SAME_PASS)]).tolist())}
+        passes: dict[str, int] = {}
+        for user, names in self.names.items():
+            begins = self._begins_recording(user)
+            if self.hop is not None and self._is_known(user):
+                begins = begins | (self._links(user)[0] < SAME_PASS)
+            passes.update(zip(names, np.cumsum([0, *begins]).tolist()))
+        return passes
+
+    def pass_names(self, paths: Sequence[str]) -> list[str]:
+        """The name of each image's pass, unique in the data set."""
+        user_of = {name: user for user, names in self.names.items() for name in names}
+        return [f"user {user_of[path]} pass {self.pass_of[path]}" for path in paths]
 
     @cached_property
     def successor_of(self) -> dict[str, Successor]:
         """{path: the next window}.
 
-        Only where the next window is the next by number, and their correlation reaches NEAR_COPY near the hop.
+        Only where the next window is the next by number in the same recording, and their correlation reaches NEAR_COPY
+        near the hop.
         """
         successor_of = {}
         for user, names in self.names.items():
@@ -198,11 +219,38 @@ class Overlaps:
                 successor_of[names[i]] = Successor(names[i + 1], shifts[i] / NEIGHBOUR_SIZE)
         return successor_of
 
+    @cached_property
+    def contradiction(self) -> float:
+        """The share (0 … 1) of windows that overlap others of the user, but not the one before or after them in their
+        recording.
+
+        Windows that follow each other overlap most. A large share means that order or recordings are wrong. 0 if no
+        windows overlap.
+        """
+        is_wrong = []
+        for user, correlation in self.correlation.items():
+            others = correlation.copy()
+            np.fill_diagonal(others, -1)
+            to_next = np.where(self._begins_recording(user), -1, np.diagonal(others, 1))
+            beside = np.maximum(np.append(to_next, -1), np.insert(to_next, 0, -1))
+            is_wrong.append(beside[others.max(axis=1) >= NEAR_COPY] < NEAR_COPY)
+        found = np.concatenate(is_wrong)
+        return float(found.mean()) if len(found) else 0.0
+
+    def _is_known(self, user: int) -> bool:
+        """Whether it is known which of the user's images belong together."""
+        return all(recording.is_known for recording in self.recordings[user])
+
+    def _begins_recording(self, user: int) -> np.ndarray:
+        """(n - 1,) bool: whether each image but the first is the first of a recording."""
+        sizes = [len(recording.images) for recording in self.recordings[user]]
+        return np.isin(np.arange(1, sum(sizes)), np.cumsum(sizes))
+
     def _links(self, user: int) -> tuple[np.ndarray, np.ndarray]:
         """The highest correlation of each pair of neighbours near the shift that their numbers suggest, and its shift.
 
         Returns correlation (n - 1,) and shift (n - 1,) int64 in columns at NEIGHBOUR_SIZE pixels; both -1 where by
-        their numbers the windows share less than MIN_OVERLAP, or no hop is known.
+        their numbers the windows share less than MIN_OVERLAP, where a recording begins, or no hop is known.
         """
         rows, steps = self.neighbours[user], self._window_steps(user)
         found = np.full((len(rows), 2), -1.0)
@@ -215,73 +263,73 @@ class Overlaps:
         return found[:, 0], found[:, 1].astype(int)
 
     def _window_steps(self, user: int) -> np.ndarray:
-        """(n - 1,) int64: how many windows later each is than the one before, by the numbers in the file names.
+        """(n - 1,) int64: how many windows later each is than the one before, by their numbers; 0 where a recording
+        begins.
 
-        Files may be numbered by column or frame, so the most frequent increase counts as one window. 1 for names
-        without numbers.
+        Images may be numbered by column or frame, so the most frequent increase counts as one window.
         """
-        increases = np.diff([time_order(name)[0] for name in self.names[user]])
-        positive = increases[increases > 0]
-        usual = np.bincount(positive).argmax() if len(positive) else 1
-        return np.rint(increases / usual).astype(int).clip(min=1)
+        increases = np.concatenate([np.diff([0, *recording.numbers]) for recording in self.recordings[user]])[1:]
+        inside = ~self._begins_recording(user)
+        values, counts = np.unique(increases[inside & (increases > 0)], return_counts=True)
+        usual = values[counts.argmax()] if len(values) else 1
+        return np.where(inside, np.rint(increases / usual).astype(int).clip(min=1), 0)
 
 
-def find_overlaps(data_path: str | Path, names: dict[int, list[str]]) -> Overlaps:
+def find_overlaps(data_path: str | Path, recordings: RecordingsOfUsers,
+                  preparation: Preparation = Preparation()) -> Overlaps:
     """Compare all images of each user with each other.
 
-    names: {user number: paths relative to data_path, in time order}. Raises InputError when an image cannot be read.
+    recordings: {user number: recordings}; preparation: how files become square arrays. Raises InputError when an image
+    cannot be read.
     """
     correlation, shift, neighbours = {}, {}, {}
-    with tqdm(total=sum(map(len, names.values())), desc="looking for overlaps", unit="image", disable=None) as bar:
+    names = {user: all_images(own) for user, own in recordings.items()}
+    with Progress(total=sum(map(len, names.values())), desc="looking for overlaps", unit="image") as bar:
         for user, own_names in names.items():
-            images = without_profile(load_images(data_path, own_names, NEIGHBOUR_SIZE))
+            images = without_profile(load_images(data_path, own_names, NEIGHBOUR_SIZE, preparation=preparation))
             small = F.avg_pool2d(images, NEIGHBOUR_SIZE // COMPARED_SIZE)
             correlation[user], shift[user] = (found.numpy() for found in best_match(small, small))
             neighbours[user] = neighbour_match(images).numpy()
             bar.update(len(own_names))
-    return Overlaps(names, correlation, shift, neighbours, file_width(data_path, names))
-
-
-def file_width(data_path: str | Path, names: dict[int, list[str]]) -> int:
-    """How many columns of the image files load_image keeps when it crops them to a square; looks at the first file."""
     with open_image(Path(data_path) / next(iter(names.values()))[0]) as image:
-        return min(image.size)
+        size = size_as_shown(image)
+    width = round(size[0] * preparation.region_of_file(size).width)
+    return Overlaps(recordings, correlation, shift, neighbours, width)
 
 
-def load_or_find_overlaps(data_path: str | Path, num_users: int, folder: str | Path,
-                          class_folders: bool = False) -> Overlaps:
-    """The overlaps of users 1 … num_users, read from folder/overlaps.npz or computed and written there.
+def load_or_find_overlaps(data_path: str | Path, recordings: RecordingsOfUsers, folder: str | Path,
+                          preparation: Preparation = Preparation()) -> Overlaps:
+    """The overlaps of these recordings, read from folder/overlaps.npz or computed and written there.
 
-    The file is used when it was made from files of the same names and sizes. Raises InputError when folders or images
-    are missing, or too many images cannot be decoded.
+    The file is used when it was made from files of the same names and sizes, in the same order. Raises InputError when
+    an image cannot be read.
     """
-    path, images = Path(folder) / OVERLAPS_FILE, find_users(data_path, num_users, class_folders)
-    fingerprint = _fingerprint(Path(data_path), images)
+    path, names = Path(folder) / OVERLAPS_FILE, {user: all_images(own) for user, own in recordings.items()}
+    fingerprint = _fingerprint(Path(data_path), names, preparation)
     try:
         stored = load_arrays(path)
         if str(stored["fingerprint"]) == fingerprint:
-            paths, correlation, shift, neighbours = (
-                {user: stored[f"{field}_{user}"] for user in images} for field in STORED_FIELDS)
-            return Overlaps({user: own_paths.tolist() for user, own_paths in paths.items()}, correlation, shift,
-                            neighbours, int(stored["width"]))
+            correlation, shift, neighbours = ({user: stored[f"{name}_{user}"] for user in names}
+                                              for name in STORED_FIELDS)
+            return Overlaps(recordings, correlation, shift, neighbours, int(stored["width"]))
     except (InputError, ValueError, KeyError, TypeError):
         pass        # missing or damaged: it can be computed again
-    names, _ = drop_broken(data_path, images)
-    overlaps = find_overlaps(data_path, names)
+    overlaps = find_overlaps(data_path, recordings, preparation)
     with atomic_path(path) as temporary:
         np.savez(temporary, fingerprint=fingerprint, width=overlaps.width,
-                 **{f"{field}_{user}": value for field in STORED_FIELDS
-                    for user, value in getattr(overlaps, field).items()})
+                 **{f"{name}_{user}": value for name in STORED_FIELDS
+                    for user, value in getattr(overlaps, name).items()})
     return overlaps
 
 
-def _fingerprint(data_path: Path, names: dict[int, list[str]]) -> str:
-    """A digest of the files' names and sizes. Their contents would take as long to read as to compare."""
+def _fingerprint(data_path: Path, names: dict[int, list[str]], preparation: Preparation) -> str:
+    """A digest of the files' names and sizes, and of what makes arrays of them. Their contents would take as long to
+    read as to compare."""
     def size(path: Path) -> int | None:
         try:
             return path.stat().st_size
-        except OSError:         # a dangling link, which drop_broken reports
+        except OSError:         # a dangling link, which loading reports
             return None
     files = [(name, size(data_path / name)) for own_names in names.values() for name in own_names]
-    made_from = (METHOD_VERSION, COMPARED_SIZE, NEIGHBOUR_SIZE, MIN_OVERLAP, files)
+    made_from = (METHOD_VERSION, COMPARED_SIZE, NEIGHBOUR_SIZE, MIN_OVERLAP, files, preparation)
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]

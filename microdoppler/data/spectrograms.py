@@ -1,12 +1,15 @@
-"""Find the spectrograms in class folders, order them in time, and check that they can be decoded."""
+"""Find the spectrograms in class folders, and check that they can be decoded."""
+import itertools
 import re
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from groundwork.errors import InputError, printable, shortened
-from groundwork.images import SUFFIXES, load_image, natural_order, time_order
+from groundwork.images import SUFFIXES, load_image, natural_order
+from groundwork.preparation import Preparation
+from groundwork.progress import Progress
+from microdoppler.data.folders import image_files, is_own_output, suggest_data_path
 
 MAX_NAME_BYTES = 100        # of a class: file names contain it, and file systems allow 255 bytes at most
 MAX_BROKEN_SHARE = 0.03     # a larger share of broken images is no accident, and the user should look at the data
@@ -14,8 +17,14 @@ MAX_BROKEN_SHARE = 0.03     # a larger share of broken images is no accident, an
 
 def class_of(folder: str) -> str:
     """The class of a folder: ID_<number> for id_3, Id_03 and the like; otherwise the folder's own name."""
+    number = user_number(folder)
+    return folder if number is None else f"ID_{number}"
+
+
+def user_number(folder: str) -> int | None:
+    """The number n of a folder called ID_<n>; None for other names."""
     match = re.fullmatch(r"ID_([0-9]+)", folder, re.IGNORECASE)
-    return f"ID_{int(match[1])}" if match else folder
+    return int(match[1]) if match else None
 
 
 def folders_by_class(root: Path) -> dict[str, Path]:
@@ -35,62 +44,59 @@ def folders_by_class(root: Path) -> dict[str, Path]:
     return folders
 
 
-def find_classes(data_path: str | Path, num_users: int, class_folders: bool = False) -> dict[int, str]:
-    """The classes of the users: {user number 1 … num_users: class}.
+def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool | None = None) -> dict[int, str]:
+    """The users: {user number: name of the folder}, in rising order of their numbers.
 
-    They are the folders ID_1 … ID_<num_users> in data_path. With class_folders they are all its folders, whatever their
-    names, numbered in natural order; then there must be exactly num_users of them.
+    The number of a folder ID_<n> is n. Other folders get the free numbers from 1 on, in natural order of their names.
 
-    Raises InputError when data_path is no folder, or these folders are not there.
+    num_users: only the first of them, in this order; 0: all. class_folders: True: all folders in data_path; False:
+    those called ID_<n>; None: those called ID_<n>, or all if there are none.
+
+    Raises InputError when data_path is no folder, or holds fewer classes.
     """
     data_path = Path(data_path)
-    wanted = "a folder per class" if class_folders else f"ID_1 … ID_{num_users}"
     if not data_path.is_dir():
-        raise InputError(f"data_path {data_path} is no folder; expected one that holds {wanted}")
-    found = list(folders_by_class(data_path))
-    if class_folders:
-        if len(found) != num_users:
-            raise InputError(f"{data_path} holds {len(found)} folders ({shortened(found) or 'none'}), but num_users is "
-                             f"{num_users}: set num_users to the number of classes")
-        return dict(enumerate(found, start=1))
-    numbered = [name for name in found if re.fullmatch(r"ID_[0-9]+", name)]
-    if not numbered:
-        raise InputError(f"no ID_<number> folder in {data_path}; expected {wanted}, "
-                         f"found {shortened(sorted(p.name for p in data_path.iterdir())) or 'nothing'}"
-                         + ("; for folders with other names set class_folders" if found else ""))
-    classes = {user: f"ID_{user}" for user in range(1, num_users + 1)}
-    if missing := [name for name in classes.values() if name not in numbered]:
-        raise InputError(f"{data_path} lacks {shortened(missing)} of num_users = {num_users}; found {len(numbered)} ID "
-                         "folders: set num_users to their number")
-    return classes
+        raise InputError(f"data_path {data_path} is no folder; give the folder that holds a folder per user with "
+                         "--data_path")
+    if (meant := suggest_data_path(data_path)) is not None:
+        raise InputError(f"data_path {data_path} holds no folders of users, but {meant} does: give it with --data_path")
+    found = {name: folder.name for name, folder in folders_by_class(data_path).items() if not is_own_output(folder)}
+    numbers = {name: number for name, folder in found.items() if (number := user_number(folder)) is not None}
+    if class_folders or (class_folders is None and not numbers):
+        free = (number for number in itertools.count(1) if number not in numbers.values())
+        numbers = {name: numbers[name] if name in numbers else next(free) for name in found}
+    if not numbers:
+        content = shortened(sorted(path.name for path in data_path.iterdir())) or "nothing"
+        raise InputError(f"data_path {data_path} holds no folder of a user; expected ID_1, ID_2, … or a folder per "
+                         f"class, found {content}; give the right one with --data_path"
+                         + (", or set class_folders" if found else ""))
+    if num_users > len(numbers):
+        raise InputError(f"num_users is {num_users}, but {data_path} holds {len(numbers)}: "
+                         f"{shortened([found[name] for name in numbers])}; set num_users to 0 for all, or add folders")
+    in_order = sorted(numbers, key=numbers.__getitem__)
+    return {numbers[name]: found[name] for name in in_order[:num_users or None]}
 
 
 def find_images(root: str | Path, classes: dict[int, str]) -> dict[int, list[str]]:
-    """The images of these classes: {user number: paths relative to root, in time order}. classes: {user number: class}.
+    """The images of these classes: {user number: paths relative to root, in natural order}.
 
-    Images are files with one of SUFFIXES, in any letter case. Raises InputError when a class has none.
+    classes: {user number: name of the folder}; a folder of the same class (see `class_of`) is taken, too. Images in
+    subfolders belong to the class. They are files with a suffix in SUFFIXES, in any letter case. Raises InputError when
+    a class has none.
     """
-    folders = folders_by_class(Path(root))
-    images = {user: [f"{folders[name].name}/{file.name}" for file in folders[name].iterdir()
-                     if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    root = Path(root)
+    folders = folders_by_class(root)
+    images = {user: [file.relative_to(root).as_posix() for file in image_files(folders[class_of(name)])]
               for user, name in classes.items()}
     empty = [classes[user] for user, names in images.items() if not names]
     if empty:
-        raise InputError(f"no image in {shortened(empty)} of {root}; expected files that end in "
-                         f"{', '.join(sorted(SUFFIXES))}")
-    return {user: sorted(names, key=time_order) for user, names in images.items()}
+        raise InputError(f"no image ({', '.join(sorted(SUFFIXES))}) in {shortened(empty)} of {root}")
+    return images
 
 
-def find_users(data_path: str | Path, num_users: int, class_folders: bool = False) -> dict[int, list[str]]:
-    """The images of users 1 … num_users: {user number: paths relative to data_path, in time order}.
-
-    class_folders and the InputErrors raised are those of `find_classes` and `find_images`.
-    """
-    return find_images(data_path, find_classes(data_path, num_users, class_folders))
-
-
-def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[dict[int, list[str]], list[str]]:
-    """Decode every image once. images: {user number: paths relative to data_path}.
+def drop_broken(data_path: str | Path, images: dict[int, list[str]],
+                preparation: Preparation = Preparation()) -> tuple[dict[int, list[str]], list[str]]:
+    """Decode every image once. images: {user number: paths relative to data_path}; preparation: as when it is used.
 
     Returns (the images without the broken ones, a warning for each broken one). Raises InputError when more than
     MAX_BROKEN_SHARE of all images are broken.
@@ -98,11 +104,11 @@ def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[di
     decodable: dict[int, list[str]] = {user: [] for user in images}
     warnings = []
     total = sum(map(len, images.values()))
-    with tqdm(total=total, desc="checking images", unit="image", disable=None) as bar:
+    with Progress(total=total, desc="checking images", unit="image") as bar:
         for user, names in images.items():
             for name in names:
                 try:
-                    load_image(Path(data_path) / name, 8)
+                    load_image(Path(data_path) / name, 8, preparation=preparation)
                     decodable[user].append(name)
                 except Exception as error:      # a broken file makes PIL raise nearly anything
                     warnings.append(printable(f"skipped {name}: {type(error).__name__}: {error}"))
@@ -114,9 +120,9 @@ def drop_broken(data_path: str | Path, images: dict[int, list[str]]) -> tuple[di
 
 
 def paths_and_labels(images: dict[int, list[str]]) -> tuple[list[str], torch.Tensor]:
-    """Flatten {user number: paths}: user by user, the paths of each in time order.
+    """Flatten {user number: paths}, user by user.
 
-    Returns (n paths, their labels (n,) int64 = user number - 1).
+    Returns (n paths, their labels (n,) int64). A label is the user's place in `images`: 0, 1, … without gaps.
     """
-    paths = [path for user in images for path in sorted(images[user], key=time_order)]
-    return paths, torch.tensor([user - 1 for user in images for _ in images[user]], dtype=torch.int64)
+    paths = [path for own in images.values() for path in own]
+    return paths, torch.tensor([label for label, own in enumerate(images.values()) for _ in own], dtype=torch.int64)

@@ -1,21 +1,25 @@
 """The split into training and test images. It is made once and stored in data_split.json, which all programs read.
 
 Windows overlap by 75 %, so a random split puts near-copies of training images into the test set. The default strategy
-therefore trains on one run of consecutive windows per user. The windows next to it (the guard) are in neither set.
+therefore trains on whole recordings of each user and tests on others. Where a user has too few recordings for that, it
+trains on one run of consecutive windows. The windows next to it (the guard) are then in neither set.
 """
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Sequence
 
 import numpy as np
 
-from groundwork.errors import InputError, differences, shortened
-from groundwork.files import check_inside, read_json, write_json
-from microdoppler.data.class_names import default_names, read_names
-from microdoppler.data.spectrograms import class_of, drop_broken, find_users
+from groundwork.errors import InputError, shortened
+from groundwork.files import check_inside
+from groundwork.preparation import Preparation
+from microdoppler.data.class_names import default_names
+from microdoppler.data.recordings import Recording, RecordingsOfUsers, all_images
 
 STRATEGIES = ("contiguous", "random")
 FOLDS = (0, 1, 2)
+ALL_BUT_TEST = "all_but_test"
 
 
 @dataclass(frozen=True)
@@ -25,47 +29,66 @@ class SplitSettings:
     The names of the fields are keys in data_split.json, in runs.csv and in the split's identity.
     """
     num_users: int
-    images_per_user_train: int
+    images_per_user_train: int | float | str    # a number, a share of each user's images below 1, or all_but_test
     strategy: str
-    fold: int           # contiguous only: which third of the recording to train on, 0, 1 or 2
-    guard: int          # contiguous only: number of windows on each side of the training run that are in neither set
+    fold: int           # contiguous only: which third of the recordings to train on, 0, 1 or 2
+    guard: int          # contiguous only: windows on each side of a run inside a recording that are in neither set
     seed: int           # random only
     class_folders: bool = False     # every folder is a user, whatever its name, not only those called ID_<number>
+    recording_pattern: str | None = None    # see recordings.py
+    test_data: str | None = None    # folder of a given test set; then all images of the data folder may be trained on
+    preparation: Preparation = Preparation()
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise InputError(f"split strategy '{self.strategy}' is unknown; expected one of {', '.join(STRATEGIES)}")
+            raise InputError(f"split_strategy is '{self.strategy}'; expected one of {', '.join(STRATEGIES)}")
         if self.fold not in FOLDS:
             raise InputError(f"split_fold is {self.fold}; expected 0, 1 or 2")
-        for name in ("num_users", "images_per_user_train", "fold", "guard", "seed"):
+        for name in ("num_users", "fold", "guard", "seed"):
             if type(getattr(self, name)) is not int:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected a whole number")
-        for name in ("num_users", "images_per_user_train"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.num_users < 1:
+            raise InputError(f"num_users is {self.num_users}; expected at least 1")
+        size = self.images_per_user_train
+        if not (type(size) is int and size >= 1 or type(size) is float and 0 < size < 1 or size == ALL_BUT_TEST):
+            raise InputError(f"images_per_user_train is {size}; expected a number, a share between 0 and 1, or "
+                             f"{ALL_BUT_TEST}")
         if self.guard < 0:
             raise InputError(f"split_guard is {self.guard}; expected 0 or more")
         if not 0 <= self.seed <= 2_000_000_000:     # RandomState takes 32 bits, and _random adds the user's number
             raise InputError(f"seed is {self.seed}; expected 0 … 2 000 000 000")
 
     def used(self) -> dict:
-        """The settings that the strategy uses. Two splits of the same images are equal when these are."""
+        """The settings that the strategy uses. Two splits of the same images are equal when these are.
+
+        Those from class_folders on are left out if they are as by default, since older splits do not have them.
+        """
         unused = {"contiguous": ("seed",), "random": ("fold", "guard")}[self.strategy]
-        default = () if self.class_folders else ("class_folders",)     # older splits do not have this setting
-        return {name: value for name, value in asdict(self).items() if name not in (*unused, *default)}
+        defaults = {item.name: item.default for item in fields(self) if item.default is not MISSING}
+        return {name: value for name, value in self.to_json().items()
+                if name not in unused and (name not in defaults or getattr(self, name) != defaults[name])}
+
+    def to_json(self) -> dict:
+        """The settings as JSON's types."""
+        return {**asdict(self), "preparation": self.preparation.to_json()}
 
 
 @dataclass(frozen=True)
 class Split:
     """The images of the training set and of the test set.
 
-    train_images, test_images: {user number: paths relative to data_path}, in time order if the strategy is contiguous;
-    names: {user number: name in figures and tables}.
+    train_images, test_images: {user number: paths}, in time order if the strategy is contiguous; folders: {user number:
+    name of the class folder}; names: {user number: name in figures and tables}; recordings: {user number: recordings},
+    of all images of the user, including those in neither set.
+
+    Paths are relative to data_path. Those of a given test set (settings.test_data) are absolute.
     """
     settings: SplitSettings
     train_images: dict[int, list[str]]
     test_images: dict[int, list[str]]
     names: dict[int, str]
+    folders: dict[int, str]
+    recordings: RecordingsOfUsers = field(default_factory=dict)
 
     def identity(self) -> dict:
         """What identifies the training images: the settings used, and a digest of the paths.
@@ -77,129 +100,200 @@ class Split:
 
     @property
     def users(self) -> list[int]:
-        """The user numbers."""
+        """The user numbers, in the order of their labels 0, 1, …"""
         return list(self.train_images)
 
     @property
-    def classes(self) -> dict[int, str]:
-        """{user number: class}, see `spectrograms.class_of`."""
-        return classes_of(self.train_images, self.settings.class_folders)
+    def labels(self) -> dict[int, int]:
+        """{user number: label}."""
+        return {user: label for label, user in enumerate(self.users)}
+
+    @property
+    def preparation(self) -> Preparation:
+        """How image files of the data set become square arrays."""
+        return self.settings.preparation
 
     def to_json(self) -> dict:
         """The content of data_split.json."""
-        users = {str(user): {"label": user - 1, "name": self.names[user], "train_images": self.train_images[user],
-                             "test_images": self.test_images[user]} for user in self.users}
-        return {**asdict(self.settings), "users": users}
+        def stored(paths: Sequence[str]) -> list[str]:
+            return [_relative_to_test_data(path, self.settings.test_data) for path in paths]
+        users = {}
+        for user, label in self.labels.items():
+            recordings = [vars(recording) for recording in self.recordings.get(user, ())]
+            given = [{**recording, "images": stored(recording["images"])} for recording in recordings
+                     if Path(recording["images"][0]).is_absolute()]
+            users[str(user)] = {
+                "label": label, "folder": self.folders[user], "name": self.names[user],
+                "train_images": self.train_images[user], "test_images": stored(self.test_images[user]),
+                "recordings": recordings[:len(recordings) - len(given)], "test_recordings": given}
+        return {**self.settings.to_json(), "users": users}
 
     @staticmethod
     def from_json(value: dict, path: Path) -> "Split":
         """The split from the content of data_split.json.
 
-        Raises InputError, which names `path`, when the content has another form, lists an image twice or outside the
-        data set, or its users are not 1 … num_users.
+        Raises InputError, which names `path`, when the content has another form, or lists an image twice or outside the
+        data set.
         """
         try:
-            users = {int(user): entry for user, entry in value["users"].items()}
-            settings = SplitSettings(**{key: item for key, item in value.items() if key != "users"})
+            users = {user: value["users"][str(user)] for user in sorted(map(int, value["users"]))}
+            settings = _settings_of({key: item for key, item in value.items() if key != "users"})
             train, test = ({user: list(entry[part]) for user, entry in users.items()}
                            for part in ("train_images", "test_images"))
-            classes = classes_of(train, settings.class_folders)
-            defaults = default_names(classes, settings.class_folders)
+            recordings, given = ({user: [Recording(**recording) for recording in entry.get(part, ())]
+                                  for user, entry in users.items()} for part in ("recordings", "test_recordings"))
+            # Older splits do not store folders
+            folders = {user: str(entry.get("folder") or train[user][0].split("/")[0]) for user, entry in users.items()}
+            defaults = default_names(folders, settings.class_folders)
             names = {user: str(entry.get("name", defaults[user])) for user, entry in users.items()}
+            listed = [name for part in (train, test) for own in part.values() for name in own]
+            check_inside(listed + [name for part in (recordings, given) for own in part.values()
+                                   for name in all_images(own)], path)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is no split of ours ({type(error).__name__}: {error}); delete it, "
                              "and it is made again") from None
-        listed = [name for part in (train, test) for names in part.values() for name in names]
-        check_inside(listed, path)
-        if len(set(listed)) < len(listed):
+        if len(set(listed)) < len(listed) and settings.test_data is None:
             twice = next(name for name in listed if listed.count(name) > 1)
             raise InputError(f"{path} lists {twice} twice; an image is in one place, to train or to test")
-        if len(users) != settings.num_users or set(users) != set(range(1, len(users) + 1)):
-            raise InputError(f"{path} has users {shortened([str(user) for user in users])}; expected 1 … "
+        if len(users) != settings.num_users:
+            raise InputError(f"{path} has users {shortened([str(user) for user in users])}; expected "
                              f"{settings.num_users}; delete it, and it is made again")
-        return Split(settings, train, test, names)
+        if settings.test_data is not None:
+            test = {user: [in_test_data(name, settings.test_data) for name in own] for user, own in test.items()}
+            recordings = {user: own + [replace(recording, images=[in_test_data(name, settings.test_data)
+                                                                  for name in recording.images])
+                                       for recording in given[user]] for user, own in recordings.items()}
+        return Split(settings, train, test, names, folders, recordings)
 
 
-def classes_of(images: dict[int, list[str]], class_folders: bool) -> dict[int, str]:
-    """{user number: class} of images {user number: paths}, which begin with the name of the class folder."""
-    return {user: class_of(names[0].split("/")[0]) if class_folders else f"ID_{user}" for user, names in images.items()}
+def _settings_of(plain: dict[str, Any]) -> SplitSettings:
+    """Settings from data_split.json."""
+    preparation = Preparation.from_json(plain["preparation"]) if "preparation" in plain else Preparation()
+    return SplitSettings(**{**plain, "preparation": preparation})
 
 
-def split_images(images: dict[int, list[str]], settings: SplitSettings) -> Split:
-    """Split images {user number: paths in time order}. Raises InputError that names users with too few images."""
-    divide = _contiguous if settings.strategy == "contiguous" else _random
-    parts = {user: divide(user, names, settings) for user, names in images.items()}
-    classes = classes_of(images, settings.class_folders)
-    short = [f"{classes[user]} has {len(images[user])}" for user, (train, test) in parts.items()
-             if len(train) < settings.images_per_user_train or not test]
+def in_test_data(name: str, test_data: str) -> str:
+    """The absolute path of an image in a given test set, which loaders can join to any data folder."""
+    return str(Path(test_data).absolute() / name)
+
+
+def _relative_to_test_data(path: str, test_data: str | None) -> str:
+    """The inverse of in_test_data; other paths stay as they are."""
+    is_given = test_data is not None and Path(path).is_absolute()
+    return Path(path).relative_to(Path(str(test_data)).absolute()).as_posix() if is_given else path
+
+
+def split_images(recordings: RecordingsOfUsers, settings: SplitSettings, folders: dict[int, str],
+                 test_recordings: RecordingsOfUsers | None = None) -> Split:
+    """Split the images of recordings {user number: recordings}.
+
+    folders: {user number: name of the class folder}; test_recordings: of a given test set. Raises InputError that names
+    users with too few images.
+    """
+    parts: dict[int, tuple[list[str], list[str]]] = {}
+    for user, own in recordings.items():
+        if test_recordings is not None:
+            parts[user] = training_images(own, settings), all_images(test_recordings[user])
+        elif settings.strategy == "random":
+            parts[user] = _random(user, own, settings)
+        else:
+            parts[user] = _contiguous(own, settings)
+    short = [f"{folders[user]} has {len(all_images(recordings[user]))}" for user, (train, test) in parts.items()
+             if len(train) < num_training(len(all_images(recordings[user])), settings) or not train or not test]
     if short:
-        raise InputError(f"too few images: {', '.join(short)}; {settings.images_per_user_train} to train, the guard of "
-                         f"{settings.guard} and 1 to test are needed per user: lower images_per_user_train")
+        needed = [f"{settings.images_per_user_train} to train"] + (
+            [f"a guard of {settings.guard} on each side of them"] if settings.strategy == "contiguous" else [])
+        raise InputError(f"too few images: {shortened(short)}; needed per user: {', '.join(needed)}, and 1 to test: "
+                         "lower images_per_user_train")
+    all_recordings = {user: [*own, *(test_recordings or {}).get(user, ())] for user, own in recordings.items()}
     return Split(settings, {user: train for user, (train, _) in parts.items()},
-                 {user: test for user, (_, test) in parts.items()},
-                 default_names(classes, settings.class_folders))
+                 {user: test for user, (_, test) in parts.items()}, default_names(folders, settings.class_folders),
+                 folders, all_recordings)
 
 
-def _contiguous(user: int, names: list[str], settings: SplitSettings) -> tuple[list[str], list[str]]:
-    """(training, test) images of one user. The training run begins at the first, middle or last possible window."""
-    start = (len(names) - settings.images_per_user_train) * settings.fold // 2
-    stop = start + settings.images_per_user_train
-    return names[start:stop], names[:max(0, start - settings.guard)] + names[stop + settings.guard:]
+def num_training(count: int, settings: SplitSettings) -> int:
+    """How many of a user's `count` images are to be trained on; with all_but_test at least 1: the split decides."""
+    size = settings.images_per_user_train
+    if isinstance(size, str):
+        return count if settings.test_data is not None else 1
+    return size if isinstance(size, int) else max(1, round(size * count))
 
 
-def _random(user: int, names: list[str], settings: SplitSettings) -> tuple[list[str], list[str]]:
+def training_images(own: Sequence[Recording], settings: SplitSettings) -> list[str]:
+    """The training images of a user whose test images are given: a run that the fold chooses, or all images."""
+    images = all_images(own)
+    size = min(num_training(len(images), settings), len(images))
+    start = (len(images) - size) * settings.fold // 2
+    return images[start:start + size]
+
+
+def _contiguous(own: Sequence[Recording], settings: SplitSettings) -> tuple[list[str], list[str]]:
+    """(training, test) images of one user.
+
+    One set is a run of consecutive windows: the training set, or with all_but_test a third of the images as test set.
+    The fold puts it at the start, the middle or the end. The other set has all images of the recordings that the run
+    does not touch. If there are too few recordings, it has the images that are at least a guard away.
+    """
+    images, size = all_images(own), settings.images_per_user_train
+    run_is_test = size == ALL_BUT_TEST
+    length = len(images) // 3 if run_is_test else num_training(len(images), settings)
+    if (starts := _starts_at_recordings(own, length)) is not None:
+        run = images[starts[settings.fold]:starts[settings.fold] + length]
+        touched = [recording for recording in own if not set(run).isdisjoint(recording.images)]
+        others = all_images([recording for recording in own if recording not in touched])
+        run = all_images(touched) if run_is_test else run       # no test image of these recordings is left out
+    else:
+        start = (len(images) - length) * settings.fold // 2
+        run = images[start:start + length] if length else []
+        others = images[:max(0, start - settings.guard)] + images[start + length + settings.guard:]
+    return (others, run) if run_is_test else (run, others)
+
+
+def _starts_at_recordings(own: Sequence[Recording], length: int) -> list[int] | None:
+    """Where the run of `length` images begins in each fold, if it begins with a recording: the nearest to the start,
+    the middle and the end. None if there are too few recordings for three different runs that each leave one untouched.
+    """
+    sizes = [len(recording.images) for recording in own]
+    first = np.cumsum([0, *sizes])
+    last_start = first[-1] - length
+    touched = [int(np.searchsorted(first, start + length)) - number for number, start in enumerate(first[:-1])]
+    possible = [int(start) for start, count in zip(first, touched) if start <= last_start and count < len(own)]
+    if not possible or length < 1:
+        return None
+    starts = [min(possible, key=lambda start: abs(start - last_start * fold / 2)) for fold in FOLDS]
+    return starts if len(set(starts)) == len(FOLDS) else None
+
+
+def _random(user: int, own: Sequence[Recording], settings: SplitSettings) -> tuple[list[str], list[str]]:
     """(training, test) images of one user: names sorted as strings, permuted by RandomState(seed + user).
 
     This is the split of the experiments that came before this project.
     """
-    order = np.random.RandomState(settings.seed + user).permutation(sorted(names)).tolist()
-    return order[:settings.images_per_user_train], order[settings.images_per_user_train:]
+    order = np.random.RandomState(settings.seed + user).permutation(sorted(all_images(own))).tolist()
+    size = num_training(len(order), settings) if settings.images_per_user_train != ALL_BUT_TEST else (
+        len(order) - len(order) // 3)
+    return order[:size], order[size:]
 
 
-def load_or_make_split(path: str | Path, data_path: str | Path, settings: SplitSettings,
-                       class_names: Path | None = None) -> tuple[Split, list[str]]:
-    """Load the split at `path`, or make it from the images in data_path and write it when there is none.
-
-    class_names: a JSON file for `read_names`, from which the split gets its names, and is written again if they change;
-    without one the names stay as they are. Returns (split, warnings about images that were left out).
-
-    Raises InputError when the stored split was made with other settings or lists images that are missing, and when a
-    split cannot be made of the images.
-    """
-    path, data_path = Path(path), Path(data_path)
-    if not path.exists():
-        images, warnings = drop_broken(data_path, find_users(data_path, settings.num_users, settings.class_folders))
-        split = _named(split_images(images, settings), class_names)
-        write_json(path, split.to_json())
-        return split, warnings
-    split = Split.from_json(read_json(path), path)
-    default = {"class_folders": False}      # used() leaves it out when it is False
-    changed = differences(default | split.settings.used(), default | settings.used())
-    if changed:
-        raise InputError(f"{path} was made with {changed}; go back to those constants, or choose another "
-                         "latents_cache_folder and results_folder for a new split")
-    for name in (name for part in (split.train_images, split.test_images) for names in part.values() for name in names):
-        if not (data_path / name).is_file():
-            raise InputError(f"{path} lists {name}, which is not in data_path {data_path}; "
-                             "give the data_path it was made from, or delete the split to make a new one")
-    named = _named(split, class_names)
-    if named.names != split.names:
-        write_json(path, named.to_json())
-    return named, []
-
-
-def _named(split: Split, class_names: Path | None) -> Split:
-    """The split with the names from a class-name file; unchanged without one."""
-    if class_names is None:
-        return split
-    defaults = default_names(split.classes, split.settings.class_folders)
-    return replace(split, names=read_names(class_names, split.classes, defaults))
+def cut_at_recordings(split: Split) -> bool:
+    """Whether no user's training and test images share a recording. It is True with a given test set."""
+    if any(not recording.is_known for own in split.recordings.values() for recording in own):
+        return split.settings.test_data is not None
+    return all(set(split.train_images[user]).isdisjoint(recording.images)
+               or set(split.test_images[user]).isdisjoint(recording.images)
+               for user, own in split.recordings.items() for recording in own)
 
 
 def describe(split: Split) -> str:
-    """One line to print: numbers of users and images, and the settings."""
+    """One line to print: numbers of users and images, and how they are divided."""
+    settings = split.settings
     counts = [sum(map(len, part.values())) for part in (split.train_images, split.test_images)]
-    return (f"split: {len(split.users)} users, {counts[0]} training and {counts[1]} test images "
-            f"({split.settings.strategy}, fold {split.settings.fold}, guard {split.settings.guard})")
+    how = f"{settings.strategy}, fold {settings.fold}"
+    if settings.test_data is not None:
+        how = f"test set given: {settings.test_data}"
+    elif settings.strategy == "contiguous":
+        how += ", whole recordings" if cut_at_recordings(split) else f", guard {settings.guard}"
+    return f"split: {len(split.users)} users, {counts[0]} training and {counts[1]} test images ({how})"
+

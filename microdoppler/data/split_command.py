@@ -1,37 +1,51 @@
 """Make the split and audit it.
 
-    python -m microdoppler.split --data_path DATA --num_users 31
+    python -m microdoppler.split --data_path DATA
 """
 from pathlib import Path
 
+from groundwork.limits import FourNumbers, TrainSize, TwoNumbers, checks_arguments
 from microdoppler.data.audit import audit_split, write_audit
-from microdoppler.data.overlap import load_or_find_overlaps
-from microdoppler.data.split import SplitSettings, describe, load_or_make_split
+from microdoppler.data.split import describe
+from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, open_split
 
 
-def main(data_path: Path, *, output: Path = Path("latents_cache/data_split.json"), num_users: int = 31,
-         images_per_user_train: int = 50, strategy: str = "contiguous", fold: int = 0, guard: int = 4, seed: int = 42,
-         class_folders: bool = False, class_names: Path | None = None) -> None:
+@checks_arguments
+def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, num_users: int = 0,
+         images_per_user_train: TrainSize | None = None, split_strategy: str | None = None,
+         split_fold: int | None = None, split_guard: int | None = None, seed: int = 42, class_folders: bool = False,
+         class_names: Path | None = None, recording_pattern: str | None = None, test_data: Path | None = None,
+         fit: str | None = None, crop: FourNumbers | None = None, levels: TwoNumbers | None = None) -> None:
     """Make the split on its own, before training a VAE, and say how many of its test images are near-copies.
 
     Writes split_audit.json and split_audit.png (the most similar pairs) beside it. An existing split is only audited.
+    Later commands read the split; its options need not be given again. Without an option, the data decide.
 
     Args:
-        data_path: folder with ID_1 … ID_<num_users>, or with a folder per class, see class_folders
+        data_path: folder with a folder per user (ID_1, ID_2, … or other names), or with train and test that hold these
         output: where the split is written; latents_cache_folder/data_split.json is where training looks for it
-        num_users: users 1 … num_users are used
-        images_per_user_train: training images per user
-        strategy: contiguous (one run of windows in time) or random (leaks, because windows overlap)
-        fold: which third of the recording to train on: 0, 1 or 2
-        guard: number of windows on each side of the training run that are in neither set
+        num_users: only the first of the users, in rising order; 0: all
+        images_per_user_train: training images per user: a number, a share below 1, or all_but_test; default: a third
+        split_strategy: contiguous (recordings stay whole) or random (leaks, because windows overlap)
+        split_fold: which third of the recordings to train on: 0, 1 or 2
+        split_guard: windows left out on each side of a training run inside a recording; default: as many as needed
         seed: random seed of the random strategy
-        class_folders: the users are all folders of data_path, whatever their names, in natural order
+        class_folders: the users are all folders of data_path, not only those called ID_<n>
         class_names: a JSON file {folder: name} with the users' names in figures and tables
+        recording_pattern: regular expression that finds recording and number in an image's name, if the names' own
+            order and the table recordings.csv do not tell
+        test_data: folder of a given test set, with the same users
+        fit: images that are not square: stretch (default), crop or pad
+        crop: left top right bottom of the part of the image files to keep: pixels, or shares of at most 1
+        levels: values of the image files that become black and white; default: their whole range
     """
-    settings = SplitSettings(num_users, images_per_user_train, strategy, fold, guard, seed, class_folders)
-    split, warnings = load_or_make_split(output, data_path, settings, class_names)
-    audit = audit_split(split, load_or_find_overlaps(data_path, num_users, output.parent, class_folders))
+    data_path, test_data = locate_data(data_path, test_data)
+    options = SplitOptions(num_users or None, images_per_user_train, split_strategy, split_fold, split_guard, seed,
+                           class_folders or None, recording_pattern, test_data, fit, crop, levels)
+    opened = open_split(output, data_path, options, class_names)
+    audit = audit_split(opened.split, opened.overlaps)
     write_audit(audit, data_path, output.parent)
-    print("\n".join([*warnings, describe(split), audit.table().as_text(), audit.line,
-                     f"guard needed to keep near-copies of a contiguous split below 1 %: {audit.guard} windows",
+    print("\n".join([*opened.lines, describe(opened.split), audit.table().as_text(), audit.line,
+                     *([] if audit.guard is None else [
+                         f"split_guard that a run inside recordings needs: {audit.guard} windows"]),
                      f"written to {output}, split_audit.json and split_audit.png beside it"]))

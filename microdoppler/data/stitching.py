@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from groundwork.images import load_images
+from groundwork.preparation import Preparation
 from microdoppler.data.overlap import Successor
 
 FADE = 0.125        # share of the width over which one window fades into the other, so that no seam is visible
@@ -97,15 +98,16 @@ def take_columns(images: Tensor, columns: Tensor) -> Tensor:
     return images.gather(3, columns[:, None, None, :].expand(*images.shape[:3], -1))
 
 
-def load_cuts(root: str | Path, cuts: Sequence[Cut], image_size: int, channels: int = 3) -> Tensor:
+def load_cuts(root: str | Path, cuts: Sequence[Cut], image_size: int, channels: int = 3,
+              preparation: Preparation = Preparation()) -> Tensor:
     """Load the images that n cuts need, and make the cuts: (n, channels, image_size, image_size) uint8.
 
-    root: the folder that paths are relative to; channels: 3 for RGB or 1 for grey. Raises InputError when an image
-    cannot be read.
+    root: the folder that paths are relative to; channels: 3 for RGB or 1 for grey; preparation: how files
+    become square arrays. Raises InputError when an image cannot be read.
     """
     needed = list(dict.fromkeys([cut.path for cut in cuts] + [cut.successor.path for cut in cuts if cut.successor]))
     index_of = {path: i for i, path in enumerate(needed)}
-    images = load_images(root, needed, image_size, channels=channels)
+    images = load_images(root, needed, image_size, channels=channels, preparation=preparation)
     first = torch.tensor([index_of[cut.path] for cut in cuts])
     second = torch.tensor([index_of[cut.successor.path if cut.successor else cut.path] for cut in cuts])
     hop = torch.tensor([round(cut.successor.shift * image_size) if cut.successor else 0 for cut in cuts])

@@ -94,11 +94,12 @@ def _radii(vectors: np.ndarray) -> np.ndarray:
 def diversity_ratio(real: np.ndarray, synthetic: np.ndarray) -> float:
     """The mean distance between two synthetic vectors (m, d), divided by that between two real ones (n, d).
 
-    1: as diverse as the real ones; near 0: collapsed. NaN with fewer than two vectors of either.
+    1: as diverse as the real ones; near 0: collapsed. NaN with fewer than two vectors of either, or if all real
+    ones are the same.
     """
-    if min(len(real), len(synthetic)) < 2:
+    if min(len(real), len(synthetic)) < 2 or not (spread := pdist(real).mean()):
         return float("nan")
-    return float(pdist(synthetic).mean() / pdist(real).mean())
+    return float(pdist(synthetic).mean() / spread)
 
 
 def separation(vectors: np.ndarray, labels: np.ndarray) -> float:

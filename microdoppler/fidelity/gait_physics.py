@@ -5,8 +5,8 @@ from functools import lru_cache
 import matplotlib
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
+from groundwork.progress import Progress
 from microdoppler.figures.axes import PictureAxes
 
 BITS = 6                    # per channel in the table that inverts the colour map; finer than JPEG preserves colours
@@ -18,6 +18,7 @@ CHUNK = 64                  # images at a time: about 0.1 GB at 256 pixels
 RIDGE_POWER = 8             # of the intensity, as weight: the torso, the strongest line, outweighs the limbs
 CADENCE_HZ = (1.2, 2.6)     # steps per second in walking: 1.4 … 2.3 (Boulic et al. 1990), with a margin
 CADENCE_STEP_HZ = 0.01      # of the frequencies that are tried
+MIN_WALKING = 0.8           # share of images with a cadence; walks: from 0.98, gestures and drones: up to 0.55
 MIN_EXPLAINED = 0.1         # share of the variance that a sine must explain to be a cadence; noise alone: about 0.05
 
 
@@ -106,10 +107,16 @@ def describe_gait(images: np.ndarray | Tensor, axes: PictureAxes) -> dict[str, n
     is visible in more than half of the columns (it is not in blank or plain images and in noise). cadence_hz is also
     NaN where no frequency explains enough of the variance.
     """
-    starts = tqdm(range(0, max(len(images), 1), CHUNK), desc="estimating the walk", unit="chunk", delay=1, leave=False,
-                  disable=None)
+    starts = Progress(range(0, max(len(images), 1), CHUNK), desc="estimating the walk", unit="chunk", delay=1,
+                      leave=False)
     parts = [_describe(tracks_of(images[i:i + CHUNK], axes), axes) for i in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def cadence_share(gait: dict[str, np.ndarray]) -> float:
+    """The share (0 … 1) of images in which `describe_gait` found a cadence. Below MIN_WALKING, nobody walks in them, or
+    the axes are wrong."""
+    return float(np.isfinite(gait["cadence_hz"]).mean())
 
 
 def _describe(tracks: Tracks, axes: PictureAxes) -> dict[str, np.ndarray]:

@@ -1,33 +1,35 @@
 """Measure how similar to real images synthetic images are, how diverse, how new, and whether their gait is right.
 
-    python -m microdoppler.fidelity --real DATA --synthetic synthetic_data/checkpoint_75
+    python -m microdoppler.fidelity --data_path DATA --synthetic synthetic_data/checkpoint_75
 
 Beside each metric of synthetic images stands the same metric of real images, as the value to compare it with. Where a
 metric compares two sets, the real ones are the two halves of the held-out passes.
 """
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
+from groundwork.preparation import Preparation
 from groundwork.images import load_images
+from groundwork.limits import checks_arguments
+from groundwork.progress import Progress
 from microdoppler.data.audit import Match, pairs_figure
-from microdoppler.data.overlap import load_or_find_overlaps
 from microdoppler.data.spectrograms import paths_and_labels
-from microdoppler.data.split import Split
+from microdoppler.data.split_file import SplitOptions, locate_data, open_split
 from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of, find_synthetic, match_to_folds,
                                               smallest_side)
 from microdoppler.fidelity.distributions import (NEIGHBOURS, diversity_ratio, kernel_distance, precision_recall,
                                                  separation)
-from microdoppler.fidelity.gait_physics import describe_gait
+from microdoppler.fidelity.gait_physics import MIN_WALKING, cadence_share, describe_gait
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pass
-from microdoppler.fidelity.report import gait_figure, novelty_figure, sentences, tables
-from microdoppler.figures.axes import PictureAxes, simulated_axes
+from microdoppler.fidelity.report import (PAIRS_CAPTION, fidelity_verdict, gait_figure, novelty_figure,
+                                          overview_figure, tables)
+from microdoppler.figures.axes import PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
@@ -61,14 +63,16 @@ class EvaluatedSet:
 
 
 def evaluate_images(root: Path, images: dict[int, list[str]], image_size: int, evaluator: SampleEvaluator,
-                    passes: dict[str, str], label: str, channels: int) -> EvaluatedSet:
+                    passes: dict[str, str], label: str, channels: int,
+                    preparation: Preparation = Preparation()) -> EvaluatedSet:
     """Load images at image_size pixels, and evaluate them.
 
     images: {user number: paths relative to root}; passes: {path: name of its pass}, an image that is not in it is a
-    pass of its own; label: of the progress bar; channels: 3 for RGB or 1 for grey.
+    pass of its own; label: of the progress bar; channels: 3 for RGB or 1 for grey; preparation: how files become
+    square arrays.
     """
     paths, labels = paths_and_labels(images)
-    loaded = ImageSet(load_images(root, paths, image_size, label, channels), labels)
+    loaded = ImageSet(load_images(root, paths, image_size, label, channels, preparation), labels)
     return EvaluatedSet(loaded, paths, evaluator.features(loaded.images),
                         evaluator.probabilities(loaded.images).argmax(dim=1) == labels,
                         np.array([passes.get(path, path) for path in paths]))
@@ -123,31 +127,37 @@ def user_kid(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, tuple[flo
             if second.paths else (float("nan"), float("nan"))}
 
 
-def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axes: PictureAxes | None) -> dict:
+def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axes: PictureAxes | None,
+            users: list[int]) -> dict:
     """All metrics of synthetic images and, to compare with, of held-out real images.
 
-    training: the real training images; axes: of the images, None if nobody walks in them and there is no gait.
+    training: the real training images; axes: of the images, None if nobody walks in them. The gait is measured only if
+    the held-out real images show one. users: the user number of each label.
 
     Returns "users": {user number: {"synthetic" or "real": {metric: value}}}; "all": {"synthetic" or "real": {metric:
     value}}; and for figures, with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and
     "nearest": {"synthetic" or "real": NearestTraining}.
     """
-    report: dict = {"users": {}, "gait": {}, "nearest": {}}
+    report: dict = {"users": {}, "gait": {"synthetic": {}, "real": {}}, "nearest": {}}
     for kind, evaluated in (("synthetic", synthetic), ("real", real)):
         report["nearest"][kind] = nearest_training(evaluated.images, training)
-        report["gait"][kind] = describe_gait(evaluated.images.images.numpy(), axes) if axes else {}
-    for label in tqdm(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False, disable=None):
+    gait = describe_gait(real.images.images.numpy(), axes) if axes else None
+    if axes and gait and cadence_share(gait) >= MIN_WALKING:
+        report["gait"] = {"synthetic": describe_gait(synthetic.images.images.numpy(), axes), "real": gait}
+    for label in Progress(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False):
         own = {"synthetic": synthetic.images.labels == label, "real": real.images.labels == label}
         own_sets = real.subset(own["real"]), synthetic.subset(own["synthetic"])
         metrics = _metrics(*own_sets, report, own)
         for kind, (kid, error) in user_kid(*own_sets).items():
             metrics[kind] |= {"kid": kid, "kid_error": error}
-        report["users"][int(label) + 1] = metrics
+        report["users"][users[int(label)]] = metrics
     everyone = {"synthetic": torch.ones(len(synthetic.paths), dtype=torch.bool),
                 "real": torch.ones(len(real.paths), dtype=torch.bool)}
     report["all"] = _metrics(real, synthetic, report, everyone)
     for kind, evaluated in (("synthetic", synthetic), ("real", real)):
         report["all"][kind]["separation"] = separation(evaluated.features, evaluated.images.labels.numpy())
+    if gait:
+        report["all"]["real"]["cadence_share"] = cadence_share(gait)
     for kind, means in means_over_users(report["users"]).items():
         report["all"][kind] |= means
     return report
@@ -201,75 +211,72 @@ def closest_pairs(synthetic: EvaluatedSet, nearest: NearestTraining, training_pa
                   float(nearest.shift[i])) for i in order]
 
 
-def shows_walking(real: Path) -> bool:
-    """Whether to estimate the gait: True unless a simulated data set's simulation.json names another kind of motion."""
-    truth = read_json(real / SIMULATION_FILE) if (real / SIMULATION_FILE).exists() else {}
+def may_show_walking(data_path: Path) -> bool:
+    """False if a simulated data set's simulation.json names another kind of motion than a gait."""
+    truth = read_json(data_path / SIMULATION_FILE) if (data_path / SIMULATION_FILE).exists() else {}
     return not isinstance(truth, dict) or truth.get("kind", "gait") == "gait"
 
 
-def picture_axes(real: Path, window_seconds: float | None, lowest_mps: float | None,
-                 highest_mps: float | None) -> PictureAxes:
-    """The axes of the images: the given values, and those of the simulator for the others (None).
-
-    Prints a note when nothing is given and the data are not simulated.
-    """
-    given = {"window_seconds": window_seconds, "lowest_mps": lowest_mps, "highest_mps": highest_mps}
-    known = {name: value for name, value in given.items() if value is not None}
-    simulated = simulated_axes(real)
-    if not known and simulated is None:
-        print("note: speeds and cadences are in the simulator's units; give --window_seconds, --lowest_mps and "
-              "--highest_mps of your radar for right ones (the comparison needs none)")
-    return replace(simulated or PictureAxes.of_simulator(), **known)
-
-
-def main(real: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
-         output: Path = Path("results/fidelity"), image_size: int | None = None, window_seconds: float | None = None,
-         lowest_mps: float | None = None, highest_mps: float | None = None, device: str = "auto") -> dict:
+@checks_arguments
+def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
+         output: Path = Path("results/fidelity"), classifier_image_size: int | None = None, window_seconds: float = 0.0,
+         velocity_range_mps: tuple[float, float] = (0.0, 0.0), device: str = "auto") -> dict:
     """Compare synthetic images with held-out real images, which the model was not trained on.
 
     Writes fidelity.json, features.npz, pictures and report.html.
 
     Args:
-        real: the data set, with ID_1 … ID_<n>
+        data_path: the real data set, with ID_1 … ID_<n>
         synthetic: a folder that generate.py wrote
         split: the split that the model was trained on
         output: folder for the results
-        image_size: pixels at which images are compared; default: 128, or the size of the synthetic images if smaller
-        window_seconds: duration of an image; default: the simulator's
-        lowest_mps: speed at the images' lower edge; default: the simulator's
-        highest_mps: speed at the images' upper edge; default: the simulator's
+        classifier_image_size: pixels at which images are compared; default: 128, or the size of the synthetic images if
+            smaller
+        window_seconds: duration of an image; 0: from simulation.json, else the simulator's
+        velocity_range_mps: m/s at an image's lowest and highest row; set it with window_seconds
         device: auto, cpu, cuda or cuda:<n>
     """
-    if image_size is not None and image_size < MIN_IMAGE_SIZE:
-        raise InputError(f"--image_size {image_size}; expected at least {MIN_IMAGE_SIZE}")
+    size = classifier_image_size
+    if size is not None and size < MIN_IMAGE_SIZE:
+        raise InputError(f"--classifier_image_size {size}; expected at least {MIN_IMAGE_SIZE}")
     torch_device = choose_device(device)
     print(describe_work(torch_device))
-    axes = picture_axes(real, window_seconds, lowest_mps, highest_mps) if shows_walking(real) else None
-    division = Split.from_json(read_json(split), split)
-    synthetic_images = find_synthetic(synthetic, division.classes)
-    image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if image_size is None else image_size
-    check_sizes(synthetic, synthetic_images, image_size, "--image_size")
-    channels = channels_of((synthetic,), division.classes)
+    data_path, _ = locate_data(data_path, None)
+    opened = open_split(split, data_path, SplitOptions())
+    division, overlaps = opened.split, opened.overlaps
+    first = data_path / division.train_images[division.users[0]][0]
+    axes = known_axes(data_path, window_seconds, velocity_range_mps, first, division.preparation)
+    gait_axes = (axes or PictureAxes.of_simulator()) if may_show_walking(data_path) else None
+    synthetic_images = find_synthetic(synthetic, division.folders)
+    image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if size is None else size
+    check_sizes(synthetic, synthetic_images, image_size, "--classifier_image_size")
+    channels = channels_of((synthetic,), division.folders)
     match_to_folds((synthetic,), {division.settings.fold: division})
-    overlaps = load_or_find_overlaps(real, len(division.users), split.parent, division.settings.class_folders)
-    classifier, training = open_evaluation_classifier(real, division, overlaps.successor_of, image_size=image_size,
-                                                      folder=split.parent, device=torch_device, channels=channels)
+    classifier, training = open_evaluation_classifier(data_path, division, overlaps.successor_of,
+                                                      image_size=image_size, folder=split.parent, device=torch_device,
+                                                      channels=channels)
     evaluator = SampleEvaluator(classifier, training)
-    passes = {path: f"{path.split('/')[0]} pass {number}" for path, number in overlaps.pass_of.items()}
-    held_out = evaluate_images(real, division.test_images, image_size, evaluator, passes,
-                               "held-out real images", channels)
+    held_out_paths, _ = paths_and_labels(division.test_images)
+    passes = dict(zip(held_out_paths, overlaps.pass_names(held_out_paths)))
+    held_out = evaluate_images(data_path, division.test_images, image_size, evaluator, passes,
+                               "held-out real images", channels, division.preparation)
     generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, {}, "synthetic images", channels)
-    report = measure(held_out, generated, training, axes) | {"made_by": facts_of(synthetic, division),
+    report = measure(held_out, generated, training, gait_axes, division.users) | {
+        "made_by": facts_of(synthetic, division),
                                                              "names": division.names}
+    if report["gait"]["real"] and axes is None:
+        print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
+              "of your radar for right ones (the comparison needs none)")
     training_paths, _ = paths_and_labels(division.train_images)
-    return write_results(report, held_out, generated, training_paths, real, synthetic, output)
+    return write_results(report, held_out, generated, training_paths, data_path, synthetic, output, axes,
+                         division.preparation)
 
 
 def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> None:
     """Write the features of both sets, real images first, as .npz.
 
-    Arrays: features (n, 512) float32; labels (n,) int64 = user number - 1; paths (n,) str, relative to the folder of
-    the image's data set; is_synthetic (n,) bool.
+    Arrays: features (n, 512) float32; labels (n,) int64, the user's place among the users; paths (n,) str, relative to
+    the folder of the image's data set; is_synthetic (n,) bool.
     """
     with atomic_path(path) as temporary:
         np.savez(temporary, features=np.concatenate([real.features, synthetic.features]),
@@ -279,19 +286,22 @@ def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> No
 
 
 def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, training_paths: list[str], real_root: Path,
-                  synthetic_root: Path, output: Path) -> dict:
+                  synthetic_root: Path, output: Path, axes: PictureAxes | None,
+                  preparation: Preparation) -> dict:
     """Write fidelity.json, features.npz, the figures and report.html to `output`, and print tables and sentences.
 
     report: the result of `measure`, with "made_by" and "names" added; training_paths: paths of the training images, in
-    their order; real_root, synthetic_root: the folders that paths are relative to. Returns the content of
-    fidelity.json.
+    their order; real_root, synthetic_root: the folders that paths are relative to; axes: of the images, None if
+    unknown; preparation: of the real images. Returns the content of fidelity.json.
     """
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
     plain = {name: report[name] for name in ("made_by", "users", "names", "all")} | {
         "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
     save_features(output / "features.npz", real, synthetic)
-    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic"), output / "closest_pairs.png")
+    save_figure(overview_figure(plain), output / "overview.png")
+    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic", axes, Preparation(), preparation),
+                output / "closest_pairs.png")
     save_figure(novelty_figure(report["nearest"]), output / "novelty.png")
     shown, walk = tables(plain), []
     if report["gait"]["real"]:
@@ -299,11 +309,13 @@ def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, tra
                                 report["names"]), output / "gait.png")
         walk = [Section("The walk", tables=shown[2:], pictures=[
             Picture(output / "gait.png", "Estimates from each picture; bars are medians")])]
-    render_report(output / "report.html", f"Fidelity, diversity and novelty of {synthetic_root}", [
-        Section("Result", sentences(plain), shown[:1]),
+    render_report(output / "report.html", f"How similar to real images, varied and new: {synthetic_root}",
+                  fidelity_verdict(plain, output), [
+        Section("Similarity and diversity", tables=shown[:1]),
         Section("Novelty", tables=shown[1:2], pictures=[
-            Picture(output / "novelty.png", "How like its nearest training image each image is"),
-            Picture(output / "closest_pairs.png", "The synthetic images most like a training image, above it")]),
+            Picture(output / "novelty.png", "How similar each image is to its nearest training image"),
+            Picture(output / "closest_pairs.png", PAIRS_CAPTION)]),
         *walk])
-    print("\n\n".join([*(table.as_text() for table in shown), *sentences(plain), f"report: {output / 'report.html'}"]))
+    print("\n\n".join([*(table.as_text() for table in shown), fidelity_verdict(plain).as_text(),
+                       f"report: {output / 'report.html'}"]))
     return plain

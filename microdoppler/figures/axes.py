@@ -4,6 +4,8 @@ from pathlib import Path
 
 from groundwork.errors import InputError
 from groundwork.files import read_json
+from groundwork.images import open_image, size_as_shown
+from groundwork.preparation import Preparation, Region
 from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.simulate.gait import WINDOW_COLUMNS
 from microdoppler.simulate.radar import Radar
@@ -21,9 +23,8 @@ class PictureAxes:
 
     def __post_init__(self) -> None:
         if not self.window_seconds > 0 or not self.lowest_mps < self.highest_mps:
-            raise InputError(f"window_seconds {self.window_seconds:g}, speeds {self.lowest_mps:g} … "
-                             f"{self.highest_mps:g} m/s; expected a time above 0, and the lowest speed below the "
-                             "highest")
+            raise InputError(f"window_seconds is {self.window_seconds:g}, velocity_range_mps ({self.lowest_mps:g}, "
+                             f"{self.highest_mps:g}); expected a time above 0, and the lowest speed below the highest")
 
     @staticmethod
     def of_simulator() -> "PictureAxes":
@@ -37,6 +38,12 @@ class PictureAxes:
         speeds = radar.speeds_mps()
         half_bin = (speeds[0] - speeds[1]) / 2          # speeds_mps() are at the middle of the rows
         return PictureAxes(window_seconds, float(speeds[-1] - half_bin), float(speeds[0] + half_bin))
+
+    def within(self, region: Region) -> "PictureAxes":
+        """The axes of a part of the image, or of more than the image; region: where it lies in the image."""
+        speeds = self.highest_mps - self.lowest_mps
+        return PictureAxes(self.window_seconds * region.width, self.highest_mps - region.bottom * speeds,
+                           self.highest_mps - region.top * speeds)
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
@@ -59,11 +66,18 @@ def simulated_axes(data_path: str | Path) -> PictureAxes | None:
                          "move it away") from None
 
 
-def known_axes(data_path: str | Path, window_seconds: float, velocity_range_mps: tuple[float, float]
-               ) -> PictureAxes | None:
-    """The axes from the given values. If all of these are 0, they are not given: then the axes of simulated data, or
-    None for other data.
+def known_axes(data_path: str | Path, window_seconds: float, velocity_range_mps: tuple[float, float], file: Path,
+               preparation: Preparation) -> PictureAxes | None:
+    """The axes of square images of a data set; None if they are unknown.
+
+    The given values are those of what preparation.crop keeps of an image file. If all are 0, they are not given: then
+    the axes of the whole file are those of simulated data, and unknown for other data. file: any of the image files;
+    preparation: what makes squares of them.
     """
-    if window_seconds == 0 and velocity_range_mps == (0.0, 0.0):
-        return simulated_axes(data_path)
-    return PictureAxes(window_seconds, *velocity_range_mps)
+    is_given = window_seconds != 0 or velocity_range_mps != (0.0, 0.0)
+    axes = PictureAxes(window_seconds, *velocity_range_mps) if is_given else simulated_axes(data_path)
+    if axes is None:
+        return None
+    with open_image(file) as image:
+        size = size_as_shown(image)
+    return axes.within(preparation.region_of_box(size) if is_given else preparation.region_of_file(size))

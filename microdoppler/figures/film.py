@@ -12,8 +12,8 @@ from torch import Tensor
 from groundwork.errors import InputError
 from groundwork.files import atomic_path
 from microdoppler.figures.axes import PictureAxes
+from microdoppler.figures.fonts import plain_text, text_width
 from microdoppler.figures.pictures import label_speeds, label_time
-from microdoppler.figures.report import plain_text
 
 FILM_FORMATS = (".webp", ".gif")
 MIN_SIDE = 256        # pixels; smaller images are enlarged to about this size, by a whole factor
@@ -78,7 +78,7 @@ def draw_frames(frames: Sequence[Frame], axes: PictureAxes | None) -> list[Image
     if axes is not None:
         label_time(cell, axes)
         label_speeds(cell, axes)
-    longest = max(len(line) for frame in frames for line in frame.title.splitlines())
+    longest = max(text_width(line) for frame in frames for line in frame.title.splitlines())
     title = cell.set_title("", fontsize=min(TITLE_POINTS, side / DPI * 72 / (LETTER * longest)))
     pictures = []
     for frame in frames:

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from microdoppler.figures.axes import PictureAxes
+from microdoppler.figures.fonts import plain_text
 from microdoppler.figures.legend import Legend
-from microdoppler.figures.report import FIGURE_DPI, plain_text
+from microdoppler.figures.report import FIGURE_DPI
 
 CELL_INCHES = 1.4
 LABEL_INCHES = 0.5      # space for labels at the left of a block
@@ -19,7 +20,7 @@ Row = tuple[str, Sequence[Tensor]]
 
 def sample_grid(real: Mapping[int, Tensor], samples: Mapping[int, Tensor], legend: Legend, caption: str) -> Figure:
     """One row per user: a real image (channels, s, s) and the user's samples (columns, channels, s, s), uint8."""
-    rows = [(legend.names[user], [real[user], *samples[user]]) for user in samples]
+    rows = [(legend.figure_names[user], [real[user], *samples[user]]) for user in samples]
     return image_grid(rows, ["real", "synthetic"], caption, legend.axes)
 
 

@@ -7,21 +7,17 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import jinja2
-from matplotlib import rcParams
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 
 from groundwork.files import atomic_path, write_text
+from microdoppler.figures.fonts import text_width
 
 FIGURE_DPI = 120        # dots per inch; large images get more
-CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Microsoft YaHei", "PingFang SC", "SimHei")
-# For characters that the first font lacks, if one of the others is installed
-rcParams["font.family"] = ["DejaVu Sans", *sorted({font.name for font in fontManager.ttflist} & set(CHINESE_FONTS))]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. The first column is aligned left, the others right. In HTML, `caption` is above it."""
+    """A table of text. The first column is aligned left, the others right. `caption` explains it, below."""
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
@@ -29,8 +25,8 @@ class Table:
     def as_text(self) -> str:
         """The table without its caption, as lines of text."""
         lines = [self.header, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
-        padded = [[cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths))]
+        widths = [max(text_width(line[i]) for line in lines) for i in range(len(self.header))]
+        padded = [[_padded(cell, width, align_right=i > 0) for i, (cell, width) in enumerate(zip(line, widths))]
                   for line in lines]
         padded.insert(1, ["-" * width for width in widths])
         return "\n".join("  ".join(line).rstrip() for line in padded)
@@ -42,6 +38,11 @@ class Table:
                  for line in lines]
         cells.insert(1, "|" + "---|" + "---:|" * (len(self.header) - 1))
         return "\n".join(cells) + (f"\n\n{self.caption}" if self.caption else "")
+
+
+def _padded(cell: str, width: int, align_right: bool) -> str:
+    spaces = " " * (width - text_width(cell))
+    return spaces + cell if align_right else cell + spaces
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,29 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a report answers: one line, and sentences that explain it. All texts are plain text, not HTML.
+
+    mood: "good", "bad", or "open" where the answer is neither; it decides the colour. picture: stands beside the
+    sentences.
+    """
+    line: str
+    mood: str
+    details: Sequence[str] = ()
+    picture: Picture | None = None
+
+    def as_text(self) -> str:
+        """The line and the sentences as lines of text."""
+        return "\n".join([self.line, *(f"  {sentence}" for sentence in self.details)])
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading, then paragraphs, tables and pictures, in this order. All texts are plain text, not HTML."""
     heading: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
-
-
-def plain_text(text: str) -> str:
-    """Escape text for a figure, because matplotlib reads text between dollar signs as a formula."""
-    return text.replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -79,9 +92,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         figure.savefig(temporary, dpi=max(FIGURE_DPI, figure.dpi), bbox_inches="tight")
 
 
-def render_report(path: str | Path, title: str, sections: Sequence[Section]) -> None:
+def render_report(path: str | Path, title: str, verdict: Verdict, sections: Sequence[Section]) -> None:
     """Write an HTML file that needs no other file: pictures become data URIs. All texts are escaped."""
-    write_text(path, render(TEMPLATE, title=title, sections=sections))
+    write_text(path, render(TEMPLATE, title=title, verdict=verdict, sections=sections))
 
 
 def render(template: str, **values: Any) -> str:
@@ -91,6 +104,7 @@ def render(template: str, **values: Any) -> str:
     return environment.from_string(template).render(values)
 
 
+# Text and tables are equally wide. A row of 115 letters, in columns, fits a window of 1000 pixels.
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -98,15 +112,24 @@ TEMPLATE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-  body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
-  h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; }
-  p { max-width: 46rem; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-  caption { text-align: left; color: #555; padding-bottom: .3rem; }
-  th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
-  th:first-child, td:first-child { text-align: left; }
+  body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; }
+  h1 { font-size: 1.1rem; font-weight: 600; color: #555; margin: 0 0 .7rem; }
+  h2 { font-size: 1.3rem; margin: 3rem 0 1rem; border-bottom: 1px solid #ddd; }
+  .verdict { border-left: .4rem solid var(--mood); padding-left: 1.1rem; }
+  .verdict > p { font-size: 1.3rem; line-height: 1.25; font-weight: 700; color: var(--mood); margin: 0 0 .8rem; }
+  .verdict > div { display: grid; grid-template-columns: 2fr 3fr; gap: 1rem 2rem; align-items: center; }
+  .verdict ul { margin: 0; padding-left: 1.1rem; }
+  .verdict li { margin-bottom: .5rem; }
+  .verdict figure { margin: 0; }
+  .good { --mood: #18794e; } .bad { --mood: #b42318; } .open { --mood: #444; }
+  @media (max-width: 45rem) { .verdict > div { grid-template-columns: 1fr; } }
+  .scroll { overflow-x: auto; margin: 1.2rem 0; }
+  table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+  caption { caption-side: bottom; text-align: left; color: #555; padding-top: .4rem; line-height: 1.4; }
+  th, td { padding: .3rem .5rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: bottom; }
+  th:first-child, td:first-child { text-align: left; padding-left: 0; }
   td { white-space: nowrap; }
+  td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
   figure { margin: 1.5rem 0; }
   figure img { max-width: 100%; height: auto; }
   figcaption { color: #555; font-size: .9rem; }
@@ -114,6 +137,20 @@ TEMPLATE = """<!DOCTYPE html>
 </head>
 <body>
 <h1>{{ title }}</h1>
+<section class="verdict {{ verdict.mood }}">
+<p>{{ verdict.line }}</p>
+<div>
+<ul>
+{% for sentence in verdict.details %}
+<li>{{ sentence }}</li>
+{% endfor %}
+</ul>
+{% if verdict.picture %}
+<figure><img src="{{ verdict.picture.data_uri }}" alt="{{ verdict.picture.caption }}">
+<figcaption>{{ verdict.picture.caption }}</figcaption></figure>
+{% endif %}
+</div>
+</section>
 {% for section in sections %}
 <section>
 <h2>{{ section.heading }}</h2>

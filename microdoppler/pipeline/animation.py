@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.memory import AdaptiveBatches
+from groundwork.progress import Progress
 from microdoppler.figures.film import Frame, save_film
 from microdoppler.pipeline.generation import ImageGenerator, image_seed
 
@@ -21,7 +21,7 @@ USER_SECONDS, BETWEEN_SECONDS = 0.8, 0.1            # of a frame of a user, and 
 def save_animation(path: Path, generator: ImageGenerator, users: list[int], batch_size: int) -> None:
     """Write the animation: for one user, how the first image is denoised; for several users, a loop from each user to
     the next. batch_size: frames that are generated at once, if memory allows."""
-    batches = AdaptiveBatches(batch_size, "frame", label="drawing")
+    batches = AdaptiveBatches(batch_size, "frame", label="decoding")
     frames = (denoising_frames(generator, users[0], batches) if len(users) == 1
               else interpolation_frames(generator, users, batches))
     save_film(path, frames, generator.legend.axes)
@@ -31,18 +31,19 @@ def save_animation(path: Path, generator: ImageGenerator, users: list[int], batc
 def denoising_frames(generator: ImageGenerator, user: int, batches: AdaptiveBatches) -> list[Frame]:
     """The estimate of the user's first image (index 1) at each sampling step; the last frame is that image."""
     estimates: list[tuple[int, Tensor]] = []
-    with tqdm(desc="denoising", unit="step", delay=1, leave=False, disable=None) as bar:
+    with Progress(desc="denoising", unit="step", delay=1, leave=False) as bar:
         def keep(t: int, latents: Tensor) -> None:
             estimates.append((t, latents))
             bar.update()
 
         generator.sample_latents([user], [first_seed(generator, user)], on_step=keep)
+    name = generator.legend.figure_names[user]
     steps = evenly_spaced(len(estimates), MAX_STEPS_SHOWN)
     images = batches.map(generator.decode, torch.cat([estimates[step][1] for step in steps]))
     frames = []
     for step, image in zip(steps, images):
         noise_level = (estimates[step][0] + 1) / generator.config.timesteps
-        title = f"{generator.legend.names[user]}\nstep {step + 1} of {len(estimates)}, noise level {noise_level:.2f}"
+        title = f"{name}\nstep {step + 1} of {len(estimates)}, noise level {noise_level:.2f}"
         frames.append(Frame(image, title, DENOISING_SECONDS / len(steps)))
     return [*frames[:-1], replace(frames[-1], seconds=RESULT_SECONDS)]
 
@@ -61,7 +62,7 @@ def interpolation_frames(generator: ImageGenerator, users: list[int], batches: A
     frames = []
     for i, image in enumerate(images):
         number, step = divmod(i, FRAMES_PER_USER)
-        current, following = (generator.legend.names[users[n % len(users)]] for n in (number, number + 1))
+        current, following = (generator.legend.figure_names[users[n % len(users)]] for n in (number, number + 1))
         title = f"{current} → {following}\n{100 * step / FRAMES_PER_USER:.0f} %" if step else f"{current}\n"
         frames.append(Frame(image, title, BETWEEN_SECONDS if step else USER_SECONDS))
     return frames
@@ -74,12 +75,15 @@ def with_interpolated_classes(generator: ImageGenerator, users: list[int]) -> Im
     interpolation is right here: unlike noise, learnt embeddings have no norm that must be kept.
     """
     weight = generator.diffusion.model.classes_emb.weight.detach()
-    embeddings = weight[[user - 1 for user in users]]
+    labels = generator.legend.labels
+    embeddings = weight[[labels[user] for user in users]]
     shares = torch.arange(FRAMES_PER_USER, device=weight.device)[:, None] / FRAMES_PER_USER
     mixed = torch.lerp(embeddings[:, None], embeddings.roll(-1, dims=0)[:, None], shares)
     diffusion = copy.deepcopy(generator.diffusion)
     diffusion.model.classes_emb = nn.Embedding.from_pretrained(mixed.flatten(0, 1))
-    return replace(generator, diffusion=diffusion)
+    frames = range(1, len(mixed.flatten(0, 1)) + 1)
+    legend = replace(generator.legend, classes={frame: "" for frame in frames})
+    return replace(generator, diffusion=diffusion, legend=legend)
 
 
 def first_seed(generator: ImageGenerator, user: int) -> int:

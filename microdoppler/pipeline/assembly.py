@@ -1,5 +1,7 @@
 """Build what a Config describes: split, legend, VAE, latent cache, network, trainer. Several scripts use these."""
-from typing import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Sequence
 
 import torch
 
@@ -8,9 +10,10 @@ from denoising_diffusion_pytorch.trainer import Trainer
 from groundwork.errors import InputError
 from microdoppler.data.audit import audit_split
 from microdoppler.data.latents import LatentCache, LatentScaling, LatentStatistics, check_range, load_or_encode
-from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
+from microdoppler.data.overlap import Overlaps
 from microdoppler.data.spectrograms import paths_and_labels
-from microdoppler.data.split import Split, SplitSettings, describe, load_or_make_split
+from microdoppler.data.split import Split, describe
+from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, open_split
 from microdoppler.data.stitching import add_doppler_shifts, plan_cuts
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.figures.axes import known_axes
@@ -19,69 +22,80 @@ from microdoppler.study.evaluation_classifier import open_evaluation_classifier
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
-
-def split_settings(config: Config) -> SplitSettings:
-    """The constants that determine the split."""
-    return SplitSettings(config.num_users, config.images_per_user_train, config.split_strategy, config.split_fold,
-                         config.split_guard, config.seed, config.class_folders)
+USUAL_IMAGE_SIZE = 256      # pixels, where neither the Config nor the file of the VAE says it
 
 
-def open_split(config: Config) -> Split:
-    """The split in latents_cache_folder/data_split.json, made on first use.
+@dataclass(frozen=True)
+class Data:
+    """The data set of a Config: its images, how they are split, and which of them overlap."""
+    path: Path                  # Config.data_path, or the folder train in it
+    split: Split
+    overlaps: Overlaps
 
-    Prints a description of it, warnings, and the result of the audit: whether test images overlap training images.
+
+def open_data(config: Config) -> tuple[Config, Data]:
+    """The data set with the split in latents_cache_folder/data_split.json, which is made on first use.
+
+    Returns also the Config in which the constants that were left open are as the split says. Prints how order and
+    recordings were found, a description of the split, warnings, and the result of the audit: whether test images
+    overlap training images. Raises InputError when the split was made with other constants.
     """
-    split, warnings = load_or_make_split(config.latents_cache_folder / "data_split.json", config.data_path,
-                                         split_settings(config), config.class_names)
-    audit = audit_split(split, open_overlaps(config))
-    print("\n".join([*(f"warning: {warning}" for warning in warnings), describe(split), audit.line]))
-    return split
+    path, test_data = locate_data(config.data_path, config.test_data)
+    given = {field.name: getattr(config, field.name) for field in fields(SplitOptions)}
+    options = SplitOptions(**given | {"num_users": config.num_users or None, "test_data": test_data,
+                                      "class_folders": config.class_folders or None})
+    opened = open_split(config.latents_cache_folder / SPLIT_FILE, path, options, config.class_names)
+    print("\n".join([*opened.lines, describe(opened.split), audit_split(opened.split, opened.overlaps).line]))
+    found: dict[str, Any] = vars(SplitOptions.of(opened.split.settings)) | {"seed": config.seed}
+    return replace(config, data_path=path, **found), Data(path, opened.split, opened.overlaps)
 
 
 def legend_of(config: Config, split: Split) -> Legend:
     """The users' names and, if known, the axes of their images, for labels in pictures."""
-    return Legend(split.classes, split.names,
-                  known_axes(config.data_path, config.window_seconds, config.velocity_range_mps))
+    first = config.data_path / split.train_images[split.users[0]][0]
+    return Legend(split.folders, split.names, known_axes(config.data_path, config.window_seconds,
+                                                         config.velocity_range_mps, first, split.preparation))
 
 
-def open_overlaps(config: Config) -> Overlaps:
-    """Which images of the data set overlap in time, found on first use and stored in latents_cache_folder."""
-    return load_or_find_overlaps(config.data_path, config.num_users, config.latents_cache_folder,
-                                 config.class_folders)
-
-
-def open_sample_evaluator(config: Config, split: Split, device: torch.device, channels: int) -> SampleEvaluator:
+def open_sample_evaluator(config: Config, data: Data, device: torch.device, channels: int) -> SampleEvaluator:
     """The evaluator of synthetic images with this number of channels (3 or 1). Its evaluation classifier is trained on
     the real training images on first use, and stored in latents_cache_folder."""
     return SampleEvaluator(*open_evaluation_classifier(
-        config.data_path, split, open_overlaps(config).successor_of, image_size=config.classifier_image_size,
+        data.path, data.split, data.overlaps.successor_of, image_size=config.classifier_image_size,
         folder=config.latents_cache_folder, device=device, channels=channels))
 
 
-def open_vae(config: Config, device: torch.device) -> KL_VAE:
-    """The VAE at vae_path. Raises InputError when it does not fit image_size, latent_size and latent_channels."""
+def open_vae(config: Config, device: torch.device) -> tuple[Config, KL_VAE]:
+    """The VAE at vae_path, and the Config with the sizes of its images and latents where they were left open.
+
+    Raises InputError when the VAE does not fit image_size, latent_size and latent_channels.
+    """
     vae = KL_VAE.load(config.vae_path, device=device)
-    found = (vae.embed_dim, vae.latent_size(config.image_size))
-    if found != (config.latent_channels, config.latent_size):
-        raise InputError(f"{config.vae_path} makes {found[0]} x {found[1]} x {found[1]} latents of {config.image_size} "
-                         f"px images; latent_channels = {config.latent_channels} and latent_size = "
-                         f"{config.latent_size} expect otherwise: set them to what the VAE makes")
-    return vae
+    image_size = config.image_size or vae.image_size or USUAL_IMAGE_SIZE
+    found = {"latent_channels": vae.embed_dim, "latent_size": vae.latent_size(image_size)}
+    for name, value in found.items():
+        if getattr(config, name) not in (0, value):
+            latents = f"{vae.embed_dim} x {found['latent_size']} x {found['latent_size']}"
+            raise InputError(f"{name} is {getattr(config, name)}, but {config.vae_path} makes {latents} latents of "
+                             f"{image_size} px images: set {name} to {value}, or to 0, or give another --vae_path")
+    return replace(config, image_size=image_size, latent_channels=found["latent_channels"],
+                   latent_size=found["latent_size"]), vae
 
 
-def open_cache(config: Config, split: Split, vae: KL_VAE, device: torch.device) -> LatentCache:
+def open_cache(config: Config, data: Data, vae: KL_VAE, device: torch.device) -> LatentCache:
     """The latents of all training windows, encoded on first use and stored in latents_cache_folder.
 
     With cuts_per_hop above 1, windows between recorded neighbours are added. doppler_shift moves each window up or down
     by a random share of its height. Raises InputError when auto_normalize is True and the latents are outside [0, 1].
     """
-    paths, labels = paths_and_labels(split.train_images)
-    successor_of = open_overlaps(config).successor_of if config.cuts_per_hop > 1 else {}
+    paths, labels = paths_and_labels(data.split.train_images)
+    successor_of = data.overlaps.successor_of if config.cuts_per_hop > 1 else {}
     cuts = add_doppler_shifts(plan_cuts(paths, successor_of, config.cuts_per_hop), config.doppler_shift, config.seed)
     label_of = dict(zip(paths, labels.tolist()))
     labels = torch.tensor([label_of[cut.path] for cut in cuts])
-    cache = load_or_encode(vae, config.data_path, cuts, labels, image_size=config.image_size,
-                           folder=config.latents_cache_folder, batch_size=config.vae_batch_size, device=device)
+    cache = load_or_encode(vae, data.path, cuts, labels, image_size=config.image_size,
+                           preparation=data.split.preparation, folder=config.latents_cache_folder,
+                           batch_size=config.vae_batch_size, device=device)
     check_range(cache.statistics, auto_normalize=config.auto_normalize)
     if config.auto_normalize and config.standardize_latents:        # standardized latents leave [0, 1]
         raise InputError("auto_normalize and standardize_latents are both True; set auto_normalize = False")

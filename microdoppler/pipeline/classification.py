@@ -9,24 +9,26 @@ from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
+from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from microdoppler.data.audit import audit_split
-from microdoppler.data.overlap import Overlaps
-from microdoppler.data.spectrograms import find_classes, paths_and_labels
+from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split, split_images
 from microdoppler.data.synthetic_sets import channels_of, check_sizes, facts_of, find_synthetic, match_to_folds
 from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
-from microdoppler.pipeline.assembly import open_overlaps, open_split, split_settings
+from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.pipeline.constants import check_constants
 from microdoppler.study.arms import ImageSet, arms_of
 from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
-from microdoppler.study.report import accuracy_figure, conclusion, confusion_figure, result_tables
+from microdoppler.study.report import (accuracy_figure, compared_choices, confusion_figure, result_tables,
+                                       study_verdict, verdict_figure)
 from microdoppler.study.runs import Fold, run_study
 from microdoppler.study.selection import select_images
 from microdoppler.study.summary import summarize
 from train_latent_cfg import Config
 
 
+@checks_arguments
 def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, ...] = (), seeds: int | None = None,
          select: float | None = None, force: bool = False) -> dict[str, Any]:
     """Train classifiers on real and synthetic images and compare them, step 5 of 5.
@@ -47,15 +49,17 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
     seeds = config.classifier_seeds if seeds is None else seeds
     check_options(config, synthetic, seeds, select)
     device = choose_device(config.device)
-    classes = find_classes(config.data_path, config.num_users, config.class_folders)
     print(describe_work(device, micro_batch=config.classifier_batch_size))
+    config, data, splits = open_splits(config, folds)
+    if config.num_users < 2:
+        raise InputError("there is 1 user; expected 2 or more: one person cannot be mistaken for another")
     for path in synthetic:
-        check_sizes(path, find_synthetic(path, classes), config.classifier_image_size, "classifier_image_size")
-    overlaps, splits = open_splits(config, folds)
-    sets, channels = match_to_folds(synthetic, splits, force), channels_of(synthetic, classes)
+        check_sizes(path, find_synthetic(path, data.split.folders), config.classifier_image_size,
+                    "classifier_image_size")
+    sets, channels = match_to_folds(synthetic, splits, force), channels_of(synthetic, data.split.folders)
     folder = config.results_folder / "classify"
     with sole_writer(folder):
-        loaded, tables = zip(*(load_fold(config, fold, split, overlaps, sets[fold], select, channels, device)
+        loaded, tables = zip(*(load_fold(config, fold, replace(data, split=split), sets[fold], select, channels, device)
                                for fold, split in splits.items()))
         runs = run_study(
             loaded, num_classes=config.num_users, device=device, folder=folder,
@@ -66,15 +70,14 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
         selection_tables = [table for tables_of_fold in tables for table in tables_of_fold]
         write_report(summary, config, loaded, selection_tables, folder)
     shown = [*result_tables(summary), *selection_tables]
-    print("\n" + "\n\n".join([*(table.as_text() for table in shown), conclusion(summary)])
+    print("\n" + "\n\n".join([*(table.as_text() for table in shown), study_verdict(summary).as_text()])
           + f"\n\nreport: {folder / 'report.html'}")
     return summary
 
 
-def check_options(config: Config, synthetic: tuple[Path, ...], seeds: int, select: float | None) -> None:
+def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int = 1,
+                  select: float | None = None) -> None:
     """Raises InputError when an option of classify is out of range or lacks what it needs."""
-    if config.num_users < 2:
-        raise InputError("num_users is 1; expected 2 or more: one person cannot be mistaken for another")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}; expected at least 1")
     if select is not None and not 0 <= select <= 1:
@@ -83,44 +86,43 @@ def check_options(config: Config, synthetic: tuple[Path, ...], seeds: int, selec
         raise InputError("--select needs --synthetic: it says which synthetic images to keep")
 
 
-def open_splits(config: Config, folds: tuple[int, ...]) -> tuple[Overlaps, dict[int, Split]]:
-    """The overlaps of the data set, and {fold: its split}; folds: as given, or () for split_fold alone.
+def open_splits(config: Config, folds: tuple[int, ...]) -> tuple[Config, Data, dict[int, Split]]:
+    """The Config with the constants that were left open, the data set, and {fold: its split}.
 
-    Only the split of split_fold is stored in data_split.json. Raises InputError when a fold is named twice, or when a
-    random split has several folds.
+    folds: as given, or () for that of the stored split alone; only this one is stored in data_split.json. Raises
+    InputError when a fold is named twice, or when a random split or a given test set has several folds.
     """
     if len(set(folds)) < len(folds):
         raise InputError(f"--folds {' '.join(map(str, folds))}; expected each fold once")
-    if len(folds) > 1 and config.split_strategy != "contiguous":
-        raise InputError("--folds needs split_strategy contiguous; a random split has no folds")
-    settings = {fold: replace(split_settings(config), fold=fold) for fold in folds or (config.split_fold,)}
-    configured = open_split(config)
-    overlaps = open_overlaps(config)
-    splits = {fold: configured if fold == config.split_fold else
-              replace(split_images(overlaps.names, wanted), names=configured.names)
-              for fold, wanted in settings.items()}
-    for fold in splits.keys() - {config.split_fold}:
-        print(f"fold {fold}: {audit_split(splits[fold], overlaps).line}")
-    return overlaps, splits
+    config, data = open_data(config)
+    stored, settings = data.split, data.split.settings
+    if len(folds) > 1 and (settings.strategy != "contiguous" or settings.test_data is not None):
+        raise InputError("--folds needs a contiguous split; a random split and a given test set have no folds")
+    splits = {fold: stored if fold == settings.fold else
+              replace(split_images(stored.recordings, replace(settings, fold=fold), stored.folders), names=stored.names)
+              for fold in folds or (settings.fold,)}
+    for fold in splits.keys() - {settings.fold}:
+        print(f"fold {fold}: {audit_split(splits[fold], data.overlaps).line}")
+    return config, data, splits
 
 
-def load_fold(config: Config, number: int, split: Split, overlaps: Overlaps, sets: dict[str, Path],
-              min_confidence: float | None, channels: int, device: torch.device) -> tuple[Fold, list[Table]]:
+def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], min_confidence: float | None,
+              channels: int, device: torch.device) -> tuple[Fold, list[Table]]:
     """Fold `number` with all its images and arms, and for each set a table of the images that --select keeps.
 
     sets: {name of a synthetic set: its folder}; min_confidence: the value of --select; channels: 3 or 1.
     """
-    size = config.classifier_image_size
-    real = load_real(config.data_path, split.train_images, overlaps.successor_of, size,
-                     f"fold {number}: training images", channels)
-    test = load_real(config.data_path, split.test_images, {}, size, f"fold {number}: test images", channels)
-    synthetic = {name: load_synthetic(folder, find_synthetic(folder, split.classes), size, name, channels)
+    size, split, overlaps = config.classifier_image_size, data.split, data.overlaps
+    real = load_real(data.path, split.train_images, overlaps.successor_of, size, f"fold {number}: training images",
+                     channels, split.preparation)
+    test = load_real(data.path, split.test_images, {}, size, f"fold {number}: test images", channels, split.preparation)
+    synthetic = {name: load_synthetic(folder, find_synthetic(folder, split.folders), size, name, channels)
                  for name, folder in sets.items()}
     selected: dict[str, ImageSet] = {}
     tables: list[Table] = []
     if min_confidence is not None and synthetic:
         classifier, training = open_evaluation_classifier(
-            config.data_path, split, overlaps.successor_of, image_size=size, folder=config.latents_cache_folder,
+            data.path, split, overlaps.successor_of, image_size=size, folder=config.latents_cache_folder,
             device=device, channels=channels)
         for name, images in synthetic.items():
             selection = select_images(classifier, images, training, min_confidence)
@@ -131,13 +133,12 @@ def load_fold(config: Config, number: int, split: Split, overlaps: Overlaps, set
             selected[name] = selection.kept_images
             tables.append(selection.table(f"{name}, fold {number}", split.names))
     test_paths, _ = paths_and_labels(split.test_images)
-    passes = [f"{path.split('/')[0]} pass {overlaps.pass_of[path]}" for path in test_paths]
+    passes = overlaps.pass_names(test_paths)
     arms = arms_of(real, synthetic, selected)
     facts = {arm.name: facts_of(sets[arm.synthetic_name], split)
              | ({"select": min_confidence} if arm.is_selected else {}) for arm in arms if arm.synthetic_name}
-    return Fold(number, arms, test, passes,
-                {"data_path": str(config.data_path),
-                 **{f"split_{name}": value for name, value in vars(split.settings).items()}}, facts), tables
+    made_by = {f"split_{name}": value for name, value in split.settings.to_json().items()}
+    return Fold(number, arms, test, passes, {"data_path": str(config.data_path), **made_by}, facts, split.users), tables
 
 
 def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, label: str,
@@ -150,29 +151,32 @@ def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, 
 
 def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], selection_tables: list[Table],
                  folder: Path) -> None:
-    """Write summary.json, accuracy.png, confusion.png and report.html to `folder`."""
+    """Write summary.json, verdict.png, accuracy.png, confusion.png and report.html to `folder`."""
     made_by = [{"name": arm.synthetic_name, "fold": fold.number, **fold.facts[arm.name]}
                for fold in folds for arm in fold.arms if arm.kind == "synthetic only"]
     write_json(folder / "summary.json",
                {**summary, "selection": [vars(table) for table in selection_tables], "sets": made_by})
+    if compared_choices(summary):
+        save_figure(verdict_figure(summary), folder / "verdict.png")
     save_figure(accuracy_figure(summary), folder / "accuracy.png")
     save_figure(confusion_figure(summary), folder / "confusion.png")
     first, last = config.classifier_synthetic_shares
     method = (f"ResNet18 without pretraining, {config.classifier_image_size} px, {config.classifier_steps} steps of "
-              f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}; with both "
-              f"kinds of images, the share of synthetic ones goes from {first:.0%} in the first batch to {last:.0%} in "
-              "the last. Classical augmentation: windows cut at any time from stitched neighbours of one pass, "
-              "small Doppler shifts, one stretch of time and one of Doppler masked.")
+              f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}.")
+    mixing = (f"With both kinds of images, the share of synthetic ones goes from {first:.0%} in the first batch to "
+              f"{last:.0%} in the last.")
+    classical = ("Classical augmentation: windows are cut at any time from stitched neighbours of one pass and shifted "
+                 "a little in Doppler; one stretch of time and one of Doppler are masked.")
     counts = [f"Fold {fold.number}: {len(real.images)} real training and {len(fold.test.images)} test "
               f"images of {len(set(fold.passes))} passes." for fold in folds if (real := fold.arms[0].real)]
     sets = dict.fromkeys(f"Fold {fold.number}, {arm.synthetic_name}: {fold.facts[arm.name]['synthetic_folder']}"
                          for fold in folds for arm in fold.arms if arm.synthetic_name)
-    render_report(folder / "report.html", "Does the synthetic data help?", [
-        Section("Result", [conclusion(summary)],
-                result_tables(summary),
-                [Picture(folder / "accuracy.png", "Test accuracy of each arm, and its difference from the baseline")]),
+    render_report(folder / "report.html", "Do the synthetic images help?", study_verdict(summary, folder), [
+        Section("All arms", tables=result_tables(summary), pictures=[
+            Picture(folder / "accuracy.png", "Test accuracy of each arm, and its difference from the arm that it is "
+                    "compared with")]),
         Section("Who is mistaken for whom", pictures=[
-            Picture(folder / "confusion.png", "Confusion of real only and of the most accurate other arm, all runs")]),
+            Picture(folder / "confusion.png", "Real only, and the most accurate arm with synthetic images; all runs")]),
         *([Section("Selected synthetic images", tables=selection_tables)] if selection_tables else []),
-        Section("Method", [method, *counts, *sets]),
+        Section("Method", [method, mixing, classical, *counts, *sets]),
     ])

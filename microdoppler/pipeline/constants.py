@@ -23,6 +23,7 @@ def check_constants(config: Config) -> None:
         raise InputError(f"doppler_shift is {config.doppler_shift}; expected 0 … {FARTHEST_DOPPLER_SHIFT:g}, as far as "
                          "near-copies are searched for")
     check_limits(config)
+    _check_preset(config)
     if config.latent_size % (factor := 2 ** (len(config.dim_mults) - 1)):
         raise InputError(f"latent_size is {config.latent_size}; expected a multiple of {factor}, as the "
                          f"{len(config.dim_mults)} dim_mults halve it {len(config.dim_mults) - 1} times")
@@ -33,9 +34,24 @@ def check_constants(config: Config) -> None:
         raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected (0, 1], try 0.6")
 
 
-def command_words(script: str, config: Config, names: Iterable[str]) -> list[str]:
-    """The words of a command line of `script` with those of the named constants that differ from their preset's."""
-    preset, words = PRESETS.get(config.preset, Config()), ["python", script]
+def _check_preset(config: Config) -> None:
+    """Raises InputError for a Config(preset=…), which does not have the constants of this preset. Its constants may
+    differ from the preset's; but if most of them are those of a plain Config, then it was not made from the preset."""
+    if config.preset not in PRESETS:
+        raise InputError(f"preset {config.preset} is unknown; expected one of {', '.join(PRESETS)}")
+    own = {name: value for name, value in vars(PRESETS[config.preset]).items() if value != getattr(Config(), name)}
+    own.pop("preset", None)
+    kept = sum(getattr(config, name) == value for name, value in own.items())
+    plain = sum(getattr(config, name) == getattr(Config(), name) for name in own)
+    if plain > kept:
+        raise InputError(f'Config(preset="{config.preset}") does not have the constants of this preset; expected '
+                         f'PRESETS["{config.preset}"] of train_latent_cfg, or dataclasses.replace(PRESETS['
+                         f'"{config.preset}"], …) with the constants that differ')
+
+
+def option_words(config: Config, names: Iterable[str]) -> list[str]:
+    """The options of a command line for those of the named constants that differ from their preset's."""
+    preset, words = PRESETS.get(config.preset, Config()), []
     if config.preset != Config.preset:
         words += ["--preset", config.preset]
     for name in names:
@@ -56,7 +72,8 @@ def config_of(checkpoint: dict) -> Config:
     InputError when the checkpoint's config is not one that this project wrote.
     """
     # Constants that older versions did not have, with the values that reproduce what those versions did.
-    defaults = replace(Config(), cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0)
+    defaults = replace(Config(), cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0, image_size=256, latent_size=32,
+                       latent_channels=4, num_users=31)
     if not checkpoint.get("config"):
         known = infer_config(checkpoint)
         return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),

@@ -9,9 +9,9 @@ from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_miles
                                                     load_unet_weights, milestone_path)
 from denoising_diffusion_pytorch.classifier_free_guidance import OnStep
 from groundwork.device import autocast, choose_device
-from groundwork.errors import InputError
+from groundwork.errors import InputError, shortened
 from groundwork.files import digest_tensors
-from groundwork.limits import to_plain
+from groundwork.limits import Seed, checks_arguments, to_plain
 from groundwork.memory import AdaptiveBatches
 from groundwork.seeding import derive_seed
 from microdoppler.data.latents import LatentCache, LatentScaling, LatentStatistics, load_cached
@@ -53,7 +53,7 @@ class Sampling:
 def find_checkpoint(path: str | Path) -> Path:
     """`path` if it is a file; in a folder, its model.safetensors or else its newest milestone.
 
-    Raises InputError when the folder has neither.
+    Raises InputError when the folder has neither, or does not exist.
     """
     path = Path(path)
     if path.is_file() or path.suffix in (".pt", ".safetensors"):
@@ -61,7 +61,9 @@ def find_checkpoint(path: str | Path) -> Path:
     if (path / MODEL_FILE).is_file():
         return path / MODEL_FILE
     if not (milestones := list_milestones(path)):
-        raise InputError(f"no checkpoint in {path}; train first, or give --checkpoint")
+        found = f"no checkpoint in {path}, model-<m>.pt or {MODEL_FILE}" if path.is_dir() else f"{path} does not exist"
+        raise InputError(f"{found}; train first (train_latent_cfg.py), or give --checkpoint the results_folder of a "
+                         "training or one of its files")
     return milestone_path(path, milestones[-1])
 
 
@@ -86,6 +88,7 @@ class ImageGenerator:
     identity: dict                          # step, hashes of the weights and of the VAE, split: for the manifest
     training_latents: LatentCache | None    # where noise_level below 1 starts from; None when it is 1
     legend: Legend                          # the users' numbers, folders and names
+    own_sampling: dict                      # {name: plain value} of the checkpoint's own sampling constants
 
     @staticmethod
     def load(path: str | Path, device: str | torch.device = "auto", sampling: Sampling = Sampling(),
@@ -102,14 +105,18 @@ class ImageGenerator:
         path = find_checkpoint(path)
         device = choose_device(device) if isinstance(device, str) else device
         checkpoint = load_checkpoint(path)
-        config = sampling.applied_to(config_of(checkpoint))
+        own = config_of(checkpoint)
+        config = sampling.applied_to(own)
         config = replace(config, vae_path=vae_path or _vae_beside(path) or config.vae_path,
                          latents_cache_folder=latents_cache_folder or config.latents_cache_folder)
         check_constants(config)
+        if vae_path is None and not config.vae_path.is_file():
+            raise InputError(f"{path} was trained with the VAE {config.vae_path}, which is not there (seen from "
+                             f"{Path.cwd()}); give the same VAE with --vae_path")
         weights = ema_unet_weights(checkpoint)
         diffusion = build_diffusion(config)
         load_unet_weights(diffusion.model, weights, path)
-        vae = open_vae(config, device)
+        config, vae = open_vae(config, device)
         fingerprint = vae.fingerprint()
         is_other_vae = checkpoint.get("vae_fingerprint") not in (None, fingerprint)
         if is_other_vae and not force:
@@ -129,17 +136,19 @@ class ImageGenerator:
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
                     "split": checkpoint.get("split", {}), **({"forced": "another VAE"} if is_other_vae else {})}
         return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity,
-                              training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path))
+                              training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path),
+                              Sampling.constants_of(own))
 
-    def sample(self, user: int, count: int = 16, seed: int | None = None) -> torch.Tensor:
-        """Images of one user (1, 2, …): (count, 3 or 1, height, width) float32 in [0, 1], on the CPU.
+    @checks_arguments
+    def sample(self, user: int, count: int = 16, seed: Seed | None = None) -> torch.Tensor:
+        """Images of one user (3 for the folder ID_3): (count, 3 or 1, height, width) float32 in [0, 1], on the CPU.
 
         They equal those that generate.py writes as ID_<user>/*1.png … *<count>.png with this seed; default: the
-        checkpoint's seed. Raises InputError when the checkpoint has no such user, or count is below 1.
+        checkpoint's seed. Raises InputError when the checkpoint has no such user, count is below 1, or seed is below 0.
         """
-        if not 1 <= user <= self.config.num_users or count < 1:
-            raise InputError(f"user {user}, count {count}; expected a user in 1 … {self.config.num_users}, and at "
-                             "least 1 image")
+        if user not in self.legend.users or count < 1:
+            raise InputError(f"user {user}, count {count}; expected one of the users "
+                             f"{shortened([str(known) for known in self.legend.users])}, and at least 1 image")
         seed = self.config.seed if seed is None else seed
         seeds = [image_seed(seed, user, index) for index in range(1, count + 1)]
         images = AdaptiveBatches(MAX_BATCH, "image").map(self.sample_images, [user] * count, seeds)
@@ -169,7 +178,8 @@ class ImageGenerator:
             on_step(t, self.scaling.restore(x_start.float()))
 
         guidance = guidance_of(self.config) | ({"on_step": restore_and_report} if on_step else {})
-        classes = torch.tensor(users, device=self.diffusion.device) - 1
+        labels = self.legend.labels
+        classes = torch.tensor([labels[user] for user in users], device=self.diffusion.device)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with autocast(self.diffusion.device, self.config.amp):      # not the VAE: its activations may overflow float16
             latents = self._sample_standardized(classes, generators, guidance).float()

@@ -14,7 +14,7 @@ from groundwork.errors import InputError, shortened
 from groundwork.files import read_json, write_text
 from microdoppler.fidelity.report import sentences, tables
 from microdoppler.figures.report import Section, Table
-from microdoppler.study.report import conclusion, result_tables
+from microdoppler.study.report import result_tables, study_verdict
 from microdoppler.watch.metrics import read_metrics
 
 CHOSEN_BY = "real + synthetic"      # the arm whose accuracy decides which of several models is best
@@ -77,8 +77,9 @@ def study_section(path: Path, model: dict[str, str]) -> Section:
         compared = max(choice["num_candidates"] for choice in study["choices"])
         chosen = (f" Of {compared} sets the table shows this model's; if it was chosen for these figures, they are a "
                   "little too good, and those in this paragraph are not." if compared > 1 else "")
-        return Section(heading, [conclusion(study) + chosen + folds, *(
-            f"The images of {name} were drawn with {sampling_of(facts)}." for name, facts in own.items())],
+        verdict = study_verdict(study)
+        return Section(heading, [" ".join([verdict.line, *verdict.details]) + chosen + folds, *(
+            f"The images of {name} were generated with {sampling_of(facts)}." for name, facts in own.items())],
                        result_tables({**study, "names": numbers, "arms": arms, "choices": []}))
 
 
@@ -98,7 +99,8 @@ def fidelity_section(path: Path, model: dict[str, str]) -> Section:
         overall = {"users": {}, "all": {
             kind: {name: math.nan if value is None else value for name, value in values.items()}     # JSON has no NaN
             for kind, values in report["all"].items()}}
-        return Section(heading, [f"Images drawn with {sampling_of(made_by)}.", *sentences(overall)], tables(overall))
+        return Section(heading, [f"Images generated with {sampling_of(made_by)}.", *sentences(overall)],
+                       tables(overall))
 
 
 def training_section(metrics: Path, step: int) -> Section:
@@ -112,9 +114,9 @@ def training_section(metrics: Path, step: int) -> Section:
     names = ("recognised", "diversity", "copies", "class_gain", "sharpness")
     return Section(heading, tables=[Table(
         ["step", *names], [[str(step), *(f"{milestones[name][at]:.3f}" for name in names)]],
-        "Of the few images that training draws at a milestone: the share recognised as their user, their diversity and "
-        "sharpness by that of training images (1 is right), the share of near-copies, and the relative rise of the "
-        "loss when the network is told a wrong user.")])
+        "Of the few images that training generates at a milestone: the share recognised as their user, their diversity "
+        "by that of training images (1 is right), the share of near-copies, the relative rise of the loss when the "
+        "network is told a wrong user, and their sharpness by that of training images after the VAE (1 is right).")])
 
 
 def data_section(config: dict[str, Any], classes: list[str], split: dict[str, Any],
@@ -174,7 +176,7 @@ tags:
 
 # Micro-Doppler spectrograms of {{ subjects }}: a latent diffusion model
 
-Draws new spectrograms of each of them: a U-Net that denoises the latents of a KL-VAE, conditioned on the class,
+Generates new spectrograms of each of them: a U-Net that denoises the latents of a KL-VAE, conditioned on the class,
 with classifier-free guidance. `model.safetensors` holds its averaged (EMA) weights and its configuration,
 `vae.safetensors` the VAE.
 
@@ -206,7 +208,7 @@ As files: `python generate.py --checkpoint model --all_users --samples_per_user 
 {% endfor %}
 ## Limits
 
-- It draws what it was trained on and nothing else: as it moved in the recordings, as that radar saw
+- It generates what it was trained on and nothing else: as it moved in the recordings, as that radar saw
   them.
 - An image may be a near-copy of a training image; where it was measured, the share stands above. Who shares the weights
   or the images of persons shares how they move, by which they can be told apart: have their consent.

@@ -1,7 +1,6 @@
 """monitor_training.py: report on a training run while it runs or afterwards."""
 import dataclasses
 import math
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -15,6 +14,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 from denoising_diffusion_pytorch.classifier_free_guidance import BETA_SCHEDULES, min_snr_weight
 from groundwork.errors import InputError
 from groundwork.files import read_json
+from groundwork.limits import checks_arguments
+from groundwork.progress import can_redraw
 from microdoppler.figures.report import save_figure
 from microdoppler.watch.diagnosis import RunSettings, diagnose
 from microdoppler.watch.metrics import Metrics, read_metrics
@@ -64,22 +65,27 @@ def read_settings(path: Path) -> RunSettings:
 def read_run(folder: Path) -> tuple[Metrics, RunSettings, str]:
     """The metrics and settings of the run in results folder `folder`, and the report on them as text."""
     metrics, settings = read_metrics(folder / "metrics.jsonl"), read_settings(folder / "config.json")
-    lines = progress(metrics, settings)
+    return metrics, settings, "\n".join([*progress(metrics, settings), "",
+                                         verdict(diagnose(metrics, settings), metrics, settings)])
+
+
+def write_pictures(folder: Path, metrics: Metrics, settings: RunSettings, html: Path | None) -> str:
+    """Write folder/training.png once there are metrics, and the page to `html` if it is given. Returns a line about the
+    figure: where it is, or a warning if the folder is read-only, as someone else's results may be."""
+    figure, line = None, ""
     if len(metrics.training["step"]):
-        lines.append(f"figure: {folder / 'training.png'}")
-    return metrics, settings, "\n".join([*lines, "", verdict(diagnose(metrics, settings), metrics, settings)])
-
-
-def write_pictures(folder: Path, metrics: Metrics, settings: RunSettings, html: Path | None) -> None:
-    """Write folder/training.png once there are metrics, and the page to `html` if it is given."""
-    figure = folder / "training.png" if len(metrics.training["step"]) else None
-    if figure:
-        save_figure(plot(metrics, settings), figure)
+        figure = folder / "training.png"
+        try:
+            save_figure(plot(metrics, settings), figure)
+            line = f"figure: {figure}"
+        except OSError as error:
+            figure, line = None, f"warning: {figure} was not written ({error.strerror})"
     if html:
         write_page(html, folder=folder, progress=progress(metrics, settings), findings=diagnose(metrics, settings),
                    verdict=verdict([], metrics, settings), plot=figure,
                    samples=find_samples(folder, settings.save_and_sample_every, settings.train_num_steps),
                    is_complete=is_complete(metrics, settings))
+    return line
 
 
 def build_screen(folder: Path, metrics: Metrics, settings: RunSettings) -> TrainingScreen:
@@ -88,12 +94,6 @@ def build_screen(folder: Path, metrics: Metrics, settings: RunSettings) -> Train
     return TrainingScreen(f"training in {folder}", min(1.0, metrics.step / settings.train_num_steps),
                           progress(metrics, settings), verdict(findings, metrics, settings), not findings,
                           metrics.training["loss"])
-
-
-def can_redraw() -> bool:
-    """Whether standard output is a terminal whose screen can be updated in place. In a notebook it looks like a
-    terminal, but cannot be."""
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "JPY_PARENT_PID" not in os.environ
 
 
 def wait_for_training(folder: Path, seconds: float) -> None:
@@ -109,6 +109,7 @@ def wait_for_training(folder: Path, seconds: float) -> None:
         time.sleep(seconds)
 
 
+@checks_arguments
 def monitor(config: Config, *, watch: Seconds = None, html: Path | None = None) -> None:
     """Report the progress of training, problems, and what to do about them. Also writes results/training.png.
 
@@ -120,24 +121,26 @@ def monitor(config: Config, *, watch: Seconds = None, html: Path | None = None) 
     """
     if watch is not None and not 0 < watch < math.inf:
         raise InputError(f"--watch {watch:g}; expected a number of seconds above 0")
-    folder, shown = config.results_folder, None
+    folder, shown, figure_line = config.results_folder, None, ""
     try:
         if watch:
             wait_for_training(folder, watch)
-        with Live(screen=True, refresh_per_second=1) if watch and can_redraw() else nullcontext() as live:
+        with Live(screen=True, refresh_per_second=1) if watch and can_redraw(sys.stdout) else nullcontext() as live:
             while True:
                 metrics, settings, text = read_run(folder)
                 if text != shown:
-                    write_pictures(folder, metrics, settings, html)
+                    before, figure_line = figure_line, write_pictures(folder, metrics, settings, html)
                     if live:
                         live.update(build_screen(folder, metrics, settings), refresh=True)
                     else:
                         print(("\n" if shown else "") + text, flush=True)
+                        if figure_line != before:       # once, not with each report
+                            print("\n" + figure_line, flush=True)
                     shown = text
                 if watch is None or is_complete(metrics, settings):
                     break
                 time.sleep(watch)
         if live:
-            print(text)
+            print(f"{text}\n\n{figure_line}")
     except KeyboardInterrupt:       # the usual way to end --watch
         print()

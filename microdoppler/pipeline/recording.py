@@ -18,6 +18,9 @@ from microdoppler.watch.milestone import MilestoneWatcher
 from train_latent_cfg import Config
 
 PICTURE_BYTES = 2 ** 21     # per milestone: sample-<m>.png is rarely larger than half of it; TensorBoard stores a copy
+# The title of a sample picture, with the metrics of its milestone
+CAPTION = ("step {step}: {recognised:.0%} recognised as their user, diversity {diversity:.2f}\n"
+           "sharpness {sharpness:.2f}, {copies:.0%} near-copies, class gain {class_gain:.3f}")
 SHOWN_LATENTS = 256         # latents in a tracker's histograms
 
 
@@ -103,8 +106,9 @@ class ResultsRecorder(Recorder):
     def evaluate(self, milestone: int) -> None:
         """Sample and measure; write sample-<m>.png and a line of metrics.jsonl."""
         step = self.trainer.step
-        samples, latents, metrics = self.watcher.evaluate()
-        caption = f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        by_label, latents, metrics = self.watcher.evaluate()
+        samples = {self.legend.users[label]: images for label, images in by_label.items()}
+        caption = CAPTION.format(step=step, **metrics)
         save_figure(sample_grid(self.real, samples, self.legend, caption),
                     self.folder / f"sample-{milestone}.png")
         self.log({"step": step, "milestone": milestone, **metrics})

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from denoising_diffusion_pytorch.checkpoint import load_checkpoint, save_ema
+from groundwork.command_line import command
 from groundwork.errors import InputError, shortened
-from groundwork.limits import to_plain
+from groundwork.limits import checks_arguments, to_plain
 from groundwork.lock import sole_writer
 from microdoppler.data.class_names import default_names
 from microdoppler.pipeline.constants import config_of
@@ -24,7 +25,8 @@ def shared_config(checkpoint: dict) -> dict:
             if not isinstance(getattr(Config, name), Path) and name != "class_names"}
 
 
-def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path("results/export"),
+@checks_arguments
+def export(*, checkpoint: Path = Config.results_folder, output_dir: Path | None = None,
          vae_path: Path | None = None, fidelity: Path | None = None, study: Path | None = None) -> None:
     """Write a model to a folder that can be shared: averaged weights and VAE as safetensors, and a model card.
 
@@ -34,15 +36,17 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path(
     Args:
         checkpoint: model-<m>.pt, or a results folder: then the model whose images the classifier study found best, or
             the newest model if there is no such study
-        output_dir: gets model.safetensors, vae.safetensors and README.md, the model card
+        output_dir: gets model.safetensors, vae.safetensors and README.md, the model card; default: export beside the
+            checkpoint
         vae_path: weights of the VAE; default: the checkpoint's vae_path
         fidelity: folder that python -m microdoppler.fidelity wrote; default: fidelity beside the checkpoint
         study: folder that classify.py wrote; default: classify beside the checkpoint
     """
+    results = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    output_dir = output_dir or results / "export"
     if (output_dir / CARD_FILE).exists():
         raise InputError(f"{output_dir / CARD_FILE} exists, and may have been edited; choose another --output_dir, or "
                          "delete it")
-    results = checkpoint if checkpoint.is_dir() else checkpoint.parent
     study = (study or results / "classify") / "summary.json"
     path, reason = choose_checkpoint(checkpoint, study)
     generator = ImageGenerator.load(path, "cpu", Sampling(noise_level=1.0), vae_path)      # checks that all files match
@@ -50,6 +54,8 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path(
     config, model = shared_config(content), {f"model_{name}": identity[name] for name in ("weights", "vae")}
     names = default_names(classes, config["class_folders"])     # the names of persons are not shared
     content["legend"] = replace(generator.legend, names=names).to_plain()
+    if content.get("started_from"):
+        del content["started_from"]["path"]
     sections = [data_section(config, list(classes.values()), identity["split"], content.get("latent_statistics", {})),
                 fidelity_section((fidelity or results / "fidelity") / "fidelity.json", model),
                 study_section(study, model), training_section(results / "metrics.jsonl", content["step"]),
@@ -66,7 +72,7 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path = Path(
             print(f"{section.heading}: {section.paragraphs[0]}")
     if config["class_folders"]:
         print(f"whoever gets it learns the names of your folders: {shortened(list(classes.values()))}")
-    print(f"next: python generate.py --checkpoint {output_dir} --all_users")
+    print("next: " + command("generate.py", "--checkpoint", output_dir, "--all_users"))
 
 
 def choose_checkpoint(checkpoint: Path, study: Path) -> tuple[Path, str]:
@@ -81,7 +87,11 @@ def weight_facts(generator: ImageGenerator, content: dict, reason: str) -> list[
     """(name, value) for the card: what identifies these weights; content: of the checkpoint; reason: why chosen."""
     def millions(network: torch.nn.Module) -> str:
         return f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.1f} million"
+    start = content.get("started_from")
+    origin = [("started from", f"weights of another training, step {start['step']}, SHA-256 {start['weights']}")
+              ] if start else []
     return [("step", f"{content['step']} of {generator.config.train_num_steps}"), ("chosen", reason),
             ("weights", f"{millions(generator.diffusion.model)}, SHA-256 {generator.identity['weights']}"),
             ("VAE", f"{millions(generator.vae)}, fingerprint {generator.identity['vae']}"),
+            *origin,
             ("trained by", f"microdoppler-diffusion {content.get('package_version', 'of before 0.1')}")]

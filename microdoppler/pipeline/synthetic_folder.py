@@ -1,42 +1,43 @@
 """Generate a folder of synthetic spectrograms that is laid out like the real data set, or complete one."""
 import re
-import shlex
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from denoising_diffusion_pytorch.trainer import init_distributed
+from groundwork.command_line import command
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences, shortened
 from groundwork.files import TEMPORARY, check_inside, read_json, write_json
 from groundwork.images import load_images, save_image
-from groundwork.lock import LOCK, OWNER, sole_writer
+from groundwork.limits import checks_arguments
+from groundwork.lock import OF_A_LOCK, sole_writer
 from groundwork.memory import AdaptiveBatches
+from groundwork.progress import Progress
 from microdoppler.data.spectrograms import find_images
 from microdoppler.figures.film import check_film_path
 from microdoppler.figures.legend import Legend
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
 from microdoppler.pipeline.animation import save_animation
-from microdoppler.pipeline.constants import command_words
+from microdoppler.pipeline.constants import option_words
 from microdoppler.pipeline.generation import ImageGenerator, Sampling, find_checkpoint, image_seed
 from train_latent_cfg import Config
 
 MANIFEST = "manifest.json"
 DEFAULTS_OF_OLDER_MANIFESTS = {"noise_level": 1.0, "guidance_interval": [0.0, 1.0]}
 GRID_COLUMNS = 8
-SHARED_WITH_CLASSIFY = ("num_users", "class_folders", "class_names", "data_path", "results_folder",
-                        "latents_cache_folder", "images_per_user_train", "split_strategy", "split_fold",
-                        "split_guard", "seed")      # constants that classify.py and training must have in common
+# Constants that classify.py and training must have in common; the split file has those of the split.
+SHARED_WITH_CLASSIFY = ("class_names", "data_path", "results_folder", "latents_cache_folder", "seed")
 
 
 def choose_users(all_users: bool, user_id: tuple[int, ...], legend: Legend) -> list[int]:
-    """The users to generate, numbered 1, 2, … in rising order. Raises InputError unless exactly one of the options is
+    """The users to generate, in rising order. Raises InputError unless exactly one of the options is
     given, and when a user is unknown."""
     if all_users == bool(user_id):
         raise InputError("give either --all_users or --user_id with users' numbers")
@@ -44,7 +45,7 @@ def choose_users(all_users: bool, user_id: tuple[int, ...], legend: Legend) -> l
     if unknown:
         described = [f"{user} {folder}" for user, folder in legend.classes.items()]
         raise InputError(f"--user_id {' '.join(map(str, unknown))} is unknown to this checkpoint; "
-                         f"its users are 1 … {len(legend.users)}: {shortened(described)}")
+                         f"its users are {shortened(described)}")
     return legend.users if all_users else sorted(set(user_id))
 
 
@@ -56,7 +57,7 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
     path = output_dir / MANIFEST
     if not path.exists():
         if output_dir.is_dir() and any(
-                path.name not in (LOCK, OWNER) and not TEMPORARY.fullmatch(path.name) for path in output_dir.iterdir()):
+                path.name not in OF_A_LOCK and not TEMPORARY.fullmatch(path.name) for path in output_dir.iterdir()):
             raise InputError(f"{output_dir} is not empty and has no {MANIFEST}; choose another --output_dir")
         return {**settings, "images": {}}
     manifest = read_json(path)
@@ -69,6 +70,7 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
     return manifest
 
 
+@checks_arguments
 def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = False, samples_per_user: int = 50,
          user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
          sampling: Sampling = Sampling(), batch_size: int = 64, device: str = "auto", vae_path: Path | None = None,
@@ -84,8 +86,8 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
             milestone
         all_users: generate samples_per_user images of every user
         samples_per_user: images of each user, with --all_users
-        user_id: generate num_samples images of each of these users, e.g. 1 4 for ID_1 and ID_4; with class_folders, the
-            places of their folders
+        user_id: generate num_samples images of each of these users, e.g. 1 4 for ID_1 and ID_4; folders with other
+            names are numbered in natural order
         num_samples: images of each user, with --user_id
         output_dir: gets a folder of *.png per user, with the names of the data set, and manifest.json; torchvision's
             ImageFolder can read it
@@ -118,11 +120,16 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
             save_figure(draw_grid(output_dir, names, users, generator), grid_path(output_dir))
     if users == generator.legend.users:     # classify.py needs images of all
         print(f"next: {classify_command(generator.config, output_dir)}")
+        if not generator.config.data_path.is_dir():
+            print("DATA is the folder of your real images, which this checkpoint does not name, or which is not here")
 
 
 def classify_command(config: Config, output_dir: Path) -> str:
-    """The command line of step 5 for these images, with the constants of data and split that differ from the preset."""
-    return shlex.join([*command_words("classify.py", config, SHARED_WITH_CLASSIFY), "--synthetic", str(output_dir)])
+    """The command line of step 5 for these images, with the constants of data and split that differ from the preset.
+    DATA stands for a data_path that is not here, as after export.py, which removes paths."""
+    if not config.data_path.is_dir():
+        config = replace(config, data_path=Path("DATA"))
+    return command("classify.py", *option_words(config, SHARED_WITH_CLASSIFY), "--synthetic", output_dir)
 
 
 def generate_all(generator: ImageGenerator, users: list[int], count: int, output_dir: Path, checkpoint: Path,
@@ -135,6 +142,8 @@ def generate_all(generator: ImageGenerator, users: list[int], count: int, output
     processes.wait_for_everyone()       # until the main process has locked the folder
     manifest = open_manifest(output_dir, generator.identity | settings) | {"checkpoint": str(checkpoint)}
     print(f"{checkpoint}, step {manifest['step']}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+    if changed := differences(generator.own_sampling, settings):
+        print(f"other than the checkpoint's own: {changed}")
     wanted = {image_name(generator.legend.classes[user], index): (user, image_seed(settings["seed"], user, index))
               for user in users for index in range(1, count + 1)}
     missing = [name for name in wanted if not (output_dir / name).exists()]
@@ -147,7 +156,7 @@ def generate_all(generator: ImageGenerator, users: list[int], count: int, output
     generate_missing(generator, {name: wanted[name] for name in share}, output_dir, batch_size,
                      show_progress=processes.is_main_process)
     processes.wait_for_everyone()
-    print(f"{len(missing)} images drawn, {len(wanted) - len(missing)} were there already: {output_dir}")
+    print(f"{len(missing)} images generated, {len(wanted) - len(missing)} were there already: {output_dir}")
     return list(wanted)
 
 
@@ -163,7 +172,7 @@ def generate_missing(generator: ImageGenerator, wanted: dict[str, tuple[int, int
     names, batches = list(wanted), AdaptiveBatches(batch_size, "image")
     writing: list[Future] = []
     with (ThreadPoolExecutor() as writers,
-          tqdm(total=len(names), desc="drawing", unit="image", disable=None if show_progress else True) as bar):
+          Progress(total=len(names), desc="generating", unit="image", hidden=not show_progress) as bar):
         for start in range(0, len(names), batch_size):
             batch = names[start:start + batch_size]
             images = batches.map(generator.sample_images, *map(list, zip(*(wanted[name] for name in batch))))
@@ -193,7 +202,8 @@ def draw_grid(output_dir: Path, names: list[str], users: list[int], generator: I
     real = real_images(config.data_path, {user: legend.classes[user] for user in users}, config.image_size)
     for user in users:
         shown = [name for name in names if name.startswith(f"{legend.classes[user]}/")][:GRID_COLUMNS]
-        rows.append((legend.names[user], [*real.get(user, ()), *load_images(output_dir, shown, config.image_size)]))
+        rows.append((legend.figure_names[user],
+                     [*real.get(user, ()), *load_images(output_dir, shown, config.image_size)]))
     return image_grid(rows, ["real", "synthetic"] if real else [], str(output_dir), legend.axes)
 
 

@@ -3,4 +3,4 @@ from groundwork.command_line import run
 from microdoppler.simulate.dataset import main
 
 if __name__ == "__main__":
-    run(main)
+    run(main, derived={"output_dir": "{data_path}"})

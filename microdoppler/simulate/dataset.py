@@ -8,6 +8,7 @@ Each kind is a module with the same names: RADAR, WINDOW_COLUMNS (spectrogram co
 window to window), NUM_CLASSES (the default), and the functions subjects, random_pass, simulate_pass, describe and
 describe_pass.
 """
+import csv
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,16 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json, write_json
+from groundwork.limits import checks_arguments
+from groundwork.progress import Progress
 from microdoppler.simulate import drones as simulated_drones
 from microdoppler.simulate import gait as simulated_gait
 from microdoppler.simulate import gestures as simulated_gestures
 from microdoppler.simulate.radar import render_image
 
-SIMULATION_FILE = "simulation.json"
+SIMULATION_FILE, RECORDINGS_FILE = "simulation.json", "recordings.csv"
 KINDS = {"gait": simulated_gait, "drone": simulated_drones, "gesture": simulated_gestures}
 SUFFIXES = {3: ".jpg", 1: ".png"}       # by number of channels: colour and grey images
 
@@ -72,8 +74,8 @@ def describe(kind: ModuleType, subject: Any, recordings: list[Recording]) -> dic
 
 def simulate_dataset(output_dir: str | Path, num_users: int | None = None, images_per_user: int = 150,
                      image_size: int = 256, seed: int = 0, kind: str = "gait", channels: int = 3) -> None:
-    """Write a simulated data set: image files and simulation.json (radar, subjects, passes, and what estimators should
-    find).
+    """Write a simulated data set: image files, recordings.csv (the pass and the number of each image), and
+    simulation.json (radar, subjects, passes, and what estimators should find).
 
     The files are output_dir/<class>/<class>_case1_<pass>_Doppler<k>.jpg, or .png with one channel. For persons they are
     ID_<n>/ID<n>_….
@@ -98,7 +100,8 @@ def simulate_dataset(output_dir: str | Path, num_users: int | None = None, image
              "hop_seconds": simulator.HOP_COLUMNS * radar.hop_seconds, "radar": asdict(radar),
              "classes": {folder: describe(simulator, subjects[folder], plans[folder]) for folder in subjects}}
     claim_folder(output_dir, json.loads(json.dumps(truth)))
-    with tqdm(total=num_users * images_per_user, desc="simulate", unit="image", disable=None) as progress:
+    write_recordings(output_dir / RECORDINGS_FILE, plans, SUFFIXES[channels])
+    with Progress(total=num_users * images_per_user, desc="simulate", unit="image") as progress:
         for folder, recordings in plans.items():
             for recording in recordings:
                 paths = [output_dir / name for name in recording.names(SUFFIXES[channels])]
@@ -121,6 +124,17 @@ def claim_folder(output_dir: Path, truth: dict) -> None:
         write_json(path, truth)
 
 
+def write_recordings(path: Path, plans: dict[str, list[Recording]], suffix: str) -> None:
+    """Write the table of the images: from which pass each was cut, and its number there."""
+    with atomic_path(path) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "recording", "number"])
+            writer.writerows([name, f"pass {recording.number}", recording.first_number + i]
+                             for recordings in plans.values() for recording in recordings
+                             for i, name in enumerate(recording.names(suffix)))
+
+
 def write_images(paths: list[Path], spectrogram: np.ndarray, kind: ModuleType, image_size: int, channels: int) -> None:
     """Write the first len(paths) windows of a pass as JPG or PNG files. spectrogram: float32 dB, (bins, columns)."""
     for i, path in enumerate(paths):
@@ -131,12 +145,13 @@ def write_images(paths: list[Path], spectrogram: np.ndarray, kind: ModuleType, i
             image.save(temporary, quality=95, subsampling=0)
 
 
+@checks_arguments
 def main(output_dir: Path, num_users: int | None = None, images_per_user: int = 150, image_size: int = 256,
          seed: int = 0, kind: Literal["gait", "drone", "gesture"] = "gait", channels: Literal[3, 1] = 3) -> None:
     """Simulate what moves in front of a radar, and write its micro-Doppler spectrograms.
 
     Args:
-        output_dir: where simulation.json and a folder for each class go.
+        output_dir: where simulation.json, recordings.csv and a folder for each class go.
         num_users: number of classes; default: 31 persons, or all types of drones, or all gestures.
         images_per_user: number of windows of each class.
         image_size: height and width in pixels.

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from groundwork.device import half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.images import load_images
+from groundwork.preparation import Preparation
+from groundwork.progress import Progress
 from microdoppler.data.overlap import Successor
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split
@@ -17,7 +18,7 @@ from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.augmentation import SuccessorIndex
 from microdoppler.study.classifier import RECIPE_VERSION, build_classifier, train_classifier
 
-MAX_IMAGE_SIZE = 96     # pixels: enough to tell walkers apart, and a ninth of the work of 256
+MAX_IMAGE_SIZE = 96     # pixels: enough to tell walkers apart, and a seventh of the work of 256
 EPOCHS = 25
 BATCH_SIZE = 16
 LR = 2e-3
@@ -25,14 +26,15 @@ SEED = 1_000_003        # not one of the study's seeds: it must not be one of th
 
 
 def load_real(data_path: str | Path, images: dict[int, list[str]], successor_of: dict[str, Successor], image_size: int,
-              label: str, channels: int = 3) -> ImageSet:
+              label: str, channels: int = 3, preparation: Preparation = Preparation()) -> ImageSet:
     """Load real images at image_size pixels, with their successors.
 
     images: {user number: paths relative to data_path}; successor_of: {path: next window}; label: of the progress bar;
-    channels: 3 for RGB or 1 for grey. Raises InputError when an image cannot be read.
+    channels: 3 for RGB or 1 for grey; preparation: how files become square arrays. Raises InputError when an image
+    cannot be read.
     """
     paths, labels = paths_and_labels(images)
-    return ImageSet(load_images(data_path, paths, image_size, label, channels), labels,
+    return ImageSet(load_images(data_path, paths, image_size, label, channels, preparation), labels,
                     SuccessorIndex.among(paths, successor_of, image_size))
 
 
@@ -54,7 +56,7 @@ def load_or_train_evaluation_classifier(real: ImageSet, *, num_classes: int, fol
             pass
     num_steps = max(1, EPOCHS * len(real.images) // BATCH_SIZE)
     arm = Arm("real + classical", real, classical=True)
-    with tqdm(total=num_steps, desc="training the evaluation classifier", unit="step", disable=None) as bar:
+    with Progress(total=num_steps, desc="training the evaluation classifier", unit="step") as bar:
         model = train_classifier(arm.batches(num_steps, BATCH_SIZE, (0, 0), SEED), num_classes=num_classes,
                                  num_steps=num_steps, lr=LR, seed=SEED, device=device, on_step=bar.update)
     save_tensors(path, model.state_dict())
@@ -70,6 +72,6 @@ def open_evaluation_classifier(data_path: str | Path, split: Split, successor_of
     next window}; folder: where the classifier is stored; channels: 3 for RGB or 1 for grey.
     """
     real = load_real(data_path, split.train_images, successor_of, min(MAX_IMAGE_SIZE, image_size),
-                     "real training images", channels)
-    model = load_or_train_evaluation_classifier(real, num_classes=max(split.users), folder=folder, device=device)
+                     "real training images", channels, split.preparation)
+    model = load_or_train_evaluation_classifier(real, num_classes=len(split.users), folder=folder, device=device)
     return model, real

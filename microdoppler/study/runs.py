@@ -9,11 +9,11 @@ from typing import Any, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from groundwork.device import half_precision
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, load_arrays
+from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import RECIPE_VERSION, predict, train_classifier
 from microdoppler.study.scores import score
@@ -28,6 +28,7 @@ class Fold:
     passes: Sequence[str]                   # of each test image: the name of its pass
     split: dict[str, Any]                   # columns of runs.csv: how the images were split
     facts: dict[str, dict[str, Any]]        # {name of an arm: columns of runs.csv: the origin of its synthetic images}
+    users: Sequence[int]                    # the user number of each label
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,8 @@ class PlannedRun:
                 **self.fold.facts.get(self.arm.name, {}), "seconds": f"{outcome.seconds:.1f}",
                 "num_test": len(self.fold.test.images),
                 **{name: f"{scores[name]:.6f}" for name in ("accuracy", "macro_f1", "ece")},
-                **{f"recall_{user}": f"{recall:.6f}" for user, recall in scores["recalls"].items()}}
+                **{f"recall_{self.fold.users[label]}": f"{recall:.6f}"
+                   for label, recall in scores["recalls"].items()}}
 
 
 def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], recipe: dict[str, Any],
@@ -111,7 +113,7 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
         log.write_rows([planned.row(outcomes[planned.key], common) for planned in plan if planned.key in outcomes])
 
     write_rows()
-    with tqdm(total=len(missing) * recipe["num_steps"], unit="step", disable=None if missing else True) as bar:
+    with Progress(total=len(missing) * recipe["num_steps"], unit="step", hidden=not missing) as bar:
         for number, planned in enumerate(missing.values(), start=1):
             arm, seed = planned.arm, planned.seed
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
@@ -143,7 +145,7 @@ class RunLog:
         self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
         if (folder / "runs.csv").exists():
             try:
-                with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
+                with open(folder / "runs.csv", newline="", encoding="utf-8-sig") as file:       # Excel writes a mark
                     self._add(list(csv.DictReader(file)))
             except (UnicodeDecodeError, csv.Error) as error:
                 raise InputError(f"{folder / 'runs.csv'} cannot be read ({error}); move it away: the runs themselves "

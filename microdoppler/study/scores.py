@@ -9,22 +9,22 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> dict:
     """All metrics of the predictions for n images, as plain values.
 
     probabilities: (n, classes) in [0, 1]; labels: (n,) int64. Returns accuracy, macro_f1 and ece, which are fractions;
-    recalls {user number: fraction}; confusion, (classes, classes) counts as lists, a row per true label.
+    recalls {label: fraction}; confusion, (classes, classes) counts as lists, a row per true label.
     """
     predicted, classes = probabilities.argmax(axis=1), np.arange(probabilities.shape[1])
     confusion = confusion_matrix(labels, predicted, labels=classes)
     return {"accuracy": float((predicted == labels).mean()),
             "macro_f1": float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)),
-            "ece": expected_calibration_error(probabilities, labels), "recalls": user_recalls(confusion),
+            "ece": expected_calibration_error(probabilities, labels), "recalls": class_recalls(confusion),
             "confusion": confusion.tolist()}
 
 
-def user_recalls(confusion: np.ndarray) -> dict[int, float]:
-    """Recall of each user who has test images: {user number: fraction of them that were classified correctly}.
+def class_recalls(confusion: np.ndarray) -> dict[int, float]:
+    """Recall of each class that has test images: {label: fraction of them that were classified correctly}.
 
     confusion: (classes, classes) counts, a row per true label.
     """
-    return {label + 1: float(row[label] / row.sum()) for label, row in enumerate(confusion) if row.sum()}
+    return {label: float(row[label] / row.sum()) for label, row in enumerate(confusion) if row.sum()}
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:

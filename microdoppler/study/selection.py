@@ -4,8 +4,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from groundwork.progress import Progress
 from microdoppler.data.overlap import COMPARED_SIZE, NEAR_COPY, best_match, without_profile
 from microdoppler.data.stitching import shift_in_doppler
 from microdoppler.figures.report import Table
@@ -50,8 +50,7 @@ def nearest_training(images: ImageSet, training: ImageSet) -> NearestTraining:
     """Find the most similar training image of every image, among those with the same label."""
     nearest = NearestTraining(*(torch.zeros(len(images.images), dtype=dtype)
                                 for dtype in (torch.float32, torch.int64, torch.float32)))
-    for label in tqdm(images.labels.unique(), desc="looking for near-copies", unit="user", delay=1, leave=False,
-                      disable=None):
+    for label in Progress(images.labels.unique(), desc="looking for near-copies", unit="user", delay=1, leave=False):
         own, candidates = (images.labels == label).nonzero()[:, 0], (training.labels == label).nonzero()[:, 0]
         small = resize(images.images[own], COMPARED_SIZE)
         small_training = without_profile(resize(training.images[candidates], COMPARED_SIZE))
@@ -91,10 +90,10 @@ class Selection:
     def table(self, name: str, users: dict[int, str]) -> Table:
         """How many images of each user are kept, and why the others are not.
 
-        name: what the set is called in the header; users: {user number: name}.
+        name: what the set is called in the header; users: {user number: name}, in the order of the labels.
         """
-        labels = self.images.labels
-        rows = {users[label + 1]: labels == label for label in labels.unique().tolist()}
+        labels, names = self.images.labels, list(users.values())
+        rows = {names[label]: labels == label for label in labels.unique().tolist()}
         rows["all"] = torch.ones_like(self.kept)
         return Table([name, "images", "kept", f"confidence below {self.min_confidence:g}", "near-copies"],
                      [[user, *(str(int((own & part).sum()))

@@ -7,15 +7,15 @@ from microdoppler.study.arms import BASELINE_OF, Arm
 from microdoppler.study.comparison import CorrectCounts, compare
 from microdoppler.study.cross_fitting import best_of
 from microdoppler.study.runs import Run
-from microdoppler.study.scores import score, user_recalls
+from microdoppler.study.scores import class_recalls, score
 
 
 def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
     """Summarize the runs: every arm, and the choice among the synthetic sets of each kind of arm.
 
-    names: {user number: name}. Accuracies, F1, calibration errors, recalls and differences are fractions. A difference
-    is paired: the arm's accuracy less that of its baseline on the same fold with the same seed. Raises ValueError
-    unless there is one run for each arm, fold and seed.
+    names: {user number: name}, in the order of the labels. Accuracies, F1, calibration errors, recalls and differences
+    are fractions. A difference is paired: the arm's accuracy less that of its baseline on the same fold with the same
+    seed. Raises ValueError unless there is one run for each arm, fold and seed.
     """
     counts = CorrectCounts.of(runs)
     arms = list({run.arm.name: run.arm for run in runs}.values())
@@ -26,15 +26,16 @@ def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
     num_folds, num_seeds, num_passes = counts.shape
     return {"num_folds": num_folds, "num_seeds": num_seeds, "num_passes": num_passes,
             "num_test": int(counts.total.sum()), "names": names,
-            "arms": [_summarize_arm(arm, [run for run in runs if run.arm.name == arm.name], counts) for arm in arms],
+            "arms": [_summarize_arm(arm, [run for run in runs if run.arm.name == arm.name], counts, list(names))
+                     for arm in arms],
             "choices": [best_of(counts, kind, candidates) for kind, candidates in arms_of_kind.items()]}
 
 
-def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts) -> dict[str, Any]:
-    """One entry of "arms". runs: those of this arm, one per fold and seed."""
+def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts, users: list[int]) -> dict[str, Any]:
+    """One entry of "arms". runs: those of this arm, one per fold and seed; users: the user number of each label."""
     scores = [score(run.probabilities, run.labels) for run in runs]
     confusion = np.sum([one["confusion"] for one in scores], axis=0)
-    recalls = user_recalls(confusion)
+    recalls = {users[label]: recall for label, recall in class_recalls(confusion).items()}
     means = {name: float(np.mean([one[name] for one in scores])) for name in ("accuracy", "macro_f1", "ece")}
     baseline = BASELINE_OF.get(arm.kind)
     return {"name": arm.name, "kind": arm.kind, "synthetic": arm.synthetic_name, **means,

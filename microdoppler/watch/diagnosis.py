@@ -1,6 +1,6 @@
 """Diagnosis of a training run from its metrics.jsonl: what is wrong, and what to do about it."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from microdoppler.watch.metrics import MILESTONE_KEYS, Metrics, recent, smooth
 # latents of six real persons, or on latents with std 0.18.
 JUDGE_LOSS_STEPS = (200, 2000)      # from a tenth of the run, within this range; at lr 1e-4 the loss falls by step 150
 JUDGE_MILESTONES_FROM = 0.3         # share of the run; before it, averaged weights and samples lag behind the loss
+USUAL_LR = (1e-4, 1e-3)             # learning rates that suit this network
 MIN_LINES = 10                      # with fewer lines the mean loss says little: one line scatters by 5 to 8 %
 # The loss is "not falling" above this multiple of the zero-output loss.
 NOT_FALLING_STANDARDIZED = 0.9      # measured 0.7 after 250 steps at lr 1e-4
@@ -130,8 +131,10 @@ def diagnose(metrics: Metrics, settings: RunSettings) -> list[Finding]:
         values = metrics.milestones[key][judged][-3:]
         if np.isfinite(values).any():
             latest[key] = float(np.median(values[np.isfinite(values)]))
-    findings += [_find_users_not_distinguishable(latest, settings), _find_wrong_sharpness(latest, settings),
-                 _find_collapse(latest, settings), _find_copies(latest)]
+    of_samples = (_find_users_not_distinguishable(latest, settings), _find_wrong_sharpness(latest, settings),
+                  _find_collapse(latest, metrics, settings), _find_copies(latest, metrics))
+    source = f"median of the last {min(3, judged.sum())} milestones" if judged.sum() > 1 else "one milestone"
+    findings += [finding and replace(finding, seen=f"{finding.seen} ({source})") for finding in of_samples]
     return [finding for finding in findings if finding is not None]
 
 
@@ -141,11 +144,14 @@ def _find_nan(metrics: Metrics, settings: RunSettings) -> Finding | None:
     bad_grad = ~np.isfinite(grad_norm[len(grad_norm) // 2:])
     if not bad_loss.any() and (len(loss) < MIN_LINES or bad_grad.mean() <= BAD_GRADIENTS_ABOVE):
         return None
-    first = f", first at step {metrics.training['step'][bad_loss][0]:.0f}" if bad_loss.any() else ""
+    seen = []
+    if bad_loss.any():
+        seen.append(f"{bad_loss.sum()} of {len(loss)} lines have a loss that is NaN or infinite, first at step "
+                    f"{metrics.training['step'][bad_loss][0]:.0f}")
+    if bad_grad.any():
+        seen.append(f"{bad_grad.sum()} of the last {len(bad_grad)} lines have a gradient norm that is")
     return Finding(
-        "NaN",
-        f"{bad_loss.sum()} of {len(loss)} lines have a loss that is NaN or infinite{first}; "
-        f"{bad_grad.sum()} of the last {len(bad_grad)} have such a gradient norm",
+        "NaN", "; ".join(seen),
         f"numbers overflow; such steps change no weight ({metrics.training['skipped_steps'][-1]:.0f} were skipped), "
         "but in runs of earlier versions weights became NaN and stayed so, and later checkpoints are worthless",
         f"stop, and resume from the milestone before it with train_lr {settings.train_lr / 2:g} (now "
@@ -185,21 +191,23 @@ def _find_loss_problem(metrics: Metrics, settings: RunSettings) -> Finding | Non
 
 
 def _loss_not_falling(loss: np.ndarray, now: float, step: int, settings: RunSettings) -> Finding:
-    first, lr_is_low = loss[:3].mean(), settings.train_lr < 1e-4
+    """Blames the learning rate only where it is outside USUAL_LR."""
+    first, lr, (low, high) = loss[:3].mean(), settings.train_lr, USUAL_LR
     out_of_range = settings.has_raw_latents or first > 2 * settings.zero_output_loss
     latents = "python test_vae_range.py shows the range of the latents, and whether the VAE is any good"
     if not settings.standardize_latents:
         latents += "; set standardize_latents = True and auto_normalize = False"
-    rate = (f"train_lr {1e-4 if lr_is_low else min(settings.train_lr / 3, 1e-3):.2g} (now {settings.train_lr:g}; "
-            "1e-4 to 1e-3 suits this network)")
+    causes, remedies = ["the latents are mostly noise"], [latents]
+    if not low <= lr <= high:
+        causes.insert(0, f"the learning rate is too {'low' if lr < low else 'high'}")
+        better = f"train_lr {np.clip(lr / 3, low, high):.2g} (now {lr:g}; {low:g} to {high:g} suits this network)"
+        remedies.insert(len(remedies) if out_of_range else 0, better)
     return Finding(
         "loss not falling",
         f"the loss began at {first:.4g} and is {now:.4g} at step {step}; a network that outputs zero has "
         f"{settings.zero_output_loss:.3g}",
         "the latents are not of the size that the noise schedule expects" if out_of_range else
-        f"the network has learnt next to nothing: the learning rate is too {'low' if lr_is_low else 'high'}, "
-        "or the latents are mostly noise",
-        "; then ".join((latents, rate) if out_of_range else (rate, latents)))
+        f"the network has learnt next to nothing: {', or '.join(causes)}", "; then ".join(remedies))
 
 
 def _count_spikes(loss: np.ndarray, before: int = 20) -> int:
@@ -229,19 +237,30 @@ def _find_users_not_distinguishable(latest: dict[str, float], settings: RunSetti
     gain, recognised = latest.get("class_gain", math.inf), latest.get("recognised", 1.0)
     if settings.num_users < 2 or (gain > MIN_CLASS_GAIN and recognised >= MIN_RECOGNISED):
         return None
-    better = [f"{name} {wanted:g} (now {now:g})" for name, now, wanted in (
-        ("min_loss_weight", settings.min_loss_weight, max(1.0, settings.min_loss_weight)),
-        ("cond_drop_prob", settings.cond_drop_prob, min(0.15, settings.cond_drop_prob))) if now != wanted]
-    remedies = [f"train again with {' and '.join(better)}; until then" if better else "",
-                f"raise the guidance: {settings.more_guidance}, or"
-                if settings.more_guidance and not _is_overguided(latest) else "",
-                "use an earlier milestone; check that the images lie in the right ID_* folders"]
-    return Finding("users not distinguishable",
-                   f"told a wrong user, the network's loss rises by {gain:.2%}, expected more than "
-                   f"{MIN_CLASS_GAIN:.1%}; {recognised:.0%} of the samples are taken for their own user by a "
-                   f"classifier of real images, expected {MIN_RECOGNISED:.0%} or more",
-                   "samples look like another person than they are labelled: for a classifier, wrong labels",
-                   " ".join(remedy for remedy in remedies if remedy))
+    seen, meaning = [], "the network makes little use of the user that it is told"
+    if gain <= MIN_CLASS_GAIN:
+        seen.append(f"told a wrong user, the network's loss rises by {gain:.2%}, expected more than "
+                    f"{MIN_CLASS_GAIN:.1%}")
+    if recognised < MIN_RECOGNISED:
+        seen.append(f"{recognised:.0%} of the samples are taken for their own user by a classifier of real images, "
+                    f"expected {MIN_RECOGNISED:.0%} or more")
+        meaning = "samples look like another person than they are labelled: for a classifier, wrong labels"
+    remedies = _train_longer(latest, settings)
+    if settings.cond_drop_prob > 0.15:
+        remedies.append(f"cond_drop_prob 0.15 (now {settings.cond_drop_prob:g})")
+    if settings.min_loss_weight < 1:
+        remedies.append(f"train a new model with min_loss_weight 1 (now {settings.min_loss_weight:g})")
+    if settings.more_guidance and not _is_overguided(latest):
+        remedies.append(f"until then generate with {settings.more_guidance}")
+    remedies.append("check that the images lie in the right ID_* folders")
+    return Finding("users not distinguishable", "; ".join(seen), meaning, "; ".join(remedies))
+
+
+def _train_longer(latest: dict[str, float], settings: RunSettings) -> list[str]:
+    """The remedy "train longer"; [] where samples are already copies of training images, which it makes worse."""
+    if latest.get("copies", 0.0) > MAX_COPIES:
+        return []
+    return [f"train longer (train_num_steps, now {settings.train_num_steps})"]
 
 
 def _is_overguided(latest: dict[str, float]) -> bool:
@@ -251,39 +270,48 @@ def _is_overguided(latest: dict[str, float]) -> bool:
 
 def _find_wrong_sharpness(latest: dict[str, float], settings: RunSettings) -> Finding | None:
     value = latest.get("sharpness", 1.0)
-    seen = f"samples have {value:.2f} times the pixel gradient of decoded training images; expected about 1"
+    seen = (f"samples have {value:.2f} times the pixel gradient of training images that went through the VAE; expected "
+            "about 1")
+    longer = _train_longer(latest, settings)
+    steps = f"sampling_timesteps {2 * settings.sampling_timesteps} (now {settings.sampling_timesteps})"
     if value < BLURRED_BELOW:
-        return Finding("blurred samples", seen, "fine detail is not drawn yet, or averaged away",
-                       f"train longer (train_num_steps, now {settings.train_num_steps}); sampling_timesteps "
-                       f"{2 * settings.sampling_timesteps} (now {settings.sampling_timesteps}); if real images look "
-                       "blurred after the VAE as well (python test_vae_range.py), train the VAE longer")
+        blurred_vae = ("if real images look blurred after the VAE as well (python test_vae_range.py), train the VAE "
+                       "longer")
+        return Finding("blurred samples", seen, "fine detail is not learnt yet, or averaged away",
+                       "; ".join([*longer, steps, blurred_vae]))
     if value > NOISY_ABOVE:
+        less = [settings.less_guidance] if settings.less_guidance else []
         return Finding("noisy samples", seen, "noise is left in the samples, or guidance exaggerates",
-                       f"sampling_timesteps {2 * settings.sampling_timesteps} (now {settings.sampling_timesteps}); "
-                       + (f"{settings.less_guidance}; " if settings.less_guidance else "") +
-                       "train longer; if it stays: "
-                       "python test_vae_range.py and standardize_latents = True")
+                       "; ".join([steps, *less, *longer,
+                                  "if it stays: python test_vae_range.py and standardize_latents = True"]))
     return None
 
 
-def _find_collapse(latest: dict[str, float], settings: RunSettings) -> Finding | None:
+def _find_collapse(latest: dict[str, float], metrics: Metrics, settings: RunSettings) -> Finding | None:
     diversity = latest.get("diversity", 1.0)
     if diversity >= COLLAPSED_BELOW:
         return None
+    less = [f"lower the guidance: {settings.less_guidance}"] if settings.less_guidance else []
+    earlier = _use_an_earlier_milestone(metrics, metrics.milestones["diversity"] >= COLLAPSED_BELOW)
     return Finding("collapsing", f"a user's samples lie {diversity:.2f} times as far from each other as training "
                    f"images do; expected about 1, at least {COLLAPSED_BELOW}",
-                   "the same few pictures are drawn again and again",
-                   (f"lower the guidance: {settings.less_guidance}; " if settings.less_guidance else "")
-                   + "generate from an earlier milestone")
+                   "the same few pictures are generated again and again",
+                   "; ".join([*less, *(earlier or _train_longer(latest, settings))]))
 
 
-def _find_copies(latest: dict[str, float]) -> Finding | None:
+def _find_copies(latest: dict[str, float], metrics: Metrics) -> Finding | None:
     copies = latest.get("copies", 0.0)
     if copies <= MAX_COPIES:
         return None
+    earlier = _use_an_earlier_milestone(metrics, metrics.milestones["copies"] <= MAX_COPIES)
     return Finding("memorising", f"{copies:.0%} of the samples are near-copies of training images, shifted in time or "
                    f"not; expected at most {MAX_COPIES:.0%}",
                    "training images are memorised: copies add nothing for the classifier",
-                   "generate from an earlier milestone, and drop copies with classify.py --select; train for fewer "
-                   "steps, with more images per user (images_per_user_train), more cuts_per_hop or a smaller network "
-                   "(dim)")
+                   "; ".join([*earlier, "drop copies with classify.py --select", "train for fewer steps, with more "
+                              "images per user (images_per_user_train), more cuts_per_hop or a smaller network (dim)"]))
+
+
+def _use_an_earlier_milestone(metrics: Metrics, is_good: np.ndarray) -> list[str]:
+    """The remedy that names the last milestone before those of the median that is_good (milestones,); [] if none is."""
+    good = metrics.milestones["milestone"][:-3][is_good[:-3]]
+    return [f"generate from an earlier milestone, such as {good[-1]:.0f}"] if len(good) else []

@@ -34,11 +34,11 @@ class Diffusion(Protocol):
 
 
 class MilestoneWatcher:
-    """Samples the same users from the same noise at every milestone, so that their pictures can be compared.
+    """Samples the same users, `labels`, from the same noise at every milestone, so that their pictures can be compared.
 
     diffusion: the model with averaged weights; cache: the training latents; scaling: standardizes latents for the
-    diffusion model; evaluator: judges decoded samples; num_samples: number of images, shared evenly among the chosen
-    `users` and rounded down; guidance: keyword arguments of diffusion.sample.
+    diffusion model; evaluator: judges decoded samples; num_samples: number of images, shared evenly among these
+    users and rounded down; guidance: keyword arguments of diffusion.sample.
     """
 
     def __init__(self, diffusion: Diffusion, vae: Decoder, cache: LatentCache, scaling: LatentScaling,
@@ -49,13 +49,13 @@ class MilestoneWatcher:
         labels = cache.labels.unique()
         rows = min(len(labels), round(num_samples ** 0.5))
         chosen = labels[torch.linspace(0, len(labels) - 1, rows).round().long()]
-        self.users = (chosen + 1).tolist()
+        self.labels = chosen.tolist()
         self.classes = chosen.repeat_interleave(max(1, num_samples // rows))
 
     def evaluate(self) -> tuple[dict[int, Tensor], Tensor, dict[str, float]]:
-        """Generate and measure the n samples. Returns the images, {user: (n / users, 3 or 1, s, s) uint8 on the CPU};
-        their standardized latents (n, c, h, w); and the metrics: class_gain, sharpness (relative to training images; 1
-        is right), and those of SampleEvaluator.evaluate."""
+        """Generate and measure the n samples. Returns the images, {label: (n / users, 3 or 1, s, s) uint8 on the CPU};
+        their standardized latents (n, c, h, w); and the metrics: class_gain, sharpness (relative to training
+        images that went through the VAE; 1 is right), and those of SampleEvaluator.evaluate."""
         generator = torch.Generator().manual_seed(self.seed)
         classes = self.classes.to(self.diffusion.device)
         latents = self.diffusion.sample(classes, generators=generator, **self.guidance)
@@ -64,7 +64,7 @@ class MilestoneWatcher:
                    "sharpness": sharpness(images) / sharpness(self._decode(self._means(self._training_indices())))}
         images = (images * 255).round().byte().cpu()
         metrics |= self.evaluator.evaluate(ImageSet(images, self.classes))
-        return {user: images[self.classes == user - 1] for user in self.users}, latents, metrics
+        return {label: images[self.classes == label] for label in self.labels}, latents, metrics
 
     def _means(self, indices: Tensor) -> Tensor:
         """Standardized posterior means of the training images at indices (b,): (b, c, h, w)."""

@@ -2,10 +2,12 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from microdoppler.watch.diagnosis import MIN_CLASS_GAIN, RunSettings
 from microdoppler.watch.metrics import Metrics, smooth
+
+RIGHT_END = 1.02        # of the steps: the last milestone stands within the frame
 
 
 def plot(metrics: Metrics, settings: RunSettings) -> Figure:
@@ -30,15 +32,17 @@ def plot(metrics: Metrics, settings: RunSettings) -> Figure:
                                label="users not distinguishable")
     axes["class_gain"].set(title="class gain: rise of the loss when told a wrong user",
                            ylim=(np.nanmin([*gain, -2 * MIN_CLASS_GAIN]), 1.3 * np.nanmax([*gain, 5 * MIN_CLASS_GAIN])))
-    for key in ("sharpness", "diversity", "recognised", "copies"):
-        axes["samples"].plot(milestones["step"], milestones[key], "o-", markersize=3, label=key)
+    for key, label in (("sharpness", "sharpness"), ("diversity", "diversity"), ("recognised", "recognised"),
+                       ("copies", "near-copies")):
+        axes["samples"].plot(milestones["step"], milestones[key], "o-", markersize=3, label=label)
     axes["samples"].axhline(1, color="0.4", linestyle="--", linewidth=1)
-    axes["samples"].set(title="samples, beside training images (1 is right; copies: 0)", ylim=(0, None))
+    axes["samples"].set(title="samples, beside training images (1 is right; near-copies: 0)", ylim=(0, None))
     for axis in (axes["loss"], axes["grad_norm"]):
-        axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}",
-                       minor_formatter=NullFormatter())
+        low, high = axis.get_ylim()
+        axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(6),
+                       major_formatter="{x:g}", minor_formatter=NullFormatter())
     for axis in axes.values():
-        axis.set(xlim=(0, max(settings.train_num_steps, metrics.step)), xlabel="step")
+        axis.set(xlim=(0, RIGHT_END * max(settings.train_num_steps, metrics.step)), xlabel="step")
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
     return figure

@@ -4,6 +4,7 @@ import textwrap
 
 import numpy as np
 
+from groundwork.progress import format_duration
 from microdoppler.watch.diagnosis import Finding, RunSettings
 from microdoppler.watch.metrics import Metrics, recent
 
@@ -27,7 +28,7 @@ def progress(metrics: Metrics, settings: RunSettings) -> list[str]:
     if done:
         latest = {key: values[-1] for key, values in metrics.milestones.items()}
         lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), "
-                     f"sharpness {latest['sharpness']:.2f} (1 = as training images)")
+                     f"sharpness {latest['sharpness']:.2f} (1 = as training images after the VAE)")
         if math.isfinite(latest["recognised"]):         # earlier versions did not measure it
             lines.append(f"  samples: {latest['recognised']:.0%} recognised as their user, diversity "
                          f"{latest['diversity']:.2f} (1 = as training images), {latest['copies']:.0%} near-copies")
@@ -58,14 +59,6 @@ def loss_trend(training: dict[str, np.ndarray]) -> str:
         return f"{now:.4g}"
     steps = training["step"][-1] - training["step"][-1 - window]
     return f"{now:.4g}, {now / before.mean() - 1:+.1%} from the {steps:.0f} steps before"
-
-
-def format_duration(seconds: float) -> str:
-    """In seconds, minutes, or hours and minutes."""
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def verdict(findings: list[Finding], metrics: Metrics, settings: RunSettings) -> str:

@@ -33,17 +33,20 @@ class TrainingScreen:
         yield from text
         used = sum(len(console.render_lines(part, options.update(height=None), pad=False)) for part in text)
         rows = min(MAX_ROWS, (options.height or console.height) - used - 2)
-        if rows >= MIN_ROWS and np.isfinite(self.loss).any():
+        lines = curve(self.loss, options.max_width - AXIS_COLUMNS, rows) if rows >= MIN_ROWS else []
+        if lines:
             yield Text("\nloss, logarithmic, from the first line to the last")
-            yield Text("\n".join(curve(self.loss, options.max_width - AXIS_COLUMNS, rows)), style="cyan", no_wrap=True)
+            yield Text("\n".join(lines), style="cyan", no_wrap=True)
 
 
 def curve(values: np.ndarray, width: int, rows: int) -> list[str]:
     """Values (n,) as a bar chart of block characters with a logarithmic axis: `rows` lines of text, the highest first.
 
     The first and the last line begin with the value that they stand for. A column shows the mean of its values that are
-    finite and positive, and is empty where there are none.
+    finite and positive, and is empty where there are none. Returns [] if no value is, or if there is no column.
     """
+    if width < 1 or not (np.isfinite(values) & (values > 0)).any():
+        return []
     columns = np.full(width, np.nan)        # log of each column's mean
     for column, part in enumerate(_split_into_columns(values, width)):
         usable = part[np.isfinite(part) & (part > 0)]

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from toys import RAMP, RGB, edited
+from toys import RAMP, RGB, edited, find_users, split_of
 
 from groundwork.errors import InputError, printable
 from groundwork.files import check_inside
-from groundwork.images import load_image, load_images, time_order
-from microdoppler.data.overlap import load_or_find_overlaps
-from microdoppler.data.spectrograms import drop_broken, find_users
-from microdoppler.data.split import SplitSettings, load_or_make_split, split_images
+from groundwork.images import load_image, load_images
+from microdoppler.data.spectrograms import drop_broken
+from microdoppler.data.split import SplitSettings
+from microdoppler.data.split_file import SplitOptions, open_split
 from vae.train import read_split
 
 
@@ -115,7 +115,7 @@ BROKEN = {      # name: (how it is made, a word of what is said of it)
     "a line.png": (lambda path: Image.new("RGB", (500, 1)).save(path), "500 x 1 pixels"),
     "bomb.png": (content(png_of(20_000, 20_000)), "DecompressionBomb"),
     "small bomb.png": (content(png_of(10_000, 10_000)), "DecompressionBomb"),
-    "a folder.png": (lambda path: path.mkdir(), "no regular file"), "pipe.png": (os.mkfifo, "no regular file"),
+    "pipe.png": (os.mkfifo, "no regular file"),
     "circle.png": (circle, "symbolic links"), "dangling.png": (lambda path: path.symlink_to("nowhere"), "No such file"),
 }
 
@@ -132,10 +132,11 @@ def test_an_image_is_read_as_a_viewer_shows_it(tmp_path, name):
 def test_a_broken_image_is_named_and_left_out(data, name):
     make, words = BROKEN[name]
     make(data / "ID_1" / name)
-    whole, warnings = drop_broken(data, find_users(data, 1))
+    whole, warnings = drop_broken(data, find_users(data))
     assert len(whole[1]) == 50 and len(warnings) == 1
     assert name in warnings[0] and words in warnings[0] and "\n" not in warnings[0]
-    assert len(load_or_find_overlaps(data, 1, data.parent).names[1]) == 50
+    opened = open_split(data.parent / "data_split.json", data, OPTIONS)
+    assert len(opened.overlaps.names[1]) == 50 and opened.lines[0] == warnings[0]
     with pytest.raises(InputError, match="cannot be decoded"):     # as when it breaks after the split was made
         load_images(data, [f"ID_1/{name}"], 64)
 
@@ -143,47 +144,50 @@ def test_a_broken_image_is_named_and_left_out(data, name):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_image_is_named_and_left_out(data):
     (data / "ID_1" / "Doppler7.png").chmod(0)
-    whole, warnings = drop_broken(data, find_users(data, 1))
+    whole, warnings = drop_broken(data, find_users(data))
     assert len(whole[1]) == 49 and "Permission" in warnings[0]
 
 
 def test_an_image_that_vanishes_between_listing_and_reading(data):
-    found = find_users(data, 1)
+    found = find_users(data)
     (data / "ID_1" / "Doppler7.png").unlink()
     assert "Doppler7.png" in drop_broken(data, found)[1][0]
     with pytest.raises(InputError, match="Doppler7.png cannot be decoded"):
         load_images(data, found[1], 64)
 
 
-def test_hidden_files_other_files_and_nested_folders_are_no_images(data):
+def test_hidden_and_other_files_are_no_images_and_those_in_subfolders_are(data):
     for name in (".hidden.png", "Thumbs.db", "notes.txt", "Doppler1.png.tmp"):
         (data / "ID_1" / name).write_bytes(b"x")
+    (data / "ID_1" / "a folder.png").mkdir()
+    assert len(find_users(data)[1]) == 50
     shutil.copytree(data / "ID_1", data / "ID_1" / "nested")
-    assert len(find_users(data, 1)[1]) == 50
+    assert len(find_users(data)[1]) == 100
 
 
 def test_numbers_with_zeros_and_other_cases_are_users(tmp_path):
     for name in ("ID_007", "id_2", "Id_01", "ID_3 copy", "ID_x", "ID_٤"):
         (tmp_path / name).mkdir()
         Image.fromarray(RGB).save(tmp_path / name / "1.png")
-    assert {user: names[0] for user, names in find_users(tmp_path, 2).items()} == {1: "Id_01/1.png", 2: "id_2/1.png"}
-    with pytest.raises(InputError, match="lacks ID_3, ID_4, ID_5, ID_6 of num_users = 7"):
-        find_users(tmp_path, 7)
+    assert {user: names[0] for user, names in find_users(tmp_path).items()} == {
+        1: "Id_01/1.png", 2: "id_2/1.png", 7: "ID_007/1.png"}
+    with pytest.raises(InputError, match="num_users is 4, but .* holds 3: ID_007, Id_01, id_2;"):
+        find_users(tmp_path, 4)
 
 
 def test_two_folders_of_one_number_are_refused(tmp_path):
     for name in ("ID_7", "ID_007"):
         (tmp_path / name).mkdir()
     with pytest.raises(InputError, match="ID_007 and ID_7 .* same number"):
-        find_users(tmp_path, 7)
+        find_users(tmp_path)
 
 
 def test_folders_that_link_in_a_circle(tmp_path, data):
     (data / "ID_1" / "up").symlink_to(data)
     (data / "ID_2").symlink_to("ID_2")
     (data / "loop").symlink_to(data)
-    assert len(find_users(data, 1)[1]) == 50
-    with pytest.raises(InputError, match="lacks ID_2"):
+    assert len(find_users(data)[1]) == 50
+    with pytest.raises(InputError, match="num_users is 2, but .* holds 1: ID_1;"):
         find_users(data, 2)
 
 
@@ -192,8 +196,7 @@ def test_a_read_only_data_folder_is_only_read(data, tmp_path):
     for path in (data, data / "ID_1"):
         path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        load_or_make_split(tmp_path / "cache" / "data_split.json", data, SETTINGS)
-        load_or_find_overlaps(data, 1, tmp_path / "cache")
+        open_split(tmp_path / "cache" / "data_split.json", data, OPTIONS)
     finally:
         for path in (data, data / "ID_1"):
             path.chmod(stat.S_IRWXU)
@@ -202,7 +205,7 @@ def test_a_read_only_data_folder_is_only_read(data, tmp_path):
 
 # ---------------------------------------------------------------------------------------------------- splits
 
-SETTINGS = SplitSettings(1, 20, "contiguous", 0, 4, 42)
+OPTIONS = SplitOptions.of(SplitSettings(1, 20, "contiguous", 0, 4, 42))
 
 HAND_EDITS = {
     "cut short": lambda text: text[:len(text) // 2], "empty": lambda text: "", "a list": lambda text: "[]",
@@ -223,6 +226,18 @@ HAND_EDITS = {
     "an image on both sides": lambda text: edited(
         text, lambda split: split["users"]["1"]["test_images"].append(images(split)[0])),
     "an image twice": lambda text: edited(text, lambda split: images(split).append(images(split)[0])),
+    "a folder that leads out": lambda text: edited(text, lambda split: split["users"]["1"].update(folder="../data/ID_1")),
+    "an absent folder": lambda text: edited(text, lambda split: split["users"]["1"].update(folder="ID_5")),
+    "recordings as text": lambda text: edited(text, lambda split: split["users"]["1"].update(recordings="walk")),
+    "a recording without numbers": lambda text: edited(text, lambda split: recording(split).pop("numbers")),
+    "a recording with too few numbers": lambda text: edited(text, lambda split: recording(split)["numbers"].pop()),
+    "numbers as text": lambda text: edited(text, lambda split: recording(split).update(numbers=["one"] * 50)),
+    "a recording that leads out": lambda text: edited(
+        text, lambda split: recording(split)["images"].__setitem__(49, "../secret.png")),
+    "a recording of an absent image": lambda text: edited(
+        text, lambda split: recording(split)["images"].__setitem__(49, "ID_1/none.png")),
+    "an odd preparation": lambda text: edited(text, lambda split: split.update(preparation={"fit": "odd"})),
+    "no share to train on": lambda text: edited(text, lambda split: split.update(images_per_user_train=1.5)),
 }
 
 
@@ -230,15 +245,19 @@ def images(split):
     return split["users"]["1"]["train_images"]
 
 
+def recording(split):
+    return split["users"]["1"]["recordings"][0]
+
+
 @pytest.mark.parametrize("what", HAND_EDITS)
 def test_a_split_that_was_edited_by_hand_is_refused_in_one_line(data, tmp_path, what):
     (data.parent / "secret.png").write_bytes((data / "ID_1" / "Doppler1.png").read_bytes())
     path = tmp_path / "data_split.json"
-    load_or_make_split(path, data, SETTINGS)
+    open_split(path, data, OPTIONS)
     path.write_text(HAND_EDITS[what](path.read_text()))
     before = path.read_bytes()
     with pytest.raises(InputError) as refused:
-        load_or_make_split(path, data, SETTINGS)
+        open_split(path, data, OPTIONS)
     assert "data_split.json" in str(refused.value) and path.read_bytes() == before
 
 
@@ -247,7 +266,8 @@ def test_vae_training_and_manifests_read_no_path_that_leads_out(tmp_path, name):
     with pytest.raises(InputError, match="no path below"):
         check_inside(["ID_1/a.png", name], "manifest.json")
     names = [f"ID_1/{i}.png" for i in range(20)]
-    (tmp_path / "split.json").write_text(json.dumps({"users": {"1": {"train_images": [*names, str(name)]}}}))
+    (tmp_path / "split.json").write_text(json.dumps(
+        {"strategy": "contiguous", "guard": 3, "users": {"1": {"train_images": [*names, str(name)]}}}))
     if isinstance(name, str):
         with pytest.raises(InputError, match="no path below"):
             read_split(tmp_path / "split.json")
@@ -260,7 +280,7 @@ def test_a_split_is_fair_or_refused(counts, wanted, fold, guard, strategy):
     names = {user: [f"ID_{user}/{i}.png" for i in range(count)] for user, count in counts.items()}
     settings = SplitSettings(len(counts), wanted, strategy, fold, guard, 0)
     try:
-        split = split_images(names, settings)
+        split = split_of(names, settings)
     except InputError:
         assert min(counts.values()) <= wanted + 2 * guard
         return
@@ -270,12 +290,6 @@ def test_a_split_is_fair_or_refused(counts, wanted, fold, guard, strategy):
         if strategy == "contiguous":
             distance = min(abs(own.index(a) - own.index(b)) for a in train for b in test)
             assert distance > guard and train == own[own.index(train[0]):][:wanted]
-
-
-@given(st.lists(st.integers(0, 10 ** 6), unique=True))
-def test_file_names_are_in_the_order_of_their_last_number(numbers):
-    names = [f"ID7_12_Doppler{number}.jpg" for number in numbers]
-    assert sorted(names, key=time_order) == [f"ID7_12_Doppler{number}.jpg" for number in sorted(numbers)]
 
 
 @given(st.text())

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toys import find_users
 
 from groundwork.errors import InputError
+from groundwork.preparation import Preparation
 from microdoppler.data.class_names import default_names, read_names
-from microdoppler.data.spectrograms import find_classes, find_users
-from microdoppler.data.split import Split, SplitSettings, load_or_make_split
+from microdoppler.data.spectrograms import find_classes
+from microdoppler.data.split import Split
+from microdoppler.data.split_file import SplitOptions, open_split
 from microdoppler.data.synthetic_sets import find_synthetic
 from microdoppler.figures.axes import PictureAxes, known_axes
 from microdoppler.figures.legend import Legend
@@ -18,7 +21,7 @@ from microdoppler.figures.pictures import image_grid, sample_grid
 from microdoppler.simulate.dataset import simulate_dataset
 from microdoppler.simulate.radar import Radar
 
-SETTINGS = SplitSettings(3, 2, "contiguous", 0, 0, 0, class_folders=True)
+OPTIONS = SplitOptions(images_per_user_train=2, split_guard=0, class_folders=True)
 
 
 @pytest.fixture
@@ -33,24 +36,33 @@ def gestures(tmp_path):
 
 
 def test_all_folders_are_classes_in_natural_order(gestures):
-    assert find_classes(gestures, 3, class_folders=True) == {1: "Wave", 2: "swipe 2", 3: "swipe 10"}
-    assert find_users(gestures, 3, class_folders=True)[2][0] == "swipe 2/0.png"
+    assert find_classes(gestures) == {1: "Wave", 2: "swipe 2", 3: "swipe 10"}
+    assert find_classes(gestures, 2, class_folders=True) == {1: "Wave", 2: "swipe 2"}
+    assert find_users(gestures, class_folders=True)[2][0] == "swipe 2/0.png"
+
+
+def test_numbered_folders_keep_their_numbers_and_others_get_the_free_ones(gestures):
+    for name in ("ID_2", "ID_09"):
+        (gestures / name).mkdir()
+    assert find_classes(gestures) == {2: "ID_2", 9: "ID_09"}
+    assert find_classes(gestures, class_folders=True) == {
+        1: "Wave", 2: "ID_2", 3: "swipe 2", 4: "swipe 10", 9: "ID_09"}
 
 
 def test_a_wrong_number_of_classes_says_the_right_one(gestures):
-    with pytest.raises(InputError, match="holds 3 folders .Wave, swipe 2, swipe 10., but num_users is 31"):
+    with pytest.raises(InputError, match="num_users is 31, but .* holds 3: Wave, swipe 2, swipe 10; set num_users to 0"):
         find_classes(gestures, 31, class_folders=True)
     with pytest.raises(InputError, match="set class_folders"):
-        find_classes(gestures, 3)
+        find_classes(gestures, class_folders=False)
 
 
 def test_a_split_keeps_its_names_until_others_are_given(gestures, tmp_path):
     path, names = tmp_path / "split.json", tmp_path / "names.json"
-    assert load_or_make_split(path, gestures, SETTINGS)[0].names == {1: "Wave", 2: "swipe 2", 3: "swipe 10"}
+    assert open_split(path, gestures, OPTIONS).split.names == {1: "Wave", 2: "swipe 2", 3: "swipe 10"}
     names.write_text(json.dumps({"Wave": "hello"}))
-    named, _ = load_or_make_split(path, gestures, SETTINGS, names)
+    named = open_split(path, gestures, OPTIONS, names).split
     assert named.names == {1: "hello", 2: "swipe 2", 3: "swipe 10"}
-    kept, _ = load_or_make_split(path, gestures, SETTINGS)
+    kept = open_split(path, gestures, OPTIONS).split
     assert kept.names == named.names and kept.identity() == named.identity()
 
 
@@ -59,7 +71,7 @@ def test_splits_from_before_there_were_names_are_read(tmp_path):
              for user in (1, 2)}
     settings = {"num_users": 2, "images_per_user_train": 1, "strategy": "contiguous", "fold": 0, "guard": 0, "seed": 0}
     split = Split.from_json({**settings, "users": users}, tmp_path)
-    assert split.names == {1: "user 1", 2: "user 2"} and split.classes == {1: "ID_1", 2: "ID_2"}
+    assert split.names == {1: "user 1", 2: "user 2"} and split.folders == {1: "Id_1", 2: "Id_2"}
     assert "class_folders" not in split.identity()
 
 
@@ -82,15 +94,17 @@ def test_padded_numbers_are_one_class_wherever_they_are_read(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(5):
             Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
-    split, _ = load_or_make_split(tmp_path / "split.json", tmp_path, replace(SETTINGS, num_users=2))
-    assert split.classes == find_classes(tmp_path, 2, class_folders=True) == {1: "ID_1", 2: "ID_2"}
-    assert list(find_synthetic(tmp_path, split.classes)) == [1, 2]
+    split = open_split(tmp_path / "split.json", tmp_path, OPTIONS).split
+    assert split.folders == find_classes(tmp_path) == {1: "ID_01", 2: "id_2"}
+    assert list(find_synthetic(tmp_path, split.folders)) == list(find_synthetic(tmp_path, {1: "ID_1", 2: "ID_2"}))
+    (tmp_path / "names.json").write_text(json.dumps({"ID_01": "Anna", "ID_2": "Ben"}))
+    assert read_names(tmp_path / "names.json", split.folders, split.names) == {1: "Anna", 2: "Ben"}
 
 
 def test_a_split_of_all_folders_is_none_of_numbered_ones(gestures, tmp_path):
-    load_or_make_split(tmp_path / "split.json", gestures, SETTINGS)
+    open_split(tmp_path / "split.json", gestures, OPTIONS)
     with pytest.raises(InputError, match="class_folders True .now False"):
-        load_or_make_split(tmp_path / "split.json", gestures, replace(SETTINGS, class_folders=False))
+        open_split(tmp_path / "split.json", gestures, replace(OPTIONS, class_folders=False))
 
 
 def test_a_name_too_long_for_files_is_refused_before_anything_is_trained(tmp_path):
@@ -121,14 +135,25 @@ def test_a_damaged_legend_is_refused(tmp_path, change):
 
 def test_axes_are_those_given_or_the_simulators_or_none(tmp_path):
     simulate_dataset(tmp_path, num_users=1, images_per_user=1, image_size=16)
-    radar, found = Radar(), known_axes(tmp_path, 0.0, (0.0, 0.0))
+    def known(*given):
+        return known_axes(tmp_path, *given, file=next(tmp_path.glob("ID_1/*.jpg")), preparation=Preparation())
+    radar, found = Radar(), known(0.0, (0.0, 0.0))
     widest = radar.chirp_rate_hz * radar.wavelength_m / 2           # all speeds that a chirp rate tells apart
     assert found.highest_mps - found.lowest_mps == pytest.approx(widest)
     assert found.window_seconds == pytest.approx(56 * 152 / 3750)
-    assert known_axes(tmp_path, 1.5, (-2.0, 2.0)) == PictureAxes(1.5, -2.0, 2.0)
-    assert known_axes(tmp_path / "ID_1", 0.0, (0.0, 0.0)) is None
-    with pytest.raises(InputError, match="window_seconds 1.5, speeds 0 … 0"):
-        known_axes(tmp_path, 1.5, (0.0, 0.0))
+    assert known(1.5, (-2.0, 2.0)) == PictureAxes(1.5, -2.0, 2.0)
+    with pytest.raises(InputError, match=r"window_seconds is 1.5, velocity_range_mps \(0, 0\)"):
+        known(1.5, (0.0, 0.0))
+    (tmp_path / "simulation.json").unlink()
+    assert known(0.0, (0.0, 0.0)) is None
+
+
+@pytest.mark.parametrize("fit, window_seconds, speeds", [
+    ("stretch", 4.0, (-1.0, 3.0)), ("crop", 2.0, (-1.0, 3.0)), ("pad", 4.0, (-3.0, 5.0))])
+def test_axes_follow_what_makes_a_square_of_an_image(tmp_path, fit, window_seconds, speeds):
+    Image.new("RGB", (32, 16)).save(tmp_path / "wide.png")
+    found = known_axes(tmp_path, 4.0, (-1.0, 3.0), tmp_path / "wide.png", Preparation(fit))
+    assert found == PictureAxes(window_seconds, *speeds)
 
 
 def test_a_grid_has_a_time_below_and_speeds_beside():

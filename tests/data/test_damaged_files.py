@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from toys import RGB, edited
+from toys import RGB, edited, find_users, one_recording
 
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.limits import to_plain
+from groundwork.preparation import Preparation
 from microdoppler.data import latents
 from microdoppler.data.latents import LatentCache, load_cached, load_or_encode
 from microdoppler.data.overlap import load_or_find_overlaps
@@ -94,37 +95,46 @@ class OnlyFingerprint:
 
 @given(st.lists(st.binary(min_size=1, max_size=4), min_size=2, max_size=5), st.data())
 def test_the_fingerprint_of_a_cache_tells_whatever_differs(tmp_path_factory, contents, data):
-    """VAE, image size, labels, cuts, their order, and every byte of every image."""
+    """VAE, image size, labels, cuts, their order, how images are prepared, and every byte of every image."""
     folder = tmp_path_factory.mktemp("images")
     for i, content_ in enumerate(contents):
         (folder / f"{i}.png").write_bytes(content_)
 
-    def fingerprint(vae="a", size=16, moved=0.0, label=0, order=1):
+    def fingerprint(vae="a", size=16, moved=0.0, label=0, order=1, fit="stretch"):
         cuts = [Cut(f"{i}.png", doppler_shift=moved) for i in range(len(contents))][::order]
-        return latents._fingerprint(OnlyFingerprint(vae), folder, cuts, torch.full((len(cuts),), label), size)
+        return latents._fingerprint(OnlyFingerprint(vae), folder, cuts, torch.full((len(cuts),), label), size,
+                                    Preparation(fit))
     first = fingerprint()
     assert fingerprint() == first
     others = [fingerprint(vae="b"), fingerprint(size=17), fingerprint(moved=0.01), fingerprint(label=1),
-              fingerprint(order=-1)]
+              fingerprint(order=-1), fingerprint(fit="pad")]
     changed = data.draw(st.integers(0, len(contents) - 1))
     (folder / f"{changed}.png").write_bytes(contents[changed][:-1] + bytes([contents[changed][-1] ^ 1]))
-    assert len({first, *others, fingerprint()}) == 7
+    assert len({first, *others, fingerprint()}) == 8
 
 
 NATURAL = {int: st.integers(0, 10 ** 6), float: st.floats(allow_nan=False), bool: st.booleans(), str: st.text(),
            Path: st.text("abcäß步 /_-.", min_size=1).map(Path)}
 
 
-def any_like(value):
+NUMBERS = st.lists(NATURAL[float], max_size=4).map(tuple)
+OPTIONAL = {        # constants that are None by default
+    "class_names": NATURAL[Path], "test_data": NATURAL[Path], "recording_pattern": st.text(), "fit": st.text(),
+    "images_per_user_train": NATURAL[int] | NATURAL[float] | st.just("all_but_test"), "split_strategy": st.text(),
+    "split_fold": NATURAL[int], "split_guard": NATURAL[int], "crop": NUMBERS, "levels": NUMBERS}
+
+
+def any_like(name):
+    value = getattr(Config(), name)
     if isinstance(value, tuple):
         return st.lists(NATURAL[type(value[0])], max_size=4).map(tuple)
     if value is None:
-        return st.none() | NATURAL[Path]
+        return st.none() | OPTIONAL[name]
     return next(strategy for kind, strategy in NATURAL.items() if type(value) is kind or (
         kind is Path and isinstance(value, Path)))
 
 
-@given(st.fixed_dictionaries({field.name: any_like(getattr(Config(), field.name)) for field in fields(Config)}))
+@given(st.fixed_dictionaries({field.name: any_like(field.name) for field in fields(Config)}))
 def test_every_config_survives_a_checkpoint(tmp_path_factory, constants):
     config, path = Config(**constants), tmp_path_factory.mktemp("round") / "model-1.pt"
     save_tensors(path, {"config": to_plain(config)})
@@ -154,7 +164,8 @@ def test_no_file_of_weights_runs_code(tmp_path, name, read, capsys):
 
 def test_no_file_of_arrays_runs_code(data, tmp_path, capsys):
     plant(tmp_path / "overlaps.npz")
-    assert len(load_or_find_overlaps(data, 1, tmp_path).names[1]) == 50     # made anew
+    recordings = one_recording(find_users(data))
+    assert len(load_or_find_overlaps(data, recordings, tmp_path).correlation[1]) == 50     # made anew
     (tmp_path / "predictions").mkdir()
     plant(tmp_path / "predictions" / "abc.npz")
     assert RunLog(tmp_path).read("abc") is None

@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from toys import find_users, split_of
 
 from groundwork.errors import InputError
 from groundwork.images import load_images
-from microdoppler.data.spectrograms import drop_broken, find_users, paths_and_labels, time_order
-from microdoppler.data.split import SplitSettings, load_or_make_split, split_images
+from microdoppler.data.recordings import by_names
+from microdoppler.data.spectrograms import drop_broken, paths_and_labels
+from microdoppler.data.split import SplitSettings
+from microdoppler.data.split_file import SplitOptions, open_split
 
 
 def write_user(root, user, numbers, suffix=".jpg", size=(8, 8)):
@@ -25,13 +28,18 @@ def settings_for(**changes):
                             "seed": 42} | changes)
 
 
+def split_at(path, data, **changes):
+    """The split at `path`, opened with the settings that are changed so."""
+    return open_split(path, data, SplitOptions.of(settings_for(**changes))).split
+
+
 # ---------------------------------------------------------------------------------------------------- spectrograms
 
 def test_users_in_number_order_and_images_in_time_order(tmp_path):
     for user in (10, 2, 1, 3, 4, 5, 6, 7, 8, 9):
         write_user(tmp_path, user, [10, 9, 100, 1])
-    users = find_users(tmp_path, 10)
-    assert list(users) == list(range(1, 11))
+    users = find_users(tmp_path)
+    assert list(users) == list(range(1, 11)) and list(find_users(tmp_path, 3)) == [1, 2, 3]
     assert [name.rsplit("Doppler")[1] for name in users[2]] == ["1.jpg", "9.jpg", "10.jpg", "100.jpg"]
 
 
@@ -43,24 +51,29 @@ def test_suffixes_in_any_case_and_other_files_ignored(tmp_path):
     assert len(find_users(tmp_path, 1)[1]) == 3
 
 
-def test_a_user_that_is_missing_is_named(tmp_path):
-    for user in (1, 3):
+def test_users_keep_the_numbers_of_their_folders_and_gaps_are_allowed(tmp_path):
+    for user in (9, 3, 5):
         write_user(tmp_path, user, [1])
-    with pytest.raises(InputError, match="ID_2"):
-        find_users(tmp_path, 3)
+    assert list(find_users(tmp_path)) == [3, 5, 9] and list(find_users(tmp_path, 2)) == [3, 5]
+    with pytest.raises(InputError, match="num_users is 4, but .* holds 3: ID_3, ID_5, ID_9"):
+        find_users(tmp_path, 4)
 
 
-def test_absent_and_foreign_folders_are_refused(tmp_path):
+def test_absent_folders_and_folders_without_users_are_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        find_users(tmp_path / "nowhere", 1)
+        find_users(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no folder of a user; .* found nothing"):
+        find_users(tmp_path)
     (tmp_path / "person1").mkdir()
-    with pytest.raises(InputError, match="person1"):
-        find_users(tmp_path, 1)
+    with pytest.raises(InputError, match="person1.* or set class_folders"):
+        find_users(tmp_path, class_folders=False)
+    with pytest.raises(InputError, match="no image .* in person1"):
+        find_users(tmp_path)
 
 
-def test_labels_are_user_numbers_less_one():
+def test_labels_are_the_places_of_the_users():
     paths, labels = paths_and_labels({1: ["a"], 31: ["b", "c"]})
-    assert (paths, labels.tolist()) == (["a", "b", "c"], [0, 30, 30])
+    assert (paths, labels.tolist()) == (["a", "b", "c"], [0, 1, 1])
 
 
 def test_grey_images_become_rgb(tmp_path):
@@ -84,8 +97,8 @@ def test_few_broken_images_are_skipped_by_name_and_many_are_an_error(tmp_path):
 
 @given(st.lists(st.integers(0, 10 ** 6), min_size=1, unique=True))
 def test_time_order_is_the_order_of_the_numbers(numbers):
-    names = sorted((f"ID1_case1_1_Doppler{n}.jpg" for n in numbers), key=time_order)
-    assert [int(name[19:-4]) for name in names] == sorted(numbers)
+    [recording] = by_names([f"ID_1/ID1_case1_1_Doppler{n}.jpg" for n in numbers])
+    assert [int(name[24:-4]) for name in recording.images] == sorted(numbers)
 
 
 # ---------------------------------------------------------------------------------------------------- split
@@ -98,7 +111,7 @@ def names_for(counts):
 @settings(max_examples=200)
 def test_contiguous_parts_are_disjoint_and_a_guard_apart(train, guard, fold, extra):
     images = names_for({1: train + 2 * guard + 2 + extra})
-    split = split_images(images, settings_for(num_users=1, images_per_user_train=train, guard=guard, fold=fold))
+    split = split_of(images, settings_for(num_users=1, images_per_user_train=train, guard=guard, fold=fold))
     trained = sorted(images[1].index(name) for name in split.train_images[1])
     tested = [images[1].index(name) for name in split.test_images[1]]
     assert trained == list(range(trained[0], trained[0] + train))
@@ -112,7 +125,7 @@ def test_folds_are_the_thirds():
     images = names_for({1: 150})
     starts = []
     for fold in (0, 1, 2):
-        split = split_images(images, settings_for(num_users=1, images_per_user_train=50, fold=fold))
+        split = split_of(images, settings_for(num_users=1, images_per_user_train=50, fold=fold))
         starts.append(images[1].index(split.train_images[1][0]))
     assert starts == [0, 50, 100]
 
@@ -120,7 +133,7 @@ def test_folds_are_the_thirds():
 def test_random_strategy_repeats_earlier_experiments():
     """Names sorted as strings, permuted by RandomState(seed + user), the first ones trained on; written out slowly."""
     images = names_for({1: 12, 7: 12})
-    split = split_images(images, settings_for(strategy="random"))
+    split = split_of(images, settings_for(strategy="random"))
     for user in (1, 7):
         names = sorted(images[user])
         order = np.arange(12)
@@ -131,17 +144,17 @@ def test_random_strategy_repeats_earlier_experiments():
 
 def test_users_with_too_few_images_are_named_with_counts():
     with pytest.raises(InputError, match="ID_2 has 5"):
-        split_images(names_for({1: 20, 2: 5}), settings_for())
+        split_of(names_for({1: 20, 2: 5}), settings_for())
 
 
 def test_the_split_is_made_once_and_read_afterwards(tmp_path):
     for user in (1, 2):
         write_user(tmp_path / "data", user, range(1, 16))
     path = tmp_path / "cache" / "data_split.json"
-    made, _ = load_or_make_split(path, tmp_path / "data", settings_for())
+    made = split_at(path, tmp_path / "data")
     write_user(tmp_path / "data", 1, [99])          # a later image changes nothing
-    read, _ = load_or_make_split(path, tmp_path / "data", settings_for())
-    assert read == made
+    read = open_split(path, tmp_path / "data", SplitOptions())
+    assert read.split == made and "1 images that are not in the split are not used" in read.lines[0]
     entry = json.loads(path.read_text())["users"]["2"]
     assert entry["label"] == 1 and entry["train_images"][0] == "ID_2/ID2_case1_1_Doppler1.jpg"
     assert json.loads(path.read_text())["strategy"] == "contiguous"
@@ -151,30 +164,23 @@ def test_a_split_of_other_settings_or_other_data_is_refused(tmp_path):
     for user in (1, 2):
         write_user(tmp_path / "data", user, range(1, 16))
     path = tmp_path / "data_split.json"
-    split, _ = load_or_make_split(path, tmp_path / "data", settings_for())
-    with pytest.raises(InputError, match="fold 0 .now 1."):
-        load_or_make_split(path, tmp_path / "data", settings_for(fold=1))
-    assert load_or_make_split(path, tmp_path / "data", settings_for(seed=99))[0] == split     # of no use there
+    split = split_at(path, tmp_path / "data")
+    with pytest.raises(InputError, match="split_fold 0 .now 1."):
+        split_at(path, tmp_path / "data", fold=1)
+    assert split_at(path, tmp_path / "data", seed=99) == split     # of no use there
     (tmp_path / "data" / split.test_images[1][0]).unlink()
     with pytest.raises(InputError, match="not in data_path"):
-        load_or_make_split(path, tmp_path / "data", settings_for())
+        split_at(path, tmp_path / "data")
 
 
 def test_a_random_split_depends_on_its_seed_only(tmp_path):
     for user in (1, 2):
         write_user(tmp_path / "data", user, range(1, 16))
     path = tmp_path / "data_split.json"
-    split, _ = load_or_make_split(path, tmp_path / "data", settings_for(strategy="random"))
-    assert load_or_make_split(path, tmp_path / "data", settings_for(strategy="random", fold=2, guard=0))[0] == split
+    split = split_at(path, tmp_path / "data", strategy="random")
+    assert split_at(path, tmp_path / "data", strategy="random", fold=2, guard=0) == split
     with pytest.raises(InputError, match="seed 42 .now 1."):
-        load_or_make_split(path, tmp_path / "data", settings_for(strategy="random", seed=1))
-
-
-def test_whoever_needs_the_order_in_time_gets_it_of_a_random_split_too():
-    split = split_images(names_for({1: 15, 2: 15}), settings_for(strategy="random"))
-    paths, labels = paths_and_labels(split.train_images)
-    assert labels.tolist() == [0] * 5 + [1] * 5 and set(paths[:5]) == set(split.train_images[1])
-    assert all(part == sorted(part, key=time_order) for part in (paths[:5], paths[5:]))
+        split_at(path, tmp_path / "data", strategy="random", seed=1)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"users": {"x": 1}}', '{"users": {}, "odd": 1}'])
@@ -182,7 +188,7 @@ def test_a_split_that_is_none_is_refused(tmp_path, content):
     path = tmp_path / "data_split.json"
     path.write_text(content)
     with pytest.raises(InputError, match="data_split"):
-        load_or_make_split(path, tmp_path, settings_for())
+        split_at(path, tmp_path)
 
 
 @pytest.mark.parametrize("changes", [{"strategy": "odd"}, {"fold": 3}, {"guard": -1}, {"images_per_user_train": 0},

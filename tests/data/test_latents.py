@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from groundwork.errors import InputError
+from groundwork.files import read_json, write_json
 from microdoppler.data.latents import LatentCache, LatentStatistics, check_range, load_or_encode, measure
 from microdoppler.data.overlap import Successor
 from microdoppler.data.stitching import Cut
@@ -100,6 +101,18 @@ def test_a_cache_without_its_index_is_not_trusted(vae, data):
     (data.parent / "cache" / "latents.json").unlink()
     encode(counting, data)
     assert counting.encoded == 10
+
+
+def test_what_a_damaged_index_holds_does_not_reach_the_terminal_as_it_is(vae, data, capsys):
+    counting = Counting(vae)
+    encode(counting, data)
+    index = data.parent / "cache" / "latents.json"
+    content = read_json(index)
+    content["statistics"]["\x1b[2Jgone"] = 1
+    write_json(index, content)
+    encode(counting, data)
+    warning = capsys.readouterr().out
+    assert counting.encoded == 10 and r"\x1b[2Jgone" in warning and "\x1b" not in warning
 
 
 def test_non_finite_latents_are_refused_and_nothing_is_left(vae, data):

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toys import one_recording, split_of
 
 from groundwork.errors import InputError
 from microdoppler.data import split_command
-from microdoppler.data.audit import audit_split, guard_needed
+from microdoppler.data.audit import Match, audit_split, guard_needed, pairs_figure
 from microdoppler.data.overlap import (MIN_OVERLAP, NEAR_COPY, Overlaps, best_match, find_overlaps,
                                        load_or_find_overlaps, neighbour_match, without_profile)
-from microdoppler.data.split import SplitSettings, split_images
+from microdoppler.data.recordings import by_names
+from microdoppler.data.split import SplitSettings
 from microdoppler.data.stitching import Cut, add_doppler_shifts, cut_between, load_cuts, plan_cuts
+from microdoppler.figures.axes import PictureAxes
 
 SIDE, HOP = 64, 16
 
@@ -42,11 +45,16 @@ def write_passes(root: Path, passes: dict[int, list[int]], gap: int = 6, step: i
     return names
 
 
+def recordings_of(names):
+    """What write_passes wrote, with the numbers in the names."""
+    return {user: by_names(own) for user, own in names.items()}
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     root = tmp_path_factory.mktemp("planted") / "data"
     names = write_passes(root, {1: [10, 12, 8], 2: [15, 14]})
-    return root, names, find_overlaps(root, names)
+    return root, names, find_overlaps(root, recordings_of(names))
 
 
 def slow_correlation(a: np.ndarray, b: np.ndarray, shift: int) -> float:
@@ -98,13 +106,13 @@ def test_hop_and_passes_are_found(planted):
 
 def test_a_pass_boundary_without_a_gap_in_the_numbers_is_found_too(tmp_path):
     names = write_passes(tmp_path / "data", {1: [8, 9]}, gap=0)
-    overlaps = find_overlaps(tmp_path / "data", names)
+    overlaps = find_overlaps(tmp_path / "data", recordings_of(names))
     assert [overlaps.pass_of[name] for name in names[1]] == [0] * 8 + [1] * 9
 
 
 def test_files_may_be_numbered_by_column(tmp_path):
     names = write_passes(tmp_path / "data", {1: [8, 9]}, step=HOP)
-    overlaps = find_overlaps(tmp_path / "data", names)
+    overlaps = find_overlaps(tmp_path / "data", recordings_of(names))
     assert overlaps.hop_columns == HOP and len(overlaps.successor_of) == 7 + 8
     assert [overlaps.pass_of[name] for name in names[1]] == [0] * 8 + [1] * 9
 
@@ -112,51 +120,53 @@ def test_files_may_be_numbered_by_column(tmp_path):
 def test_an_image_of_the_split_that_is_gone_is_named(planted):
     _, names, overlaps = planted
     names = {1: [*names[1], "ID_1/Doppler99.png"], 2: names[2]}
-    split = split_images(names, SplitSettings(2, 5, "contiguous", 0, 0, 1))
+    split = split_of(names, SplitSettings(2, 5, "contiguous", 0, 0, 1))
     with pytest.raises(InputError, match="ID_1/Doppler99.png of the split cannot be decoded"):
         audit_split(split, overlaps)
 
 
 def test_windows_that_do_not_overlap_have_no_hop(tmp_path):
     names = write_passes(tmp_path / "data", {1: [1] * 8}, gap=0)
-    overlaps = find_overlaps(tmp_path / "data", names)
-    assert overlaps.hop is None and len(set(overlaps.pass_of.values())) == 8 and not overlaps.successor_of
-    split = split_images(names, SplitSettings(1, 4, "random", 0, 0, 1))
-    audit = audit_split(split, overlaps)
-    assert audit.near_copy_share([1]) == 0 and "do not overlap" in audit.line
+    overlaps = find_overlaps(tmp_path / "data", recordings_of(names))
+    # which windows are independent cannot be told either, so a recording is one pass
+    assert overlaps.hop is None and set(overlaps.pass_of.values()) == {0} and not overlaps.successor_of
+    audit = audit_split(split_of(names, SplitSettings(1, 4, "random", 0, 0, 1)), overlaps)
+    assert audit.near_copy_share([1]) == 0 and "hop unknown: cannot tell whether windows overlap" in audit.line
 
 
 def test_a_random_split_leaks_and_a_guarded_contiguous_one_does_not(planted):
     _, names, overlaps = planted
     settings = SplitSettings(2, 10, "contiguous", 0, 4, 1)
-    random = audit_split(split_images(names, replace(settings, strategy="random")), overlaps)
-    contiguous = audit_split(split_images(names, settings), overlaps)
+    random = audit_split(split_of(names, replace(settings, strategy="random")), overlaps)
+    contiguous = audit_split(split_of(names, settings), overlaps)
     assert random.near_copy_share([1, 2]) > 0.7 and random.line.startswith("warning: ") and "contiguous" in random.line
     assert contiguous.near_copy_share([1, 2]) == 0 and not contiguous.line.startswith("warning")
-    unguarded = audit_split(split_images(names, replace(settings, guard=0)), overlaps)
+    unguarded = audit_split(split_of(names, replace(settings, guard=0)), overlaps)
     assert 0 < unguarded.near_copy_share([2]) < 0.3
     # three windows after the training run share 75, 50 and 25 % of their columns with it
-    assert guard_needed(contiguous.split, overlaps) == unguarded.guard == 3
+    assert guard_needed(overlaps, settings, contiguous.split.folders) == unguarded.guard == 3
 
 
 def test_a_guard_that_leaves_a_user_without_test_images_is_not_advised():
     """User 1 has 12 windows, each much like all of its others; user 2 60, much alike within 6."""
     apart = {user: np.abs(np.arange(count)[:, None] - np.arange(count)) for user, count in ((1, 12), (2, 60))}
-    overlaps = Overlaps({user: [f"ID_{user}/Doppler{i}.png" for i in range(len(own))] for user, own in apart.items()},
+    names = {user: [f"ID_{user}/Doppler{i}.png" for i in range(len(own))] for user, own in apart.items()}
+    overlaps = Overlaps(one_recording(names),
                         {1: np.ones((12, 12), np.float32), 2: np.where(apart[2] <= 6, 1, 0).astype(np.float32)},
                         {user: np.zeros_like(own) for user, own in apart.items()},
                         {user: np.zeros(len(own) - 1) for user, own in apart.items()}, 256)
     settings = SplitSettings(2, 8, "random", 0, 0, 42)
-    assert guard_needed(split_images(overlaps.names, settings), overlaps) is None
-    fewer = {2: overlaps.names[2]}
-    alone = Overlaps(fewer, {2: overlaps.correlation[2]}, {2: overlaps.shift[2]}, {2: overlaps.neighbours[2]}, 256)
-    guard = guard_needed(split_images(fewer, settings), alone)
-    assert guard == 6 and split_images(fewer, replace(settings, strategy="contiguous", guard=guard))
+    assert guard_needed(overlaps, settings, {1: "ID_1", 2: "ID_2"}) is None
+    fewer = {2: names[2]}
+    alone = Overlaps(one_recording(fewer), {2: overlaps.correlation[2]}, {2: overlaps.shift[2]},
+                     {2: overlaps.neighbours[2]}, 256)
+    guard = guard_needed(alone, settings, {2: "ID_2"})
+    assert guard == 6 and split_of(fewer, replace(settings, strategy="contiguous", guard=guard))
 
 
 def test_near_copies_are_those_that_share_columns(planted):
     _, names, overlaps = planted
-    split = split_images(names, SplitSettings(2, 10, "random", 0, 0, 5))
+    split = split_of(names, SplitSettings(2, 10, "random", 0, 0, 5))
     found = {match.image: match for own in audit_split(split, overlaps).matches.values() for match in own}
     number = {name: int("".join(filter(str.isdigit, name.split("/")[1]))) for own in names.values() for name in own}
     for user in (1, 2):
@@ -167,20 +177,21 @@ def test_near_copies_are_those_that_share_columns(planted):
 
 def test_what_is_stored_is_read_and_made_anew_when_files_change(planted, tmp_path):
     root, names, overlaps = planted
-    first = load_or_find_overlaps(root, 2, tmp_path)
+    first = load_or_find_overlaps(root, recordings_of(names), tmp_path)
     started = time.perf_counter()
-    again = load_or_find_overlaps(root, 2, tmp_path)
+    again = load_or_find_overlaps(root, recordings_of(names), tmp_path)
     assert time.perf_counter() - started < 1
     assert first.pass_of == again.pass_of == overlaps.pass_of and first.successor_of == again.successor_of
-    assert load_or_find_overlaps(root, 1, tmp_path).names == {1: names[1]}
+    fewer = load_or_find_overlaps(root, recordings_of({1: names[1]}), tmp_path)
+    assert fewer.correlation.keys() == {1} and fewer.successor_of.items() < overlaps.successor_of.items()
     (tmp_path / "overlaps.npz").write_bytes(b"PK half a file")
-    assert load_or_find_overlaps(root, 2, tmp_path).successor_of == overlaps.successor_of
+    assert load_or_find_overlaps(root, recordings_of(names), tmp_path).successor_of == overlaps.successor_of
 
 
 def test_the_command_writes_json_and_a_picture(planted, tmp_path, capsys):
     root, _, _ = planted
     split_command.main(root, output=tmp_path / "data_split.json", num_users=2, images_per_user_train=10,
-                       strategy="random", seed=1)
+                       split_strategy="random", seed=1)
     said = capsys.readouterr().out
     assert "warning: overlap audit: " in said and f"hop {HOP} of {SIDE} columns" in said and "3 windows" in said
     found = json.loads((tmp_path / "split_audit.json").read_text())
@@ -188,6 +199,15 @@ def test_the_command_writes_json_and_a_picture(planted, tmp_path, capsys):
     assert [entry["num_images"] for entry in found["users"]["2"]["passes"]] == [15, 14]
     assert found["users"]["2"]["passes"][0]["first"] == "ID_2/Doppler1.png"
     Image.open(tmp_path / "split_audit.png").verify()
+
+
+def test_pairs_are_told_in_seconds_where_they_are_known(planted):
+    root, names, _ = planted
+    pair = Match(names[1][1], names[1][0], 0.9, 0.25)
+    for axes, unit, end in ((PictureAxes(2.0, -1.0, 1.0), "s", 2.5), (None, "windows", 1.25)):
+        above, below = pairs_figure([pair], root, root, "test", axes).axes
+        assert below.get_xlabel() == f"time in {unit}; correlation 0.90" and above.get_xlim() == (0.0, end)
+        assert above.get_title() == names[1][1]
 
 
 @pytest.mark.parametrize("begin", [0, 1, 7, 15, 16])

@@ -89,6 +89,8 @@ def test_diversity_scales_and_a_collapsed_set_has_none():
     assert diversity_ratio(features, 0.6 * features + 5) == pytest.approx(0.6)
     assert diversity_ratio(features, np.ones((10, 6))) == 0
     assert np.isnan(diversity_ratio(features, features[:1]))
+    with np.errstate(all="raise"):
+        assert np.isnan(diversity_ratio(np.ones((10, 6)), features))        # a class of black images
 
 
 def test_separation_between_chance_and_certainty():

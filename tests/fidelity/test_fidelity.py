@@ -10,9 +10,11 @@ from PIL import Image
 
 from groundwork.errors import InputError
 from groundwork.files import read_json
+from groundwork.images import load_images
 from microdoppler.fidelity import measure as fidelity
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pass
-from microdoppler.fidelity.report import sentences
+from microdoppler.fidelity.report import fidelity_verdict, sentences
+from microdoppler.simulate.dataset import simulate_dataset
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import build_classifier
 from microdoppler.study.selection import nearest_training
@@ -70,7 +72,7 @@ def folders(demo, tmp_path):
 
 def run(folders, **options):
     real, synthetic, split, output = folders
-    return fidelity.main(real, synthetic, split=split, output=output, image_size=64, device="cpu", **options)
+    return fidelity.main(real, synthetic, split=split, output=output, classifier_image_size=64, device="cpu", **options)
 
 
 def test_outputs(folders, capsys):
@@ -86,14 +88,17 @@ def test_outputs(folders, capsys):
         figures = report["all"][kind]
         assert 0 <= figures["recognised"] <= 1 and 0 <= figures["separation"] <= 1
         assert set(figures) >= {"kid", "kid_error", "precision", "recall", "diversity", "copies", "cadence_hz"}
-    assert report["all"]["real"]["copies"] < 0.05 and report["all"]["real"]["num_images"] == 3 * 6
+    held_out = sum(len(user["test_images"]) for user in json.loads(split.read_text())["users"].values())
+    assert report["all"]["real"]["copies"] < 0.05 and report["all"]["real"]["num_images"] == held_out >= 3 * 6
     printed = capsys.readouterr().out
-    assert "Near-copies" in printed and "cadence in Hz" in printed and "KID" in printed
+    assert "Near-copies" in printed and "No sign of copying; " in printed or "are repeated; " in printed
+    assert '"?" in a table: too few images' in printed and "? ± ?" not in printed
+    assert "cadence in Hz" in printed and "KID" in printed
     stored = read_json(output / "fidelity.json")
     assert stored["all"]["real"]["recognised"] == report["all"]["real"]["recognised"]
-    for name in ("closest_pairs", "novelty", "gait"):
+    for name in ("overview", "closest_pairs", "novelty", "gait"):
         Image.open(output / f"{name}.png").verify()
-    assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png") == 3
+    assert (output / "report.html").read_text(encoding="utf-8").count("data:image/png") == 4
 
 
 def side(labels: list[int], seed: int) -> fidelity.EvaluatedSet:
@@ -108,15 +113,16 @@ def side(labels: list[int], seed: int) -> fidelity.EvaluatedSet:
 def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
     training = ImageSet(noise(6, seed=3), torch.arange(6) % 3)
     report = fidelity.measure(side([0] * 32 + [1] * 32 + [2] * 32, 1), side([0] * 16 + [1] + [2] * 16, 2),
-                              training, fidelity.PictureAxes.of_simulator())
-    found, others = report["all"]["synthetic"], [report["users"][user]["synthetic"] for user in (1, 3)]
-    assert np.isnan(report["users"][2]["synthetic"]["kid"]) and found["kid_users"] == 2
+                              training, fidelity.PictureAxes.of_simulator(), [3, 5, 9])
+    found, others = report["all"]["synthetic"], [report["users"][user]["synthetic"] for user in (3, 9)]
+    assert np.isnan(report["users"][5]["synthetic"]["kid"]) and found["kid_users"] == 2
     assert found["kid"] == pytest.approx(np.mean([user["kid"] for user in others]))
     assert found["kid_error"] == pytest.approx(np.sqrt(sum(user["kid_error"]**2 for user in others)) / 2)
     real = report["all"]["real"]            # of the same users: another's would be no yardstick
-    assert real["kid"] == pytest.approx(np.mean([report["users"][user]["real"]["kid"] for user in (1, 3)]))
-    assert real["diversity"] == pytest.approx(np.mean([report["users"][user]["real"]["diversity"] for user in (1, 3)]))
-    assert any("KID over all is of 2 of 3 users" in said for said in sentences(report))
+    assert real["kid"] == pytest.approx(np.mean([report["users"][user]["real"]["kid"] for user in (3, 9)]))
+    assert real["diversity"] == pytest.approx(np.mean([report["users"][user]["real"]["diversity"] for user in (3, 9)]))
+    named = report | {"names": {3: "Anna", 5: "Ben", 9: "Cem"}}
+    assert any("KID over all is of 2 of 3 users" in said for said in sentences(named))
 
 
 def test_overall_diversity_is_within_users_however_far_apart_they_are():
@@ -124,7 +130,7 @@ def test_overall_diversity_is_within_users_however_far_apart_they_are():
     centres = np.array([-50, 50])[synthetic.images.labels]      # half as varied, and much easier to tell apart
     synthetic.features[:] = 0.5 * (synthetic.features - synthetic.images.labels.numpy()[:, None]) + centres[:, None]
     report = fidelity.measure(real, synthetic, ImageSet(noise(6, seed=3), torch.arange(6) % 2),
-                              fidelity.PictureAxes.of_simulator())
+                              fidelity.PictureAxes.of_simulator(), [1, 2])
     assert report["all"]["synthetic"]["diversity"] == pytest.approx(0.5, rel=0.15)
     assert report["all"]["synthetic"]["separation"] > 0.99
 
@@ -138,17 +144,63 @@ def test_real_images_are_as_diverse_as_real_images():
 
 def test_units_follow_the_axes_that_are_given(folders):
     report = run(folders)
-    slower = run(folders, window_seconds=2 * fidelity.PictureAxes.of_simulator().window_seconds)
-    assert slower["users"][1]["real"]["torso_mps"] == report["users"][1]["real"]["torso_mps"]
-    with pytest.raises(InputError, match="lowest speed below"):
-        run(folders, lowest_mps=9.0)
+    axes = fidelity.PictureAxes.of_simulator()
+    wider = run(folders, window_seconds=axes.window_seconds,
+                velocity_range_mps=(2 * axes.lowest_mps, 2 * axes.highest_mps))
+    assert wider["users"][1]["real"]["torso_mps"] == pytest.approx(2 * report["users"][1]["real"]["torso_mps"])
+    assert wider["users"][1]["real"]["cadence_hz"] == pytest.approx(report["users"][1]["real"]["cadence_hz"])
+    with pytest.raises(InputError, match=r"window_seconds is 0, velocity_range_mps \(-1, 9\)"):
+        run(folders, velocity_range_mps=(-1.0, 9.0))
+
+
+def told(synthetic_copies: float, real_copies: float) -> str:
+    """What is said about these shares of near-copies."""
+    metrics = {"recognised": 0.8, "separation": 0.5, "kid": 0.1, "kid_error": 0.1, "kid_users": 2, "precision": 0.5,
+               "recall": 0.5, "diversity": 1.0, "num_images": 9, "nearest": 0.5, "cadence_hz": 1.7}
+    report = {"users": {}, "names": {}, "all": {"synthetic": metrics | {"copies": synthetic_copies},
+                                                "real": metrics | {"copies": real_copies}}}
+    return fidelity_verdict(report).as_text()
+
+
+def test_where_held_out_images_look_like_copies_nothing_is_said_about_copying():
+    assert "No sign of copying; 80%" in told(0.01, 0.02)
+    assert "Training images are repeated" in told(0.2, 0.02) and "the model repeats" in told(0.2, 0.02)
+    for share in (0.9, 1.0):
+        said = told(share, 0.97)
+        assert "Copying cannot be judged" in said and "the measure fails" in said and "no sign of copying" not in said
+
+
+def walk_of(real: Path, **options) -> list[str]:
+    """The sentences about the walk in images of a simulated data set, which is both the real and the synthetic one."""
+    names = sorted(str(path.relative_to(real)) for path in real.rglob("*.*") if path.suffix != ".json")
+    classes = sorted({name.split("/")[0] for name in names})
+    labels = torch.tensor([classes.index(name.split("/")[0]) for name in names])
+    images = ImageSet(load_images(real, names, 64), labels)
+    own = fidelity.EvaluatedSet(images, names, np.random.default_rng(0).normal(size=(len(names), 8)),
+                                torch.ones(len(names), dtype=torch.bool), np.array(names))
+    report = fidelity.measure(own, own, images, **options)
+    assert bool(report["gait"]["real"]) == bool(report["gait"]["synthetic"]) == ("cadence_hz" in report["all"]["real"])
+    return [said for said in sentences(report | {"names": {i + 1: name for i, name in enumerate(classes)}})
+            if "walk" in said]
+
+
+@pytest.mark.parametrize("kind", ["drone", "gesture"])
+def test_no_gait_is_told_where_nobody_walks(tmp_path, kind):
+    """Neither when simulation.json says so, nor when only the images can tell."""
+    simulate_dataset(tmp_path, 6, 8, 64, kind=kind)
+    assert not fidelity.may_show_walking(tmp_path)
+    (tmp_path / "simulation.json").unlink()
+    assert fidelity.may_show_walking(tmp_path)
+    said = walk_of(tmp_path, axes=fidelity.PictureAxes.of_simulator())
+    assert len(said) == 1 and "a cadence is found in" in said[0] and "--velocity_range_mps" in said[0]
+    assert "simulation.json says that nobody walks" in walk_of(tmp_path, axes=None)[0]
 
 
 @pytest.mark.parametrize("size", [-64, 0, 8])
 def test_impossible_sizes_are_named(folders, size):
     real, synthetic, split, output = folders
-    with pytest.raises(InputError, match=f"--image_size {size}; expected at least 32"):
-        fidelity.main(real, synthetic, split=split, output=output, image_size=size)
+    with pytest.raises(InputError, match=f"--classifier_image_size {size}; expected at least 32"):
+        fidelity.main(real, synthetic, split=split, output=output, classifier_image_size=size)
     assert not output.exists()
 
 
@@ -174,6 +226,6 @@ def test_bad_input_is_named(folders, spoil, named):
 
 def test_command_line_ends_in_one_line(script, folders):
     real, synthetic, split, output = folders
-    out, error = script("-m", "microdoppler.fidelity", "--real", real, "--synthetic", synthetic / "nothing", "--split",
-                        split, "--output", output, expect=2)
+    out, error = script("-m", "microdoppler.fidelity", "--data_path", real, "--synthetic", synthetic / "nothing",
+                        "--split", split, "--output", output, expect=2)
     assert error.startswith("error: ") and error.count("\n") == 1

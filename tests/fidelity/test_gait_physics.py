@@ -7,9 +7,9 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from toys import find_users
 
 from groundwork.images import load_images
-from microdoppler.data.spectrograms import find_users
 from microdoppler.fidelity.gait_physics import PictureAxes, describe_gait, intensity, tracks_of
 from microdoppler.simulate.dataset import simulate_dataset
 from microdoppler.simulate.radar import Radar
@@ -117,7 +117,7 @@ def test_many_pictures_come_out_as_each_alone_and_tensors_as_arrays():
 def test_the_simulators_cadence_and_speed_are_recovered(tmp_path, image_size):
     simulate_dataset(tmp_path / "data", num_users=5, images_per_user=24, image_size=image_size, seed=11)
     truth = json.loads((tmp_path / "data" / "simulation.json").read_text())
-    for user, names in find_users(tmp_path / "data", 5).items():
+    for user, names in find_users(tmp_path / "data").items():
         found = describe_gait(load_images(tmp_path / "data", names, image_size).numpy(), PictureAxes.of_simulator())
         passes = truth["classes"][f"ID_{user}"]["passes"]
         cadence, speed = (np.array([value for one in passes for value in one[key]])

@@ -11,7 +11,7 @@ import torch
 
 from groundwork.command_line import run
 from groundwork.errors import InputError
-from groundwork.files import atomic_path, load_tensors, read_json, save_tensors, write_json
+from groundwork.files import atomic_path, digest_tensors, load_tensors, read_json, save_tensors, write_json
 
 
 def test_a_full_disk_is_named_and_what_was_there_stays():
@@ -45,6 +45,15 @@ def test_what_json_has_no_words_for_becomes_null(tmp_path):
     write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5, True], "b": ({"c": float("-inf")}, Path("d"))})
     text = "".join((tmp_path / "x.json").read_text().split())
     assert text == '{"a":[null,1.5,true],"b":[{"c":null},"d"]}'
+
+
+def test_a_digest_depends_on_names_and_values_and_is_that_of_earlier_versions():
+    tensors = {"b": torch.arange(6).float().view(2, 3), "a": torch.tensor(1.5)}
+    stored = "da107f80497f7e535c398e22bc922e6404995efbe218ce198ae5c85a39f3d26e"
+    assert digest_tensors(tensors) == digest_tensors(dict(reversed(tensors.items()))) == stored
+    others = [tensors | {"a": torch.tensor(1.0)}, {"c": tensors["b"], "a": tensors["a"]},
+              *({name: value.to(dtype) for name, value in tensors.items()} for dtype in (torch.bfloat16, torch.half))]
+    assert len({stored, *map(digest_tensors, others)}) == 5
 
 
 def test_json_that_is_none_is_refused(tmp_path):

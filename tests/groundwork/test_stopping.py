@@ -1,18 +1,20 @@
 """Signals, the clock, locks and disks, with real ones."""
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from groundwork import stopping
 from groundwork.errors import InputError
-from groundwork.files import check_free_space
+from groundwork.files import HOST, check_free_space
 from groundwork.lock import LOCK, OWNER, sole_writer
 from groundwork.stopping import StopRequest, stopping_on_signals
 
@@ -39,7 +41,7 @@ STEPS = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_first_signal_lets_it_save_and_exit_with_0(number):
     process = python(STEPS, 0.1)
     assert process.stdout.readline() == "ready\n"
@@ -68,6 +70,52 @@ def test_a_second_interrupt_ends_it_at_once_with_130():
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130 and "saved" not in out
+
+
+def test_a_terminal_that_is_closed_lets_it_save(tmp_path):
+    """Although all that is printed from then on fails, as a progress bar is at every step."""
+    code = textwrap.dedent(STEPS).replace("time.sleep(float(seconds))", f"""print("progress", flush=True)
+        open({str(tmp_path / "saved")!r}, "w")""")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(Path(__file__).parents[2])
+        os.execv(sys.executable, [sys.executable, "-c", code, "0"])
+    assert os.read(terminal, 100).strip() == b"ready"
+    os.close(terminal)
+    os.waitpid(child, 0)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    """As nohup starts a program, which is then to go on when the terminal is closed."""
+    process = python("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + textwrap.dedent(STEPS), 0.1)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert "saved after SIGTERM" in out
+
+
+def test_only_ctrl_c_interrupts_what_is_stopping():
+    """A SIGTERM that comes while a second Ctrl-C is dealt with does not interrupt that."""
+    with stopping_on_signals(StopRequest()) as stop:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
+
+
+def test_in_another_thread_it_says_that_signals_do_not_save(capsys):
+    def steps():
+        with stopping_on_signals(StopRequest()) as stop:
+            return stop.reason
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(steps).result() is None
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().out.endswith("Ctrl-C and SIGTERM do not save\n")
 
 
 def test_afterwards_signals_do_what_they_did_before():
@@ -128,9 +176,9 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_its_leavings_are_swept(t
     first.wait()
     (folder / "ID_1").mkdir()
     (folder / "classify").mkdir()
-    gone = f"{first.pid}.0123abcd.tmp"
+    gone = f"{HOST}-{first.pid}.0123abcd.tmp"
     left = [folder / f".model-1.{gone}.pt", folder / "ID_1" / f".x.{gone}.png", folder / f".x.{gone}"]
-    kept = [folder / "model-1.pt", folder / ".mine.tmp.pt", folder / f".training.{os.getpid()}.0123abcd.tmp.png",
+    kept = [folder / "model-1.pt", folder / ".mine.tmp.pt", folder / f".training.{HOST}-{os.getpid()}.0123abcd.tmp.png",
             folder / "classify" / f".runs.{gone}.csv", folder / "classify" / LOCK]         # another program's folder
     for path in left + kept:
         path.touch()

@@ -46,13 +46,17 @@ def test_missing_data(refused, script, paths, tmp_path):
 
 def test_no_user_folders(refused, paths, tmp_path):
     (tmp_path / "data" / "walker").mkdir(parents=True)
-    line = refused(train_latent_cfg, *paths, "--data_path", tmp_path / "data", "--latents_cache_folder", tmp_path / "c")
-    assert "no ID_<number> folder" in line and "walker" in line
+    paths += ["--data_path", tmp_path / "data", "--latents_cache_folder", tmp_path / "c", "--num_users", "1"]
+    line = refused(train_latent_cfg, *paths)
+    assert "no image " in line and "walker" in line
+    (tmp_path / "data" / "walker").rmdir()
+    line = refused(train_latent_cfg, *paths)
+    assert "holds no folder of a user" in line and "--data_path" in line and not (tmp_path / "c").exists()
 
 
 def test_more_users_than_folders(refused, paths, tmp_path):
     line = refused(train_latent_cfg, *paths, "--num_users", "5", "--latents_cache_folder", tmp_path / "c")
-    assert "ID_4, ID_5" in line
+    assert "num_users is 5" in line and "holds 3: ID_1, ID_2, ID_3;" in line
 
 
 def test_too_few_images(refused, paths, tmp_path):
@@ -71,15 +75,16 @@ def test_a_checkpoint_given_as_vae(refused, paths, demo):
     assert "is no VAE" in line and "diffusion checkpoint" in line
 
 
-def test_vae_of_another_shape_without_its_ddconfig(refused, paths, demo, tmp_path):
-    save_tensors(tmp_path / "bare.pt", load_tensors(demo[0] / "kl_vae_best.pt")["model_state_dict"])
-    line = refused(train_latent_cfg, *paths, "--vae_path", tmp_path / "bare.pt")
-    assert "do not fit the VAE" in line and "expected" in line
+def test_vae_whose_weights_do_not_fit_each_other(refused, paths, demo, tmp_path):
+    weights = load_tensors(demo[0] / "kl_vae_best.pt")["model_state_dict"]
+    save_tensors(tmp_path / "vae.pt", weights | {"encoder.norm_out.bias": torch.zeros(1)})
+    line = refused(train_latent_cfg, *paths, "--vae_path", tmp_path / "vae.pt")
+    assert "does not fit KL_VAE" in line and "encoder.norm_out.bias found (1,), expected" in line
 
 
 def test_vae_whose_latents_have_another_size(refused, paths):
     line = refused(train_latent_cfg, *paths, "--latent_size", "8")
-    assert "4 x 16 x 16 latents" in line and "latent_size = 8" in line
+    assert "latent_size is 8" in line and "4 x 16 x 16 latents of 64 px" in line and "set latent_size to 16" in line
 
 
 @pytest.mark.parametrize("options", [["--no_standardize_latents"], []])
@@ -109,7 +114,8 @@ def test_nonsense_constants(refused, paths, tmp_path, option, value, word):
     ("train_batch_size", "0"),
     ("train_lr", "0"), ("train_lr", "nan"), ("max_grad_norm", "inf"), ("cond_drop_prob", "1.1"), ("cond_scale", "-1"),
     ("adam_betas", "0.9 1"), ("train_num_steps", "0"), ("save_and_sample_every", "0"), ("vae_batch_size", "0"),
-    ("num_users", "0"), ("classifier_image_size", "8"), ("doppler_shift", "0.05")])
+    ("num_users", "-1"), ("images_per_user_train", "0"), ("images_per_user_train", "1.5"), ("split_guard", "-1"),
+    ("crop", "0 0 nan 1"), ("levels", "0 inf"), ("classifier_image_size", "8"), ("doppler_shift", "0.05")])
 def test_constants_outside_their_limits(refused, paths, tmp_path, option, value):
     line = refused(train_latent_cfg, *paths, f"--{option}", *value.split(), "--latents_cache_folder", tmp_path / "c")
     assert line.startswith(f"error: {option} is ") and "expected" in line
@@ -119,16 +125,18 @@ def test_constants_outside_their_limits(refused, paths, tmp_path, option, value)
 FINE_WITH = {     # extremes that make sense: (constant, value)
     ("max_train_hours", 0), ("split_guard", 0), ("seed", 0), ("min_loss_weight", 0), ("offset_noise_strength", 0),
     ("cond_drop_prob", 0), ("ddim_sampling_eta", 0), ("rescaled_phi", 0), ("ema_decay", 0), ("cond_scale", 0),
-    ("doppler_shift", 0), ("window_seconds", 0)}
-NUMBERS = [field.name for field in fields(Config) if type(getattr(Config(), field.name)) in (int, float)]
-TUPLES = [field.name for field in fields(Config) if isinstance(getattr(Config(), field.name), tuple)]
+    ("doppler_shift", 0), ("window_seconds", 0), ("num_users", 0), ("image_size", 0), ("latent_size", 0),
+    ("latent_channels", 0)}
+NUMBERS = ["images_per_user_train", "split_guard", *(
+    field.name for field in fields(Config) if type(getattr(Config(), field.name)) in (int, float))]
+TUPLES = ["crop", *(field.name for field in fields(Config) if isinstance(getattr(Config(), field.name), tuple))]
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 10 ** 12])
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_among_the_constants_has_its_limits(name, value):
     config = replace(Config(), **{name: value})
-    if (name, value) in FINE_WITH or name == "split_fold":      # that one is SplitSettings' to judge
+    if (name, value) in FINE_WITH:
         return
     with pytest.raises(InputError, match=f"^{name} is .*expected"):
         check_constants(config)
@@ -153,14 +161,29 @@ def test_presets_are_within_the_limits(preset):
 
 
 @pytest.mark.parametrize("constants, words", [
-    ({"split_fold": "3"}, "split_fold is 3"), ({"split_fold": "-1"}, "split_fold is -1"),
-    ({"image_size": "96"}, "expect otherwise"), ({"latent_channels": "8"}, "expect otherwise"),
-    ({"num_users": "4"}, "num_users"), ({"sampling_timesteps": "1001"}, "1001"),
+    ({"split_fold": "1"}, "split_fold 0 (now 1)"), ({"split_guard": "9"}, "(now 9)"), ({"fit": "pad"}, "fit stretch"),
+    ({"crop": "0 0 1 0.5"}, "crop None (now 0.0 0.0 1.0 0.5)"), ({"levels": "0 9"}, "levels None (now 0.0 9.0)"),
+    ({"recording_pattern": "(x)"}, "recording_pattern None (now (x))"), ({"test_data": "t"}, "test_data None (now t)"),
+    ({"image_size": "96", "latent_size": "16"}, "set latent_size to 24"),
+    ({"latent_channels": "8"}, "latent_channels is 8"),
+    ({"num_users": "4"}, "num_users 3 (now 4)"), ({"sampling_timesteps": "1001"}, "1001"),
     ({"device": "cuda:x"}, "expected auto"), ({"dim_mults": "1 2 4 8 16 32"}, "latent_size")])
 def test_constants_that_contradict_the_data_or_each_other(refused, paths, tmp_path, constants, words):
     options = [word for name, value in constants.items() for word in (f"--{name}", *value.split())]
     line = refused(train_latent_cfg, *paths, *options)
     assert words in line and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("constants, words", [
+    ({"split_fold": "3"}, "split_fold is 3; expected 0, 1 or 2"), ({"split_fold": "-1"}, "split_fold is -1; expected"),
+    ({"split_strategy": "odd"}, "expected one of contiguous, random"), ({"fit": "odd"}, "expected stretch, crop or pad"),
+    ({"crop": "0 0 0 1"}, "left < right"), ({"levels": "9 0"}, "the lower one first"),
+    ({"recording_pattern": "("}, "no regular expression"), ({"recording_pattern": "x"}, "no group for the recording"),
+    ({"test_data": "none"}, "--test_data none is no folder")])
+def test_constants_of_which_no_split_can_be_made(refused, paths, tmp_path, constants, words):
+    options = [word for name, value in constants.items() for word in (f"--{name}", *value.split())]
+    line = refused(train_latent_cfg, *paths, "--latents_cache_folder", tmp_path / "c", *options)
+    assert words in line and list(tmp_path.iterdir()) == []
 
 
 def test_constants_that_contradict_each_other(refused, paths, tmp_path):
@@ -191,7 +214,7 @@ def test_generate_names_the_milestones_there_are(refused, demo):
 
 
 @pytest.mark.parametrize("options, words", [
-    (["--user_id", "4"], "its users are 1 … 3"), (["--user_id", "0"], "its users are 1 … 3"),
+    (["--user_id", "4"], "its users are 1 ID_1, 2 ID_2, 3 ID_3"), (["--user_id", "0"], "its users are"),
     ([], "either --all_users or --user_id"), (["--all_users", "--user_id", "1"], "either --all_users or --user_id"),
     (["--all_users", "--samples_per_user", "0"], "at least 1"), (["--all_users", "--batch_size", "0"], "at least 1"),
     (["--all_users", "--sampler", "euler"], "expected one of"),
@@ -229,7 +252,7 @@ def test_generate_refuses_a_vae_that_the_model_was_not_trained_with(refused, dem
 
 def test_generate_refuses_what_is_no_checkpoint(refused, demo, tmp_path):
     whole = (demo[0] / "results" / "model-1.pt").read_bytes()
-    for content in (b"", b"junk" * 100, whole[:len(whole) // 2]):
+    for content in (b"", b"junk\0" * 100, whole[:len(whole) // 2]):
         (tmp_path / "model-1.pt").write_bytes(content)
         assert "no complete PyTorch file" in refused(generate, "--checkpoint", tmp_path / "model-1.pt", "--all_users")
     line = refused(generate, "--checkpoint", demo[0] / "kl_vae_best.pt", "--all_users")
@@ -269,10 +292,15 @@ def test_a_config_that_lacks_newer_constants_takes_their_defaults(demo):
 
 
 def test_every_constant_survives_the_checkpoint():
-    def other(value):
+    optional = {"images_per_user_train": 0.5, "split_strategy": "x", "split_fold": 1, "split_guard": 5, "fit": "x",
+                "crop": (0.0, 0.0, 8.0, 9.0), "levels": (0.0, 4095.0), "recording_pattern": "x"}
+
+    def other(name):
+        value = getattr(Config(), name)
         return {bool: lambda: not value, int: lambda: value + 7, float: lambda: value + 0.25, str: lambda: value + "x",
-                tuple: lambda: (*value, 3), type(None): lambda: Path("x")}.get(type(value), lambda: value / "x")()
-    changed = Config(**{field.name: other(getattr(Config(), field.name)) for field in fields(Config)})
+                tuple: lambda: (*value, 3),
+                type(None): lambda: optional.get(name, Path("x"))}.get(type(value), lambda: value / "x")()
+    changed = Config(**{field.name: other(field.name) for field in fields(Config)})
     plain = json.loads(json.dumps(to_plain(changed)))
     assert config_of({"config": plain}) == changed
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import classify
 from microdoppler.pipeline.classification import open_splits
-from microdoppler.pipeline.constants import command_words
+from microdoppler.pipeline.constants import option_words
 from microdoppler.pipeline.synthetic_folder import classify_command
 from groundwork.command_line import run
 from groundwork.errors import InputError
@@ -60,28 +60,36 @@ def test_outputs(config, tmp_path, capsys):
         own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
                                                                                             arm["synthetic"])]
         assert [run["accuracy"] for run in arm["runs"]] == pytest.approx(own, abs=1e-6)
-    for name in ("accuracy.png", "confusion.png"):
+    for name in ("verdict.png", "accuracy.png", "confusion.png"):
         Image.open(folder / name).verify()
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 2
+    assert html.count("data:image/png;base64,") == 3
     printed = capsys.readouterr().out
     assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
 
 
-def test_the_command_that_generation_names_next_means_the_same_data_and_split():
-    config = replace(PRESETS["cpu-minutes"], data_path=Path("my data"), num_users=3, class_folders=True, split_fold=2)
+def test_the_command_that_generation_names_next_means_the_same_data_and_split(config, tmp_path):
+    """What the split file says need not be in the command."""
+    config = replace(config, split_fold=2, seed=7, data_path=config.data_path.rename(tmp_path / "my data"))
+    _, _, splits = open_splits(config, ())
     command = classify_command(replace(config, train_lr=0.5), Path("sets/a"))
     assert command.startswith("python classify.py --preset cpu-minutes ") and command.endswith(" --synthetic sets/a")
     options = shlex.split(command)[4:-2]
-    assert tyro.cli(Config, args=options, default=PRESETS["cpu-minutes"], use_underscores=True) == config
+    parsed = tyro.cli(Config, args=options, default=PRESETS["cpu-minutes"], use_underscores=True)
+    assert parsed == replace(PRESETS["cpu-minutes"], data_path=config.data_path, results_folder=config.results_folder,
+                             latents_cache_folder=config.latents_cache_folder, seed=7)
+    found, _, same = open_splits(parsed, ())
+    assert same == splits and (found.num_users, found.split_fold, found.images_per_user_train) == (NUM_USERS, 2, 5)
     assert classify_command(Config(), Path("sets/a")) == "python classify.py --synthetic sets/a"
 
 
 @pytest.mark.parametrize("config", [
     Config(), Config(seed=7), replace(PRESETS["cpu-hours"], amp=False, class_folders=True, dim_mults=(1, 2),
-                                      velocity_range_mps=(-1.4, 5.9), window_seconds=2.3, data_path=Path("my data"))])
+                                      velocity_range_mps=(-1.4, 5.9), window_seconds=2.3, data_path=Path("my data")),
+    Config(images_per_user_train=0.5, split_guard=0, crop=(0.1, 0.0, 0.9, 1.0), levels=(-20.5, 4095.0), fit="pad"),
+    Config(images_per_user_train="all_but_test", test_data=Path("test set"), recording_pattern=r"(p\d+)_(\d+)")])
 def test_a_command_line_gives_its_constants_back(monkeypatch, config):
-    monkeypatch.setattr(sys, "argv", command_words("train_latent_cfg.py", config, vars(config))[1:])
+    monkeypatch.setattr(sys, "argv", ["train_latent_cfg.py", *option_words(config, vars(config))])
 
     def parsed(config: Config) -> Config:
         return config
@@ -102,7 +110,7 @@ def drawn_for(folder: Path, split, seed: int = 0, vae: str | None = None) -> Pat
 
 
 def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path, capsys):
-    _, splits = open_splits(config, (0, 1, 2))
+    _, _, splits = open_splits(config, (0, 1, 2))
     folders = tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold) for fold, split in splits.items())
     summary = classify.main(config, synthetic=folders[::-1], folds=(0, 1, 2), seeds=1)
     assert {arm["name"] for arm in summary["arms"]} == {"real only", "real + classical", "real + synthetic: x",
@@ -117,14 +125,14 @@ def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path, ca
 
 
 def test_folds_that_share_a_vae_are_warned_of(config, tmp_path, capsys):
-    _, splits = open_splits(config, (0, 1, 2))
+    _, _, splits = open_splits(config, (0, 1, 2))
     match_to_folds(tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold, "old" if fold else "own")
                          for fold, split in splits.items()), splits)
-    assert "folds 1 and 2 were drawn through one VAE" in capsys.readouterr().out
+    assert "folds 1 and 2 were generated through one VAE" in capsys.readouterr().out
 
 
 def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):
-    _, splits = open_splits(config, (0, 1))
+    _, _, splits = open_splits(config, (0, 1))
     of_first = drawn_for(tmp_path / "fold_0" / "x", splits[0])
     with pytest.raises(InputError, match="fold 1 lacks the synthetic set x"):
         classify.main(config, synthetic=(of_first,), folds=(0, 1))
@@ -136,7 +144,7 @@ def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):
 
 
 def test_a_forced_set_of_another_split_is_on_record(config, tmp_path, capsys):
-    _, splits = open_splits(config, (0, 1))
+    _, _, splits = open_splits(config, (0, 1))
     of_first = drawn_for(tmp_path / "fold_0" / "x", splits[0])
     classify.main(config, synthetic=(of_first,), folds=(1,), seeds=1, force=True)
     assert "its result is too good" in capsys.readouterr().out
@@ -176,7 +184,7 @@ def test_a_selection_that_keeps_nothing_says_why(config, tmp_path):
 
 
 def test_folders_of_one_name_are_told_apart(config, tmp_path):
-    _, splits = open_splits(config, ())
+    _, _, splits = open_splits(config, ())
     folders = tuple(drawn_for(tmp_path / name, splits[0]) for name in ("one/checkpoint_5", "two/checkpoint_5",
                                                                       "two/checkpoint_6"))
     assert list(match_to_folds(folders[1:], splits)[0]) == ["checkpoint_5", "checkpoint_6"]
@@ -261,9 +269,9 @@ def test_unusable_folders_are_named_and_nothing_is_written(config, tmp_path, mak
 
 
 def test_command_line_says_it_in_one_line_with_status_2(config, tmp_path):
-    done = subprocess.run([sys.executable, classify.__file__, "--preset", "cpu-minutes", "--num_users", "3",
-                           "--data_path", config.data_path, "--synthetic", tmp_path / "nothing", tmp_path / "neither"],
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, classify.__file__, "--preset", "cpu-minutes",
+                           "--data_path", config.data_path, "--latents_cache_folder", tmp_path / "cache",
+                           "--synthetic", tmp_path / "nothing", tmp_path / "neither"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and f"{tmp_path / 'nothing'} is no folder" in done.stderr
 
@@ -275,7 +283,7 @@ def test_a_set_drawn_by_a_model_of_another_split_is_refused_and_an_unfinished_on
         (folder / "manifest.json").write_text(json.dumps(manifest))
         assert match_to_folds((folder,), splits) == {0: {"x": folder}}
         return capsys.readouterr().out
-    _, splits = open_splits(config, ())
+    _, _, splits = open_splits(config, ())
     capsys.readouterr()
     same = splits[0].identity()
     assert check({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == ""

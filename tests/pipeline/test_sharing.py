@@ -69,8 +69,8 @@ def test_the_card_is_one_that_the_hub_reads_and_holds_this_models_figures_only(d
     study = read_json(results / "classify" / "summary.json")
     arm = next(arm for arm in study["arms"] if arm["kind"] == "real + synthetic")
     assert f"| all | {figures['all']['synthetic']['num_images']} \\| " in text and "| training images | 30" in text
-    assert f"| {arm['name']} | {100 * arm['accuracy']:.1f}" in text and "Not measured" not in text
-    assert f"The images of {arm['synthetic']} were drawn with noise_level 1.0, cond_scale" in text
+    assert f"| {arm['kind']} | {100 * arm['accuracy']:.1f}" in text and "Not measured" not in text
+    assert f"The images of {arm['synthetic']} were generated with noise_level 1.0, cond_scale" in text
     figures["made_by"]["model_weights"] = study["sets"][0]["model_vae"] = "another"
     write_json(results / "fidelity" / "fidelity.json", figures)
     write_json(results / "classify" / "summary.json", study)
@@ -78,7 +78,7 @@ def test_the_card_is_one_that_the_hub_reads_and_holds_this_models_figures_only(d
     export.main(checkpoint=results / "model-3.pt", output_dir=tmp_path / "unmeasured")
     text = (tmp_path / "unmeasured" / "README.md").read_text()
     assert text.count("Not measured of these weights") == capsys.readouterr().out.count("Not measured") == 2
-    assert arm["name"] not in text and "| all |" not in text
+    assert f"| {arm['kind']} |" not in text and "| all |" not in text
 
 
 def test_the_best_of_a_folder_is_what_the_study_says_else_the_newest(demo, tmp_path):
@@ -133,7 +133,7 @@ def test_what_is_no_shared_model_is_refused(demo, shared, tmp_path):
     vae.save_safetensors(folder / "vae.safetensors")
     assert "another VAE" in refusal()
     shutil.copy(file, folder / "vae.safetensors")
-    assert "do not fit the VAE" in refusal()
+    assert "it holds the U-Net of a diffusion checkpoint" in refusal()
     assert "no checkpoint in" in refusal(tmp_path) and "does not exist" in refusal(tmp_path / "none.safetensors")
 
 
@@ -152,7 +152,7 @@ def test_from_checkpoint_to_images_in_three_lines(demo, tmp_path):
         with Image.open(tmp_path / "ID_3" / f"ID3_synthetic_Doppler{index + 1}.png") as image:
             assert np.array_equal(np.asarray(image), (images[index] * 255).round().byte().permute(1, 2, 0))
     for nonsense in ({"user": 4}, {"user": 0}, {"user": 1, "count": 0}):
-        with pytest.raises(InputError, match="expected a user in 1 … 3, and at least 1 image"):
+        with pytest.raises(InputError, match="expected one of the users 1, 2, 3, and at least 1 image"):
             generator.sample(**nonsense)
 
 
@@ -192,8 +192,10 @@ def test_latents_and_features_open_with_numpy(demo, tmp_path):
             demo[0] / "latents_cache" / "latents.npy")
         assert found["names"].tolist() == index["images"] and found["labels"].tolist() == index["labels"]
         assert np.array_equal(found["means"], np.float32(found["scale_factor"]) * stored[:, 0].astype(np.float32))
+    split = read_json(demo[0] / "latents_cache" / "data_split.json")
+    held_out = sum(len(user["test_images"]) for user in split["users"].values())
     with np.load(demo[0] / "results" / "fidelity" / "features.npz") as found:
-        assert found["features"].shape == (27, 512) and found["features"].dtype == np.float32
+        assert found["features"].shape == (held_out + 9, 512) and found["features"].dtype == np.float32
         synthetic = found["is_synthetic"]
         assert found["labels"][synthetic].tolist() == [0] * 3 + [1] * 3 + [2] * 3
         for path, of_set in zip(found["paths"], synthetic):

@@ -207,7 +207,12 @@ def test_many_steps_in_a_row_go_back_to_the_last_milestone_with_a_lower_learning
 def test_what_a_lower_learning_rate_does_not_mend_ends_in_one_line():
     trainer = make_trainer(amp=False)
     spoil(trainer, lambda step, lr: step >= 2)
-    with pytest.raises(InputError, match="10 steps in a row, up to step .*, were not finite, at a learning rate of"):
+    with pytest.raises(InputError, match="10 steps in a row, up to step .*, were not finite, at a learning rate of.*"
+                                         "no checkpoint yet.*then start again"):
+        run(trainer, 100, milestone_every=5)
+    trainer = make_trainer(amp=False)
+    spoil(trainer, lambda step, lr: step >= 7)
+    with pytest.raises(InputError, match="the checkpoint of step 5 is whole.*--resume latest"):
         run(trainer, 100, milestone_every=5)
 
 

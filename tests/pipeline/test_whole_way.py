@@ -120,6 +120,8 @@ def test_training_refuses_to_overwrite_and_resumes(script, demo, paths, tmp_path
     assert "--resume latest" in err and err.count("\n") == 1
     _, err = script("train_latent_cfg.py", *paths, "--dim", "8", "--resume", "latest", expect=2)
     assert "dim 16 (now 8)" in err
+    out, _ = script("train_latent_cfg.py", *paths, "--train_num_steps", "5", "--resume", "latest")
+    assert "resumed at step 5: train_num_steps = 5 is reached; raise it" in out
     script("train_latent_cfg.py", *paths, "--resume", "latest")
     folder, _ = demo
     resumed, whole = (load_tensors(where / "model-3.pt") for where in (tmp_path / "results", folder / "results"))
@@ -253,7 +255,7 @@ def test_two_processes_share_out_the_images_and_make_the_same_ones(script, demo,
     two, same_manifest, out = generate(launch_two, "two")
     assert len(two) == 9 and two.keys() == one.keys() and manifest == same_manifest
     assert all(abs(one[name] - two[name]).max() <= 1 for name in one)
-    assert out.count("9 images drawn") == 1 and (tmp_path / "two_grid.png").exists()
+    assert out.count("9 images generated") == 1 and (tmp_path / "two_grid.png").exists()
 
 
 def test_tensorboard_is_told_what_the_metrics_and_the_pictures_say(demo):

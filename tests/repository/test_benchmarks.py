@@ -1,4 +1,5 @@
 """The benchmarks' arithmetic; no test asserts a time."""
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +11,6 @@ from benchmarks import measure, scale
 from benchmarks.convergence import conclusion
 from groundwork.errors import InputError
 from microdoppler.data.latents import LatentStatistics, load_cached
-from train_latent_cfg import Config
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def test_a_rate_is_of_the_best_repeat(monkeypatch):
 
 
 def test_made_up_latents_are_what_training_opens(tmp_path):
-    config = replace(Config(), num_users=3, latent_size=4)
+    config = replace(measure.FULL_SIZE, num_users=3, latent_size=4)
     scale.make_cache(tmp_path, config, 10)
     index = scale.read_json(tmp_path / "latents.json")
     cache = load_cached(tmp_path, LatentStatistics(**index["statistics"]))
@@ -52,3 +52,11 @@ def test_convergence_names_the_first_milestone_that_is_as_good_as_the_references
     assert "is reached by step 100: 0.10 of its steps" in conclusion(rows, "ours")
     rows[1]["reference"]["kid"] = 0.6
     assert "0.60, is not reached" in conclusion(rows, "ours")
+
+
+def test_convergence_concludes_nothing_from_what_could_not_be_measured():
+    def rows(ours, reference):
+        return [{"step": 100, "ours": {"kid": ours}}, {"step": 300, "reference": {"kid": reference}}]
+    for unknown in (rows(0.4, math.nan), rows(math.nan, 0.5), rows(math.nan, math.nan)):
+        assert "unknown" in conclusion(unknown, "ours") and "reached" not in conclusion(unknown, "ours")
+    assert "is reached by step 200" in conclusion([*rows(math.nan, 0.5), {"step": 200, "ours": {"kid": 0.4}}], "ours")

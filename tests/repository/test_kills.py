@@ -22,7 +22,7 @@ def test_kills_come_before_the_end(outcomes):
 def test_what_is_not_whole_is_found(tmp_path):
     torch.save({"a": torch.zeros(1000)}, tmp_path / "model-1.pt")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')     # torn, as an appended line may be
-    (tmp_path / ".model-2.4711.0123abcd.tmp.pt").write_text("half")
+    (tmp_path / ".model-2.0123abcd-4711.0123abcd.tmp.pt").write_text("half")
     assert kills.broken_files(tmp_path) == []
     whole = (tmp_path / "model-1.pt").read_bytes()
     for name, content in {"model-2.pt": whole[:-100], "metrics.jsonl": b"{\n{}\n", "report.html": b"<html>",

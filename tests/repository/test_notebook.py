@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from groundwork.files import write_json
 from microdoppler.simulate.dataset import simulate_dataset
 
 nbformat = pytest.importorskip("nbformat")
@@ -37,7 +38,7 @@ def run_session(attached, working, last="classify.main", **changes):
 def test_a_second_session_goes_on_from_the_output_of_the_first(tmp_path):
     text, pictures = run_session(tmp_path / "nothing", tmp_path / "first")
     assert "walkers are simulated" in text and "wrote model-2.pt" in text and "resumed" not in text
-    assert "12 images drawn" in text and "not distinguishable" in text and pictures == 7
+    assert "12 images generated" in text and "not distinguishable" in text and pictures == 7
 
     (tmp_path / "input").mkdir()
     (tmp_path / "first").rename(tmp_path / "input" / "first")
@@ -63,6 +64,9 @@ def test_what_is_attached_is_found(tmp_path):
     assert (found.data_path, found.num_users) == (data, 3)
     assert found.vae_path == tmp_path / "vae" / "kl_vae_best.pt"
     assert found.earlier == tmp_path / "old"
+    for name, every in (("old", 400), ("new", 2000)):       # 4 000 steps, and 18 000
+        write_json(tmp_path / name / "results" / "config.json", {"save_and_sample_every": every})
+    assert find_attached(tmp_path).earlier == tmp_path / "new"
 
 
 def test_bringing_over_keeps_what_is_there(tmp_path):

@@ -105,6 +105,31 @@ def test_what_is_installed_has_no_name_that_a_users_own_file_may_have(tmp_path):
     assert re.findall(r'"(\w+)"', modules) == ["train_latent_cfg"]
 
 
+@pytest.mark.parametrize("file, remedy", [
+    ("vae.py", "rename it, or"), ("groundwork/__init__.py", "rename it, or"),
+    ("site-packages/denoising_diffusion_pytorch/__init__.py", "pip uninstall denoising-diffusion-pytorch, or")])
+def test_another_module_under_the_name_of_one_of_ours_is_named(tmp_path, file, remedy):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("raise SystemExit('this is not what was asked for')")
+    folder = path.parents[path.stem == "__init__"]
+    done = subprocess.run([sys.executable, "-c", "from microdoppler import generate"], cwd=tmp_path,
+                          env={"PYTHONPATH": f"{folder}:{ROOT}"}, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert f"{path} is not the " in last and f"{remedy} run from {ROOT}; then restart Python" in last
+
+
+def test_the_backend_of_a_notebook_does_not_stop_a_program_in_another_environment(tmp_path):
+    """The kernel names it for the programs that it starts, too. -S: without the packages of this environment, as in one
+    that lacks the backend; with the backend it stays."""
+    code = "import os, microdoppler; print(os.environ['MPLBACKEND'])"
+    for name, expected in (("module://matplotlib_inline.backend_inline", "Agg"), ("TkAgg", "TkAgg"),
+                           ("module://json.decoder", "module://json.decoder")):
+        done = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                              env={"PYTHONPATH": str(ROOT), "MPLBACKEND": name})
+        assert done.stdout == f"{expected}\n", done.stderr
+
+
 def test_every_room_is_installed():
     included = re.search(r"find_packages\(include=\[(.*?)\]\)", (ROOT / "setup.py").read_text())[1]
     installed = find_packages(str(ROOT), include=re.findall(r'"([^"]+)"', included))

@@ -139,7 +139,7 @@ def test_masks_hide_with_the_background_and_small_parts_only():
 def test_scores_against_numbers_computed_by_hand():
     probabilities = np.array([[0.9, 0.1, 0.0], [0.4, 0.6, 0.0], [0.2, 0.8, 0.0], [0.5, 0.2, 0.3]])
     found = score(probabilities, np.array([0, 0, 1, 1]))
-    assert found["accuracy"] == 0.5 and found["recalls"] == {1: 0.5, 2: 0.5}
+    assert found["accuracy"] == 0.5 and found["recalls"] == {0: 0.5, 1: 0.5}
     assert found["macro_f1"] == pytest.approx(0.5) and found["confusion"] == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     # four bins of one image each: |1 - 0.9|, |0 - 0.6|, |1 - 0.8|, |0 - 0.5|
     assert found["ece"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.5) / 4)

@@ -130,13 +130,26 @@ def test_fingerprint_changes_with_any_weight_and_with_the_scale():
     assert small_vae().fingerprint() == prints[0]
 
 
-def test_weights_that_do_not_fit_are_named_with_their_shapes(tmp_path):
+def test_the_sizes_of_a_network_are_read_off_its_weights(tmp_path):
     save_tensors(tmp_path / "vae.pt", small_vae().state_dict())
+    loaded = KL_VAE.load(tmp_path / "vae.pt")
+    assert loaded.ddconfig == small_vae().ddconfig and loaded.fingerprint() == small_vae().fingerprint()
+
+
+def test_fingerprints_stored_by_earlier_versions_stay_valid():
+    vae = KL_VAE({"ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1})
+    vae.load_state_dict({key: torch.from_numpy(parity.fill(key, tuple(weight.shape))).float()
+                         for key, weight in vae.state_dict().items()})
+    assert vae.fingerprint() == "49fbee0b20e889d5442012bd72fa2b36dcc47f0858cb345d9d918a7f86f9a819"
+
+
+def test_weights_that_do_not_fit_each_other_are_named_with_their_shapes(tmp_path):
+    weights = small_vae().state_dict()
+    save_tensors(tmp_path / "vae.pt", weights | {"encoder.norm_out.bias": torch.zeros(4)})
     with pytest.raises(InputError) as error:
         KL_VAE.load(tmp_path / "vae.pt")
     message = str(error.value)
-    assert "encoder.conv_in.weight found (8, 3, 3, 3), expected (128, 3, 3, 3)" in message
-    assert "ddconfig" in message and "\n" not in message
+    assert "1 place: encoder.norm_out.bias found (4,), expected (16,)" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("content, named", [

@@ -1,6 +1,7 @@
 """python -m vae.train: what it reads, what it writes, and that an interrupted run ends as an uninterrupted one."""
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.images import load_images
+from groundwork.preparation import Preparation
 from vae import KL_VAE, train
 from vae.quality import measure_quality
 from vae.train import learning_rate, main, read_split, train_vae
@@ -37,15 +39,36 @@ def write_data(root, num_users: int = 2, num_train: int = 14, num_test: int = 5,
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / "data" / name)
     split = root / "latents_cache" / "data_split.json"
     split.parent.mkdir()
-    split.write_text(json.dumps({"strategy": "contiguous", "seed": 42, "users": users}))
+    split.write_text(json.dumps({"strategy": "contiguous", "seed": 42, "guard": 3, "users": users}))
     return root / "data", split
 
 
 def test_validation_is_the_last_tenth_and_the_three_windows_before_it_are_left_out(tmp_path):
     _, split = write_data(tmp_path, num_users=1, num_train=50)
-    training, validation = read_split(split)
-    assert training == [f"ID_1/Doppler{i}.png" for i in range(1, 43)]
-    assert validation == [f"ID_1/Doppler{i}.png" for i in range(46, 51)]
+    data = read_split(split)
+    assert data.training == [f"ID_1/Doppler{i}.png" for i in range(1, 43)]
+    assert data.validation == [f"ID_1/Doppler{i}.png" for i in range(46, 51)]
+    # the list of a random split is in no order, and as many are left out as its guard says
+    content = json.loads(split.read_text()) | {"strategy": "random", "guard": 5}
+    content["users"]["1"]["train_images"].sort(key=hash)
+    split.write_text(json.dumps(content))
+    assert read_split(split) == replace(data, training=data.training[:-2])
+
+
+def test_images_are_prepared_as_the_split_says_and_those_of_a_folder_train_are_found(tmp_path):
+    data, split = write_data(tmp_path)
+    content = json.loads(split.read_text()) | {"preparation": {"fit": "crop", "crop": None, "levels": [0, 100]}}
+    split.write_text(json.dumps(content))
+    assert read_split(split).preparation == Preparation("crop", None, (0, 100))
+    data.rename(tmp_path / "set_train")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set_train").rename(tmp_path / "set" / "train")
+    output = tmp_path / "vae.pt"
+    main(tmp_path / "set", output, split, image_size=16, ch=8, ch_mult=(1, 2), num_res_blocks=1, num_steps=1,
+         batch_size=4, device="cpu")
+    with Image.open(output.with_name("vae_reconstruction.png")) as picture:
+        assert np.asarray(picture)[:16].mean() > 150        # levels make it brighter
+    assert KL_VAE.load(output).image_size == 16
 
 
 def test_learning_rate_warms_up_to_its_peak_and_falls_to_zero():
@@ -69,7 +92,7 @@ def test_training_reads_no_test_image_and_leaves_weights_and_a_picture(tmp_path)
     results = main(data, output, split, image_size=16, ch=8, ch_mult=(1, 2), num_res_blocks=1, num_steps=4,
                    batch_size=4, lr=2e-3, validate_every=2, device="cpu")
     assert len(list(data.rglob("Doppler*"))) == 28              # the 10 test images were never there to be read
-    vae, validation = KL_VAE.load(output), load_images(data, read_split(split)[1], 16)
+    vae, validation = KL_VAE.load(output), load_images(data, read_split(split).validation, 16)
     figures, reconstructions = measure_quality(vae, validation, batch_size=1, seed=0)
     assert figures["mse"] == pytest.approx(results["mse"], rel=1e-4)
     assert figures["mse"] == pytest.approx(((reconstructions / 255 - validation / 255) ** 2).mean().item(), rel=0.01)
@@ -151,7 +174,7 @@ def test_existing_output_is_kept_unless_resumed_with_the_same_settings(tmp_path)
     before = output.read_bytes()
     with pytest.raises(InputError, match="--resume"):
         train_vae(images, images, output=output, **{**SETTINGS, "num_steps": 1})
-    with pytest.raises(InputError, match="lr 0.002 .now 0.1."):
+    with pytest.raises(InputError, match=r"--lr 0.002 \(now 0.1\)"):
         train_vae(images, images, output=output, resume=True, **{**SETTINGS, "num_steps": 1, "lr": 0.1})
     train_vae(images, images, output=output, resume=True, **{**SETTINGS, "num_steps": 1})      # nothing left to do
     assert output.read_bytes() == before
@@ -166,21 +189,22 @@ def test_a_run_from_before_there_was_a_choice_of_channels_is_resumed(tmp_path):
         del state["settings"]["ddconfig"][name]
     save_tensors(tmp_path / "vae_state.pt", state)
     main(data, tmp_path / "vae.pt", split, **options, resume=True)
-    with pytest.raises(InputError, match="'in_channels': 3.*now.*'in_channels': 1"):
+    with pytest.raises(InputError, match=r"--channels 3 \(now 1\), --data_path and --split, of digest"):
         main(data, tmp_path / "vae.pt", split, **options, resume=True, channels=1)
 
 
 def test_bad_input_is_named(tmp_path):
     data, split = write_data(tmp_path)
     options = {"image_size": 16, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "num_steps": 1, "device": "cpu"}
-    with pytest.raises(InputError, match="microdoppler.split --data_path"):
+    with pytest.raises(InputError, match="^--split .*microdoppler.split --data_path"):
         main(data, tmp_path / "a.pt", tmp_path / "absent.json", **options)
     with pytest.raises(InputError, match="multiple of 2"):
         main(data, tmp_path / "a.pt", split, **{**options, "image_size": 15})
-    with pytest.raises(InputError, match="num_steps is 0"):
+    with pytest.raises(InputError, match="--num_steps is 0"):
         main(data, tmp_path / "a.pt", split, **{**options, "num_steps": 0})
-    for changes, words in (({"ch_mult": ()}, "ch_mult is 0"), ({"latent_channels": 0}, "latent_channels is 0"),
-                           ({"seed": -1}, "seed is -1")):
+    for changes, words in (({"ch_mult": ()}, "--ch_mult is 0"), ({"latent_channels": 0}, "--latent_channels is 0"),
+                           ({"seed": -1}, "--seed is -1"), ({"kl_weight": -1.0}, "^--kl_weight is -1.0; expected 0"),
+                           ({"lr": 0.0}, "^--lr is 0.0; expected more than 0$")):
         with pytest.raises(InputError, match=words):
             main(data, tmp_path / "a.pt", split, **{**options, **changes})
     for lr in (0.0, -1.0, float("nan"), float("inf")):
@@ -189,8 +213,9 @@ def test_bad_input_is_named(tmp_path):
     (data / "ID_1" / "Doppler3.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="Doppler3.png"):
         main(data, tmp_path / "a.pt", split, **options)
-    (tmp_path / "few.json").write_text(json.dumps({"users": {"7": {"train_images": ["a", "b"], "test_images": []}}}))
-    with pytest.raises(InputError, match="user 7 has 2"):
+    (tmp_path / "few.json").write_text(json.dumps({"strategy": "contiguous", "guard": 3, "users": {
+        "7": {"train_images": ["a", "b"], "test_images": []}}}))
+    with pytest.raises(InputError, match="user 7 has 2 .*--images_per_user_train"):
         main(data, tmp_path / "a.pt", tmp_path / "few.json", **options)
     assert not list(tmp_path.glob("a*"))
 

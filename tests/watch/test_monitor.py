@@ -20,8 +20,9 @@ from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from groundwork.errors import InputError
 from groundwork.files import to_json
 from groundwork.limits import to_plain
-from microdoppler.watch.diagnosis import diagnose
+from microdoppler.watch.diagnosis import Finding, diagnose
 from microdoppler.watch.metrics import read_metrics, smooth
+from microdoppler.watch.plot import plot
 from train_latent_cfg import Config
 
 TOTAL, MILESTONE_EVERY, LOG_EVERY = 150000, 2000, 50
@@ -54,7 +55,8 @@ def write_run(folder: Path, loss=standardized, *, steps: int = TOTAL, line=lambd
     folder.mkdir(parents=True, exist_ok=True)
     if not config.get("standardize_latents", True):
         config = {"min_loss_weight": 0.0, **config}     # as in the runs whose figures raw() has
-    (folder / "config.json").write_text(json.dumps(to_plain(dataclasses.replace(Config(), **config))))
+    settled = {"num_users": 31} | config        # a run knows how many they are
+    (folder / "config.json").write_text(json.dumps(to_plain(dataclasses.replace(Config(), **settled))))
     scatter, lines = np.random.default_rng(0), []
     for step in range(LOG_EVERY, steps + 1, LOG_EVERY):
         lines.append({**training_line(step, loss(step) * scatter.normal(1, 0.06)), **line(step)})
@@ -67,6 +69,16 @@ def write_run(folder: Path, loss=standardized, *, steps: int = TOTAL, line=lambd
 def names(folder: Path) -> list[str]:
     settings = monitoring.read_settings(folder / "config.json")
     return [finding.name for finding in diagnose(read_metrics(folder / "metrics.jsonl"), settings)]
+
+
+@pytest.mark.parametrize("loss, standardize, steps", [(standardized, True, 500), (standardized, True, TOTAL),
+                                                      (raw, False, TOTAL), (lambda step: 0.62, True, 5000)])
+def test_curves_have_labels_and_the_last_milestone_lies_within_the_frame(tmp_path, loss, standardize, steps):
+    folder = write_run(tmp_path / "run", loss, steps=steps, standardize_latents=standardize, train_num_steps=steps)
+    axis = plot(read_metrics(folder / "metrics.jsonl"), monitoring.read_settings(folder / "config.json")).axes[0]
+    low, high = axis.get_ylim()
+    assert 3 <= sum(low <= tick <= high for tick in axis.get_yticks()) <= 12
+    assert axis.get_xlim()[1] > 1.01 * steps
 
 
 # ---------------------------------------------------------------------------------------------------- diagnosis
@@ -129,25 +141,86 @@ def remedies(folder: Path, **run) -> str:
 
 def test_remedies_speak_of_the_runs_own_constants(tmp_path):
     sick = dict(milestone=lambda step: {"class_gain": 0.0005}, cond_scale=4.0)
-    assert "with cond_drop_prob 0.15 (now 0.5); until then" in remedies(tmp_path, **sick)
+    assert "; cond_drop_prob 0.15 (now 0.5); until then" in remedies(tmp_path, **sick)
     older = remedies(tmp_path, **sick, loss=lambda step: 0.326 * standardized(step), min_loss_weight=0.0)
-    assert "with min_loss_weight 1 (now 0) and cond_drop_prob" in older
+    assert "; train a new model with min_loss_weight 1 (now 0)" in older
     lowered = remedies(tmp_path, **sick, cond_drop_prob=0.1)
     assert "cond_drop_prob" not in lowered and "cond_scale 5 (now 4)" in lowered
-    assert "raise" not in remedies(tmp_path, **{**sick, "cond_scale": 1.0}, use_cfg_plus_plus=True)
+    assert "generate" not in remedies(tmp_path, **{**sick, "cond_scale": 1.0}, use_cfg_plus_plus=True)
     assert "cond_scale 0.8 (now 0.4)" in remedies(tmp_path, **{**sick, "cond_scale": 0.4}, use_cfg_plus_plus=True)
     same = dict(milestone=lambda step: {"diversity": 0.1})
     assert "cond_scale 2 (now 4)" in remedies(tmp_path, **same, cond_scale=4.0)
     assert "cond_scale 0.3 (now 0.6)" in remedies(tmp_path, **same, cond_scale=0.6, use_cfg_plus_plus=True)
-    assert remedies(tmp_path, **same, cond_scale=1.0).startswith("generate from an earlier milestone")
+    assert remedies(tmp_path, **same, cond_scale=1.0).startswith("train longer")      # no milestone was better
     both = remedies(tmp_path, milestone=lambda step: {"recognised": 0.3, "sharpness": 1.8}, cond_scale=4.0)
-    assert "use an earlier milestone" in both and "guidance" not in both     # the other finding asks to lower it
+    assert "train longer" in both and "cond_scale" not in both      # the other finding asks to lower it
     stuck = ILLNESSES["loss not falling"]
     assert remedies(tmp_path, **stuck, train_lr=1e-6).startswith("train_lr 0.0001 (now 1e-06")
     assert remedies(tmp_path, **stuck, train_lr=0.03).startswith("train_lr 0.001 (now 0.03")
+    assert remedies(tmp_path, **stuck, train_lr=0.002).startswith("train_lr 0.00067 (now 0.002")
     assert remedies(tmp_path, **ILLNESSES["loss not falling, wrong range"]).startswith("python test_vae_range.py")
     assert "standardize_latents = True" in remedies(tmp_path, **ILLNESSES["loss not falling, raw"])
     assert "standardize_latents" not in remedies(tmp_path, **stuck)
+
+
+def findings(folder: Path, **run) -> dict[str, Finding]:
+    write_run(folder, **run)
+    settings = monitoring.read_settings(folder / "config.json")
+    return {finding.name: finding for finding in diagnose(read_metrics(folder / "metrics.jsonl"), settings)}
+
+
+@pytest.mark.parametrize("train_lr", [1e-4, 3e-4, 1e-3])
+def test_a_learning_rate_that_suits_the_network_is_not_blamed(tmp_path, train_lr):
+    found = findings(tmp_path, **ILLNESSES["loss not falling"], train_lr=train_lr)["loss not falling"]
+    assert "learning rate" not in found.meaning and "train_lr" not in found.remedy
+    assert found.remedy.startswith("python test_vae_range.py")
+
+
+def test_only_what_failed_is_shown_as_evidence(tmp_path):
+    ignored = findings(tmp_path, milestone=lambda step: {"class_gain": 0.0005})["users not distinguishable"]
+    assert "rises by 0.05%" in ignored.seen and "classifier" not in ignored.seen
+    assert "wrong label" not in ignored.meaning
+    mistaken = findings(tmp_path, milestone=lambda step: {"recognised": 0.3})["users not distinguishable"]
+    assert "30% of the samples" in mistaken.seen and "loss rises" not in mistaken.seen
+    overflow = findings(tmp_path, **ILLNESSES["NaN, gradients"])["NaN"]
+    assert "gradient norm" in overflow.seen and "loss" not in overflow.seen
+
+
+def test_a_run_that_does_not_tell_users_apart_yet_is_to_be_trained_longer(tmp_path):
+    """Its class gain still rises: an earlier milestone would be worse."""
+    rising = dict(steps=1200, train_num_steps=1200, save_and_sample_every=400,
+                  milestone=lambda step: {"class_gain": step / 1e6, "recognised": 0.2})
+    remedy = findings(tmp_path, **rising)["users not distinguishable"].remedy
+    assert remedy.startswith("train longer (train_num_steps, now 1200)") and "earlier milestone" not in remedy
+
+
+def test_a_run_that_copies_its_images_is_not_to_be_trained_longer(tmp_path):
+    found = findings(tmp_path, milestone=lambda step: {"copies": 0.4, "recognised": 0.3, "sharpness": 0.5})
+    assert set(found) == {"users not distinguishable", "blurred samples", "memorising"}
+    assert not any("longer" in finding.remedy for finding in found.values())
+
+
+def test_an_earlier_milestone_is_advised_where_there_is_a_better_one(tmp_path):
+    def sick(key, good, bad):
+        return findings(tmp_path, milestone=lambda step: {key: good if step <= 40000 else bad})
+    assert "an earlier milestone, such as 20" in sick("diversity", 0.9, 0.3)["collapsing"].remedy
+    assert "an earlier milestone, such as 20" in sick("copies", 0.0, 0.4)["memorising"].remedy
+    assert "earlier milestone" not in sick("copies", 0.3, 0.4)["memorising"].remedy
+
+
+def test_figures_of_the_diagnosis_say_of_which_milestones_they_are(tmp_path, capsys):
+    sick = dict(milestone=lambda step: {"diversity": 0.3 if step < TOTAL else 0.45})
+    found = findings(tmp_path, **sick)["collapsing"].seen
+    assert "0.30 times" in found and found.endswith("(median of the last 3 milestones)")
+    monitor_training.main(Config(results_folder=tmp_path))
+    assert "diversity 0.45" in capsys.readouterr().out      # in the line of milestone 75, the last one
+    short = dict(steps=2000, train_num_steps=2000, milestone=lambda step: {"diversity": 0.3})
+    assert findings(tmp_path, **short)["collapsing"].seen.endswith("(one milestone)")
+
+
+def test_sharpness_says_that_it_does_not_see_the_vae(tmp_path, capsys):
+    monitor_training.main(Config(results_folder=write_run(tmp_path)))
+    assert "sharpness 0.95 (1 = as training images after the VAE)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("objective", ["pred_v", "pred_noise", "pred_x0"])

@@ -1,0 +1,229 @@
+"""data_split.json: made once from the data and from what the user wants, then read by all programs.
+
+What the user leaves open (None) is as the file says. When the file is made, it follows from the data.
+"""
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from groundwork.errors import InputError, shortened
+from groundwork.files import read_json, write_json
+from groundwork.preparation import Preparation
+from microdoppler.data.audit import guard_needed
+from microdoppler.data.class_names import default_names, read_names
+from microdoppler.data.folders import describe_ignored, ignored_files, is_own_output
+from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
+from microdoppler.data.recordings import RecordingsOfUsers, all_images, describe_recordings, find_recordings
+from microdoppler.data.spectrograms import (class_of, drop_broken, find_classes, find_images, folders_by_class,
+                                            user_number)
+from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, in_test_data, split_images
+
+SPLIT_FILE = "data_split.json"
+USUAL_GUARD = 4         # windows; enough for windows that overlap by 75 %
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """What the user wants of a split. The names of the fields are those of Config's constants, which describes them.
+
+    None: as data_split.json says, or what the data suggest if there is none yet.
+    """
+    num_users: int | None = None
+    images_per_user_train: int | float | str | None = None
+    split_strategy: str | None = None
+    split_fold: int | None = None
+    split_guard: int | None = None
+    seed: int = 42
+    class_folders: bool | None = None
+    recording_pattern: str | None = None
+    test_data: Path | None = None
+    fit: str | None = None
+    crop: tuple[float, float, float, float] | None = None
+    levels: tuple[float, float] | None = None
+
+    @property
+    def preparation(self) -> Preparation:
+        """How image files become square arrays; raises InputError for values that cannot be."""
+        return Preparation(self.fit or Preparation.fit, self.crop, self.levels)
+
+    @staticmethod
+    def of(settings: SplitSettings) -> "SplitOptions":
+        """The options that describe a split completely."""
+        preparation = settings.preparation
+        return SplitOptions(settings.num_users, settings.images_per_user_train, settings.strategy, settings.fold,
+                            settings.guard, settings.seed, settings.class_folders, settings.recording_pattern,
+                            Path(settings.test_data) if settings.test_data is not None else None, preparation.fit,
+                            preparation.crop, preparation.levels)
+
+
+@dataclass(frozen=True)
+class OpenedSplit:
+    """A split, the overlaps of its images, and lines to print about them: how it was made, warnings."""
+    split: Split
+    overlaps: Overlaps
+    lines: list[str]
+
+
+def locate_data(data_path: Path, test_data: Path | None) -> tuple[Path, Path | None]:
+    """The folder of the training images and that of a given test set.
+
+    They are as given; but if data_path holds the folders train and test, with folders of users in them, it is these.
+    """
+    train, test = data_path / "train", data_path / "test"
+    if test_data is None and train.is_dir() and test.is_dir() and set(folders_by_class(train)) & set(
+            folders_by_class(test)):
+        return train, test
+    return data_path, test_data
+
+
+def open_split(path: Path, data_path: Path, options: SplitOptions, class_names: Path | None = None) -> OpenedSplit:
+    """The split at `path`; made from the images in data_path and written there if there is none.
+
+    class_names: a JSON file for `read_names`, from which the split gets its names, and is written again if they change;
+    without one the names stay as they are.
+
+    Raises InputError when the stored split was made with other settings than the options say or lists images that are
+    missing, and when a split cannot be made of the images.
+    """
+    split, lines = read_split(path, data_path, options) if path.exists() else make_split(path, data_path, options)
+    named = _named(split, class_names)
+    if not path.exists() or named != split:
+        write_json(path, named.to_json())
+    overlaps = load_or_find_overlaps(data_path, named.recordings, path.parent, named.preparation)
+    return OpenedSplit(named, overlaps, lines)
+
+
+def load_split(path: Path) -> Split:
+    """The split at `path`. Raises InputError when there is none, or it is none of ours."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; make it with python -m microdoppler.split --data_path …, or name the "
+                         "folder that holds it with --latents_cache_folder")
+    return Split.from_json(read_json(path), path)
+
+
+def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Split, list[str]]:
+    """The stored split and lines to print: what of the data it does not use. Raises InputError as open_split does."""
+    split = load_split(path)
+    was = vars(SplitOptions.of(split.settings))
+    ignored = ("seed",) if split.settings.strategy == "contiguous" else ("split_fold", "split_guard")
+    changed = [f"{name} {_text(was[name])} (now {_text(value)})" for name, value in vars(options).items()
+               if value is not None and name not in ignored and _plain(value) != _plain(was[name])]
+    if changed:
+        raise InputError(f"{path} was made with {', '.join(changed)}; leave these constants as they were, or choose "
+                         "another latents_cache_folder and results_folder for a new split")
+    if not data_path.is_dir():
+        raise InputError(f"data_path {data_path} is no folder; give the one that {path} was made from with --data_path")
+    listed = [name for part in (split.train_images, split.test_images) for own in part.values() for name in own]
+    if missing := [name for name in listed if not (data_path / name).is_file()]:
+        raise InputError(f"{path} lists {shortened(missing, 3)}, which is not in data_path {data_path}; give the data "
+                         "it was made from with --data_path, or choose another latents_cache_folder for a new split")
+    images = find_images(data_path, split.folders)
+    if not any(split.recordings.values()):      # an older file; the overlaps need also what it does not list
+        decodable, _ = drop_broken(data_path, images, split.preparation)
+        split = replace(split, recordings=find_recordings(data_path, decodable)[0])
+    return split, unused_lines(data_path, images, split)
+
+
+def unused_lines(data_path: Path, images: dict[int, list[str]], split: Split) -> list[str]:
+    """What of the data a stored split does not use. images: {user number: paths in data_path now}."""
+    known = {name for own in split.recordings.values() for name in all_images(own)}
+    lines = []
+    if added := [name for own in images.values() for name in own if name not in known]:
+        lines.append(f"note: {len(added)} images that are not in the split are not used ({shortened(added, 3)}); they "
+                     "were added later or cannot be decoded. For a new split choose another latents_cache_folder")
+    return lines + unused_folders(data_path, split.folders, split.settings.class_folders)
+
+
+def unused_folders(data_path: Path, folders: dict[int, str], class_folders: bool) -> list[str]:
+    """A line about folders of data_path that are no users here; none if all are used."""
+    unused = [folder.name for folder in folders_by_class(data_path).values() if folder.name not in folders.values()
+              and (class_folders or user_number(folder.name) is not None) and not is_own_output(folder)]
+    return [f"note: not used, as num_users is {len(folders)}: {shortened(unused)}"] if unused else []
+
+
+def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Split, list[str]]:
+    """A new split, and lines to print: how it follows from the data. Raises InputError as open_split does."""
+    preparation = options.preparation
+    folders = find_classes(data_path, options.num_users or 0, options.class_folders)
+    class_folders = options.class_folders
+    if class_folders is None:
+        class_folders = any(user_number(folder) is None for folder in folders.values())
+    images, lines = drop_broken(data_path, find_images(data_path, folders), preparation)
+    recordings, source = find_recordings(data_path, images, options.recording_pattern)
+    ignored = describe_ignored(ignored_files(data_path, list(folders.values())))
+    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
+              describe_recordings(recordings, source)]
+    test_recordings = None
+    if options.test_data is not None:
+        test_recordings = find_test_recordings(options.test_data, folders, options.recording_pattern, preparation)
+    settings, reasons = fill_in(options, recordings, len(folders), class_folders, preparation)
+    if options.split_guard is None and test_recordings is None and settings.strategy == "contiguous":
+        overlaps = load_or_find_overlaps(data_path, recordings, path.parent, preparation)
+        settings, reason = with_guard(settings, overlaps, folders)
+        reasons.append(reason)
+    if reasons:
+        lines.append("from the data: " + "; ".join(reasons))
+    return split_images(recordings, settings, folders, test_recordings), lines
+
+
+def find_test_recordings(test_data: Path, folders: dict[int, str], pattern: str | None,
+                         preparation: Preparation) -> RecordingsOfUsers:
+    """The recordings of a given test set, with absolute paths. folders: {user number: folder of the training images}.
+
+    Raises InputError when a user has no images there.
+    """
+    if not test_data.is_dir():
+        raise InputError(f"--test_data {test_data} is no folder; expected one with the same users as data_path")
+    if missing := [name for name in folders.values() if class_of(name) not in folders_by_class(test_data)]:
+        raise InputError(f"--test_data {test_data} lacks {shortened(missing)}; expected the same users as in data_path")
+    images, _ = drop_broken(test_data, find_images(test_data, folders), preparation)
+    recordings, _ = find_recordings(test_data, images, pattern)
+    return {user: [replace(recording, name=f"test {recording.name}" if recording.name else "",
+                           images=[in_test_data(name, str(test_data)) for name in recording.images])
+                   for recording in own] for user, own in recordings.items()}
+
+
+def fill_in(options: SplitOptions, recordings: RecordingsOfUsers, num_users: int, class_folders: bool,
+            preparation: Preparation) -> tuple[SplitSettings, list[str]]:
+    """The settings, with what the options leave open (but not the guard), and in words why they are so."""
+    size, reasons = options.images_per_user_train, []
+    if size is None and options.test_data is not None:
+        size = ALL_BUT_TEST
+    elif size is None:
+        smallest = min(len(all_images(own)) for own in recordings.values())
+        size = max(1, smallest // 3)
+        reasons.append(f"images_per_user_train {size}, a third of the {smallest} images of the smallest user")
+    return SplitSettings(num_users, size, options.split_strategy or "contiguous", options.split_fold or 0,
+                         options.split_guard or 0, options.seed, class_folders, options.recording_pattern,
+                         None if options.test_data is None else str(options.test_data), preparation), reasons
+
+
+def with_guard(settings: SplitSettings, overlaps: Overlaps, folders: dict[int, str]) -> tuple[SplitSettings, str]:
+    """The settings with the guard that the overlaps need, and in words why it is so.
+
+    No training and test window may share a column, and near-copies must be rare.
+    """
+    if overlaps.hop is None:
+        return replace(settings, guard=USUAL_GUARD), f"split_guard {USUAL_GUARD}, the usual one: no overlap was found"
+    guard = max(math.ceil(1 / overlaps.hop) - 1, guard_needed(overlaps, settings, folders) or 0)
+    return replace(settings, guard=guard), f"split_guard {guard}, as the overlaps need"
+
+
+def _named(split: Split, class_names: Path | None) -> Split:
+    """The split with the names from a class-name file; unchanged without one."""
+    if class_names is None:
+        return split
+    defaults = default_names(split.folders, split.settings.class_folders)
+    return replace(split, names=read_names(class_names, split.folders, defaults))
+
+
+def _plain(value: Any) -> Any:
+    """A value of an option so that equal ones compare as equal."""
+    return tuple(map(float, value)) if isinstance(value, (tuple, list)) else str(value) if isinstance(
+        value, Path) else value
+
+
+def _text(value: Any) -> str:
+    """A value of an option as it is given on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
