@@ -41,6 +41,11 @@ class Recording:
     subject: str = ""
     condition: str = ""
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.images, list) and isinstance(self.numbers, list) and self.images
+                and len(self.images) == len(self.numbers) and all(isinstance(number, int) for number in self.numbers)):
+            raise InputError(f"recording {self.name!r}: expected a whole number for each of its images")
+
     @property
     def is_known(self) -> bool:
         """Whether it is known that these images, and no others, are one recording."""

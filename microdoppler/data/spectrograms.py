@@ -86,6 +86,8 @@ def find_images(root: str | Path, classes: dict[int, str]) -> dict[int, list[str
     """
     root = Path(root)
     folders = folders_by_class(root)
+    if missing := [name for name in classes.values() if class_of(name) not in folders]:
+        raise InputError(f"{root} lacks {shortened(missing)}; give the folder that holds them")
     images = {user: [file.relative_to(root).as_posix() for file in image_files(folders[class_of(name)])]
               for user, name in classes.items()}
     empty = [classes[user] for user, names in images.items() if not names]

@@ -16,6 +16,7 @@ from groundwork.files import check_inside
 from groundwork.preparation import Preparation
 from microdoppler.data.class_names import default_names
 from microdoppler.data.recordings import Recording, RecordingsOfUsers, all_images
+from microdoppler.data.spectrograms import user_number
 
 STRATEGIES = ("contiguous", "random")
 FOLDS = (0, 1, 2)
@@ -157,6 +158,9 @@ class Split:
         if len(set(listed)) < len(listed) and settings.test_data is None:
             twice = next(name for name in listed if listed.count(name) > 1)
             raise InputError(f"{path} lists {twice} twice; an image is in one place, to train or to test")
+        for user, folder in folders.items():
+            if "/" in folder or not settings.class_folders and user_number(folder) != user:
+                raise InputError(f"{path} says that the images of user {user} are in {folder}; expected ID_{user}")
         if len(users) != settings.num_users:
             raise InputError(f"{path} has users {shortened([str(user) for user in users])}; expected "
                              f"{settings.num_users}; delete it, and it is made again")

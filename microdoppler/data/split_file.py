@@ -114,8 +114,9 @@ def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
                          "another latents_cache_folder and results_folder for a new split")
     if not data_path.is_dir():
         raise InputError(f"data_path {data_path} is no folder; give the one that {path} was made from with --data_path")
-    listed = [name for part in (split.train_images, split.test_images) for own in part.values() for name in own]
-    if missing := [name for name in listed if not (data_path / name).is_file()]:
+    listed = {name for part in (split.train_images, split.test_images) for own in part.values() for name in own}
+    listed |= {name for own in split.recordings.values() for name in all_images(own)}
+    if missing := [name for name in sorted(listed) if not (data_path / name).is_file()]:
         raise InputError(f"{path} lists {shortened(missing, 3)}, which is not in data_path {data_path}; give the data "
                          "it was made from with --data_path, or choose another latents_cache_folder for a new split")
     images = find_images(data_path, split.folders)

@@ -134,7 +134,7 @@ def test_without_what_windows_lacks_it_trains_and_generates(demo, tmp_path):
     assert len(list((tmp_path / "images" / "ID_1").glob("*.png"))) == 2
 
 
-@pytest.mark.parametrize("options, status", [(["--help"], 0), (["--num_users", "0"], 2)])
+@pytest.mark.parametrize("options, status", [(["--help"], 0), (["--num_users", "-1"], 2)])
 def test_a_terminal_without_unicode_gets_question_marks(options, status):
     done = subprocess.run([sys.executable, ROOT / "train_latent_cfg.py", *options], capture_output=True, text=True,
                           env={**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C"})

@@ -25,15 +25,15 @@ def test_config_table_is_up_to_date():
 
 def test_defaults_are_the_agreed_ones():
     agreed = dict(
-        vae_path="/kaggle/input/kl-vae-best-pt/kl_vae_best.pt", num_users=31, images_per_user_train=50, image_size=256,
-        data_path="/kaggle/input/organized-gait-dataset/Normal_line", results_folder="results", latent_size=32,
-        latents_cache_folder="latents_cache", latent_channels=4, seed=42, dim=48, dim_mults=[1, 2, 4], attn_dim_head=32,
+        vae_path="/kaggle/input/kl-vae-best-pt/kl_vae_best.pt", num_users=0, images_per_user_train=None, image_size=0,
+        data_path="/kaggle/input/organized-gait-dataset/Normal_line", results_folder="results", latent_size=0,
+        latents_cache_folder="latents_cache", latent_channels=0, seed=42, dim=48, dim_mults=[1, 2, 4], attn_dim_head=32,
         attn_heads=4, cond_drop_prob=0.5, timesteps=1000, objective="pred_v", beta_schedule="cosine",
         min_snr_loss_weight=True, min_snr_gamma=5, auto_normalize=False, train_batch_size=8,
         gradient_accumulate_every=2, train_lr=1e-4, adam_betas=[0.9, 0.99], max_grad_norm=1.0,
         train_num_steps=150000, ema_decay=0.9995,
         ema_update_every=10, amp=True, save_and_sample_every=2000, num_samples=16, standardize_latents=True,
-        split_strategy="contiguous", split_guard=4, sampler="dpmpp_2m", sampling_timesteps=20)
+        split_strategy=None, split_fold=None, split_guard=None, fit=None, sampler="dpmpp_2m", sampling_timesteps=20)
     plain = to_plain(Config())
     assert {name: plain[name] for name in agreed} == agreed
 
