@@ -17,7 +17,7 @@ from groundwork.preparation import Preparation
 from microdoppler.data.levels import find_levels
 from microdoppler.data.margins import Extremes, find_plot, tells_class, text_differs
 from microdoppler.data.odd_images import THUMBNAIL, cell_means, find_odd
-from microdoppler.figures.report import plain_text
+from microdoppler.figures.fonts import plain_text
 
 MAX_SAMPLE = 200            # images that are looked at in full size
 MAX_SAMPLE_PIXELS = 5e7     # of all of them together; 0.15 GB

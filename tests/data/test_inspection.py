@@ -1,5 +1,6 @@
 """What is said about a folder of images before anything is made of them, and that nothing is said about good ones."""
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from PIL import Image
 from groundwork.errors import InputError
 from groundwork.preparation import Preparation
 from microdoppler.data.inspection import inspect
+from microdoppler.data.spectrograms import find_classes, find_images
 from microdoppler.figures.report import save_figure
 
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_gait" / "Normal_line"     # as test_real_data.py
 ROWS, TIMES = np.mgrid[0:64, 0:64] / 64
 
 
@@ -202,3 +205,9 @@ def test_a_single_odd_image_is_named_and_no_other(tmp_path, fault):
         return Image.fromarray(values)
     (line,) = inspect(tmp_path, write(tmp_path, draw, per_user=40)).lines
     assert line.startswith("warning: unlike the rest: ID_2/7.png;")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real spectrograms are not here")
+def test_of_the_real_images_the_one_with_a_toolbar_is_named():
+    (line,) = inspect(REAL, find_images(REAL, find_classes(REAL))).lines
+    assert "unlike the rest" in line and "ID_6/ID6_case1_1_Doppler140.jpg" in line and line.count(".jpg") <= 2
