@@ -99,8 +99,8 @@ def as_declared(value: Any, hint: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     kinds = (hint, *get_args(hint))
-    if isinstance(value, str) and Path in kinds:
-        return Path(value)
+    if isinstance(value, (str, Path)) and Path in kinds:
+        return Path(value).expanduser()     # no shell has done so in Python, and in --data_path=~/data
     for kind in kinds:
         if get_origin(kind) is tuple and value is not None:
             values = value if isinstance(value, (tuple, list, range)) else (value,)

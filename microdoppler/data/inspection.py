@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
-from tqdm import tqdm
 
 from groundwork.errors import InputError, printable, shortened
 from groundwork.images import UNDECIDED_MODES, load_image, open_image, read_as_shown, size_as_shown, to_picture
 from groundwork.preparation import Preparation
+from groundwork.progress import Progress
 from microdoppler.data.levels import find_levels
 from microdoppler.data.margins import Extremes, find_plot, tells_class, text_differs
 from microdoppler.data.odd_images import THUMBNAIL, cell_means, find_odd
@@ -22,6 +22,7 @@ from microdoppler.figures.fonts import plain_text
 MAX_SAMPLE = 200            # images that are looked at in full size
 MAX_SAMPLE_PIXELS = 5e7     # of all of them together; 0.15 GB
 MIN_PER_CLASS = 5           # of these images; fewer are alike by chance
+GREY_MODES = ("1", "L", "LA", "I", "F")     # of PIL
 SHOWN_SIZE = 256            # pixels per side of the square in the figure
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -31,7 +32,8 @@ Box = tuple[int, int, int, int]
 class Inspection:
     """What was found out about the images of a data set.
 
-    preparation: with which they were looked at; sizes: {class folder: {(width, height): number of images}}; num_pages:
+    preparation: with which they were looked at; sizes: {class folder: {(width, height): number of images}}; num_grey:
+    number of files without colours, by their headers; num_pages:
     number of images with more pages than the one that is read; crop, levels: what is proposed, as in Preparation, or
     None; has_class_text, has_image_text: whether something, such as a title, is the same in all images of a class and
     differs between classes, or differs between images beside the plot; odd: paths of images unlike the rest; example:
@@ -39,6 +41,7 @@ class Inspection:
     """
     preparation: Preparation
     sizes: dict[str, dict[Size, int]]
+    num_grey: int
     num_pages: int
     crop: tuple[float, float, float, float] | None
     levels: tuple[float, float] | None
@@ -51,6 +54,10 @@ class Inspection:
     def lines(self) -> list[str]:
         """Notes, and warnings that begin with "warning:", to print. Empty if nothing was found."""
         lines = [*self._lines_about_sizes(), *self._lines_about_margins()]
+        total = sum(sum(sizes.values()) for sizes in self.sizes.values())
+        if 0 < self.num_grey < total:
+            lines.append(f"warning: {self.num_grey} of {total} images are grey, the others in colour; a network sees "
+                         "that: save all in one way")
         if self.num_pages:
             lines.append(f"{self.num_pages} images have several pages; only the first page is read")
         if self.levels is not None:
@@ -138,7 +145,7 @@ def inspect(root: str | Path, images: dict[int, list[str]], preparation: Prepara
     out; `drop_broken` names them. Raises InputError if no image can be read, or if a crop does not fit them.
     """
     root = Path(root)
-    size_of, num_pages = _sizes(root, images)
+    size_of, num_grey, num_pages = _headers(root, images)
     if not size_of:
         raise InputError(f"none of the images in {root} can be read; expected PNG, JPEG, TIFF or the like")
     for size in set(size_of.values()):
@@ -156,21 +163,22 @@ def inspect(root: str | Path, images: dict[int, list[str]], preparation: Prepara
         plot, class_text, image_text = _find_margins(pictures)
         odd = _find_odd(root, [name for names in images.values() for name in names if name in size_of], preparation)
     crop = None if plot is None else _in_file(plot, usual, preparation, as_shares=len(set(size_of.values())) > 1)
-    return Inspection(preparation, {name: dict(found) for name, found in sizes.items()}, num_pages, crop, levels,
+    return Inspection(preparation, {name: dict(found) for name, found in sizes.items()}, num_grey, num_pages, crop, levels,
                       class_text, image_text, odd, root / next(name for names in alike for name in names))
 
 
-def _sizes(root: Path, images: dict[int, list[str]]) -> tuple[dict[str, Size], int]:
-    """({path: size} of the images whose headers can be read, the number of those with several pages)."""
-    found, num_pages = {}, 0
+def _headers(root: Path, images: dict[int, list[str]]) -> tuple[dict[str, Size], int, int]:
+    """({path: size} of the images whose headers can be read, the number of grey ones, of those with several pages)."""
+    found, num_grey, num_pages = {}, 0, 0
     for name in (name for names in images.values() for name in names):
         try:
             with open_image(root / name) as image:
                 found[name] = size_as_shown(image)
+                num_grey += image.mode in GREY_MODES or image.mode.startswith("I;16")
                 num_pages += getattr(image, "n_frames", 1) > 1
         except Exception:       # a broken file makes PIL raise nearly anything
             continue
-    return found, num_pages
+    return found, num_grey, num_pages
 
 
 def _sample(classes: list[list[str]], size: Size) -> list[list[str]]:
@@ -188,7 +196,7 @@ def _spread(values: list, count: int) -> list:
 def _readable(path: Path) -> Image.Image | None:
     try:
         return read_as_shown(path)
-    except Exception:       # as in _sizes
+    except Exception:       # as in _headers
         return None
 
 
@@ -215,11 +223,11 @@ def _in_file(box: Box, size: Size, preparation: Preparation, as_shares: bool) ->
 def _find_odd(root: Path, names: list[str], preparation: Preparation) -> list[str]:
     """The paths of the images that are unlike the rest."""
     cells, read = [], []
-    for name in tqdm(names, desc="looking at images", unit="image", disable=None):
+    for name in Progress(names, desc="looking at images", unit="image"):
         try:
             cells.append(cell_means(load_image(root / name, THUMBNAIL, preparation=preparation)))
             read.append(name)
-        except Exception:       # as in _sizes
+        except Exception:       # as in _headers
             continue
     return [read[i] for i in find_odd(np.array(cells), [name.split("/")[0] for name in read])]
 

@@ -9,7 +9,7 @@ from groundwork.errors import InputError, printable, shortened
 from groundwork.images import SUFFIXES, load_image, natural_order
 from groundwork.preparation import Preparation
 from groundwork.progress import Progress
-from microdoppler.data.folders import image_files, is_own_output, suggest_data_path
+from microdoppler.data.folders import describe_ignored, ignored_files, image_files, is_own_output, suggest_data_path
 
 MAX_NAME_BYTES = 100        # of a class: file names contain it, and file systems allow 255 bytes at most
 MAX_BROKEN_SHARE = 0.03     # a larger share of broken images is no accident, and the user should look at the data
@@ -28,12 +28,13 @@ def user_number(folder: str) -> int | None:
 
 
 def folders_by_class(root: Path) -> dict[str, Path]:
-    """{class: folder} for the folders in `root` that are not hidden, in natural order; for "class" see `class_of`.
+    """{class: folder} for the folders in `root`, in natural order; for "class" see `class_of`. Hidden folders, and those
+    like __MACOSX, which some programs write, are left out.
 
     Raises InputError when two folders have the same class, or a name is longer than MAX_NAME_BYTES.
     """
     folders: dict[str, Path] = {}
-    for folder in sorted((entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
+    for folder in sorted((entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__"))),
                          key=lambda entry: natural_order(entry.name)):
         if len(folder.name.encode()) > MAX_NAME_BYTES:
             raise InputError(f"the name of {folder} has {len(folder.name.encode())} bytes; expected {MAX_NAME_BYTES} "
@@ -92,7 +93,9 @@ def find_images(root: str | Path, classes: dict[int, str]) -> dict[int, list[str
               for user, name in classes.items()}
     empty = [classes[user] for user, names in images.items() if not names]
     if empty:
-        raise InputError(f"no image ({', '.join(sorted(SUFFIXES))}) in {shortened(empty)} of {root}")
+        ignored = describe_ignored(ignored_files(root, empty))
+        raise InputError(f"no image ({', '.join(sorted(SUFFIXES))}) in {shortened(empty)} of {root}"
+                         + (f"; {ignored}" if ignored else ""))
     return images
 
 

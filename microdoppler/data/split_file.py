@@ -12,14 +12,18 @@ from groundwork.files import read_json, write_json
 from groundwork.preparation import Preparation
 from microdoppler.data.audit import guard_needed
 from microdoppler.data.class_names import default_names, read_names
+from microdoppler.data.duplicates import describe_duplicates, find_duplicates
 from microdoppler.data.folders import describe_ignored, ignored_files, is_own_output
+from microdoppler.data.inspection import inspect
 from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
 from microdoppler.data.recordings import RecordingsOfUsers, all_images, describe_recordings, find_recordings
 from microdoppler.data.spectrograms import (class_of, drop_broken, find_classes, find_images, folders_by_class,
                                             user_number)
 from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, in_test_data, split_images
+from microdoppler.figures.report import save_figure
 
 SPLIT_FILE = "data_split.json"
+INSPECTION_PICTURE = "proposed_preparation.png"
 USUAL_GUARD = 4         # windows; enough for windows that overlap by 75 %
 
 
@@ -150,10 +154,12 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     class_folders = options.class_folders
     if class_folders is None:
         class_folders = any(user_number(folder) is None for folder in folders.values())
-    images, lines = drop_broken(data_path, find_images(data_path, folders), preparation)
+    images = find_images(data_path, folders)
+    lines = look_at_images(path.with_name(INSPECTION_PICTURE), data_path, images, preparation)
+    images, skipped = drop_broken(data_path, images, preparation)
     recordings, source = find_recordings(data_path, images, options.recording_pattern)
     ignored = describe_ignored(ignored_files(data_path, list(folders.values())))
-    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
+    lines += [*skipped, *([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
               describe_recordings(recordings, source)]
     test_recordings = None
     if options.test_data is not None:
@@ -166,6 +172,17 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     if reasons:
         lines.append("from the data: " + "; ".join(reasons))
     return split_images(recordings, settings, folders, test_recordings), lines
+
+
+def look_at_images(picture: Path, data_path: Path, images: dict[int, list[str]],
+                   preparation: Preparation) -> list[str]:
+    """Lines to print about the image files. A proposed crop or levels are shown in a picture at `picture`."""
+    found = inspect(data_path, images, preparation)
+    lines = [*found.lines, *describe_duplicates(find_duplicates(data_path, images))]
+    if found.proposal() != preparation:
+        save_figure(found.figure(), picture)
+        lines.append(f"an image before and after what is proposed: {picture}")
+    return lines
 
 
 def find_test_recordings(test_data: Path, folders: dict[int, str], pattern: str | None,

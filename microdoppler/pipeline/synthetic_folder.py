@@ -32,6 +32,7 @@ from train_latent_cfg import Config
 MANIFEST = "manifest.json"
 DEFAULTS_OF_OLDER_MANIFESTS = {"noise_level": 1.0, "guidance_interval": [0.0, 1.0]}
 GRID_COLUMNS = 8
+SAMPLES_OF_ALL, SAMPLES_OF_SOME = 50, 16     # images of each user by default, with --all_users and with --user_id
 # Constants that classify.py and training must have in common; the split file has those of the split.
 SHARED_WITH_CLASSIFY = ("class_names", "data_path", "results_folder", "latents_cache_folder", "seed")
 
@@ -71,8 +72,9 @@ def open_manifest(output_dir: Path, settings: dict) -> dict:
 
 
 @checks_arguments
-def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = False, samples_per_user: int = 50,
-         user_id: tuple[int, ...] = (), num_samples: int = 16, output_dir: Path = Path("synthetic_data/samples"),
+def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = False,
+         samples_per_user: int | None = None, user_id: tuple[int, ...] = (), num_samples: int | None = None,
+         output_dir: Path = Path("synthetic_data/samples"),
          sampling: Sampling = Sampling(), batch_size: int = 64, device: str = "auto", vae_path: Path | None = None,
          latents_cache_folder: Path | None = None, save_grid: bool = False, animate: Path | None = None,
          force: bool = False) -> None:
@@ -85,10 +87,10 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
         checkpoint: model-<m>.pt, model.safetensors, or a folder: its model.safetensors from export.py, else its newest
             milestone
         all_users: generate samples_per_user images of every user
-        samples_per_user: images of each user, with --all_users
+        samples_per_user: images of each user, with --all_users; default: 50
         user_id: generate num_samples images of each of these users, e.g. 1 4 for ID_1 and ID_4; folders with other
             names are numbered in natural order
-        num_samples: images of each user, with --user_id
+        num_samples: images of each user, with --user_id; default: 16
         output_dir: gets a folder of *.png per user, with the names of the data set, and manifest.json; torchvision's
             ImageFolder can read it
         batch_size: images generated at once; another number changes an image by rounding at most
@@ -103,7 +105,10 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
     torch_device = choose_device(device)
     processes = init_distributed(torch_device)
     checkpoint = find_checkpoint(checkpoint)
-    count = samples_per_user if all_users else num_samples
+    if all_users and num_samples is not None or not all_users and samples_per_user is not None:
+        raise InputError("--num_samples is for --user_id, and --samples_per_user for --all_users; give the other one")
+    given, usual = (samples_per_user, SAMPLES_OF_ALL) if all_users else (num_samples, SAMPLES_OF_SOME)
+    count = usual if given is None else given
     if animate:
         check_film_path(animate)
     if count < 1 or batch_size < 1:

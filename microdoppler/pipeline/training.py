@@ -26,6 +26,9 @@ from microdoppler.watch.milestone import MilestoneWatcher
 from train_latent_cfg import Config
 
 
+USUAL_SAMPLES = 50      # synthetic images per user that the next command names, where users have different numbers
+
+
 @checks_arguments
 def train(config: Config, resume: str | None = None, start_from: str | Path | None = None) -> bool:
     """Train the latent diffusion model; returns True when training is complete, False when it was stopped and saved.
@@ -56,9 +59,11 @@ def train(config: Config, resume: str | None = None, start_from: str | Path | No
                   f"model-{last}.pt\nto go on: the same command with --resume latest"
                   + (" instead of --start_from" if start_from else ""))
         else:
+            each = config.images_per_user_train
             print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
                   "next: " + command("generate.py", "--checkpoint", milestone_path(config.results_folder, last),
-                                     "--all_users", "--samples_per_user", config.images_per_user_train,
+                                     "--all_users", "--samples_per_user",
+                                     each if isinstance(each, int) else USUAL_SAMPLES,
                                      "--output_dir", f"synthetic_data/checkpoint_{last}"))
     return not reason
 

@@ -197,7 +197,7 @@ def test_a_run_that_does_not_tell_users_apart_yet_is_to_be_trained_longer(tmp_pa
 def test_a_run_that_copies_its_images_is_not_to_be_trained_longer(tmp_path):
     found = findings(tmp_path, milestone=lambda step: {"copies": 0.4, "recognised": 0.3, "sharpness": 0.5})
     assert set(found) == {"users not distinguishable", "blurred samples", "memorising"}
-    assert not any("longer" in finding.remedy for finding in found.values())
+    assert not any("train longer" in finding.remedy for finding in found.values())
 
 
 def test_an_earlier_milestone_is_advised_where_there_is_a_better_one(tmp_path):
