@@ -6,7 +6,7 @@ from pathlib import Path
 
 from groundwork.limits import FourNumbers, TrainSize, TwoNumbers, checks_arguments
 from microdoppler.data.audit import audit_split, write_audit
-from microdoppler.data.split import describe
+from microdoppler.data.split import cut_at_recordings, describe
 from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, open_split
 
 
@@ -46,6 +46,6 @@ def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, 
     audit = audit_split(opened.split, opened.overlaps)
     write_audit(audit, data_path, output.parent)
     print("\n".join([*opened.lines, describe(opened.split), audit.table().as_text(), audit.line,
-                     *([] if audit.guard is None else [
-                         f"split_guard that a run inside recordings needs: {audit.guard} windows"]),
+                     *([] if audit.guard is None or cut_at_recordings(opened.split) else [
+                         f"the smallest split_guard without near-copies: {audit.guard} windows"]),
                      f"written to {output}, split_audit.json and split_audit.png beside it"]))
