@@ -226,7 +226,8 @@ HAND_EDITS = {
     "an image on both sides": lambda text: edited(
         text, lambda split: split["users"]["1"]["test_images"].append(images(split)[0])),
     "an image twice": lambda text: edited(text, lambda split: images(split).append(images(split)[0])),
-    "a folder that leads out": lambda text: edited(text, lambda split: split["users"]["1"].update(folder="../data/ID_1")),
+    "a folder that leads out": lambda text: edited(
+        text, lambda split: split["users"]["1"].update(folder="../data/ID_1")),
     "an absent folder": lambda text: edited(text, lambda split: split["users"]["1"].update(folder="ID_5")),
     "recordings as text": lambda text: edited(text, lambda split: split["users"]["1"].update(recordings="walk")),
     "a recording without numbers": lambda text: edited(text, lambda split: recording(split).pop("numbers")),

@@ -24,7 +24,8 @@ def recordings():
 
 
 def split(recordings, strategy):
-    return split_images(recordings, SplitSettings(6, 50, strategy, 0, 4, 42), {user: f"ID_{user}" for user in recordings})
+    folders = {user: f"ID_{user}" for user in recordings}
+    return split_images(recordings, SplitSettings(6, 50, strategy, 0, 4, 42), folders)
 
 
 def overlap_correlation(names):

@@ -172,13 +172,13 @@ def test_where_held_out_images_look_like_copies_nothing_is_said_about_copying():
 
 def walk_of(real: Path, **options) -> list[str]:
     """The sentences about the walk in images of a simulated data set, which is both the real and the synthetic one."""
-    names = sorted(str(path.relative_to(real)) for path in real.rglob("*.*") if path.suffix != ".json")
+    names = sorted(str(path.relative_to(real)) for path in real.glob("*/*.*"))
     classes = sorted({name.split("/")[0] for name in names})
     labels = torch.tensor([classes.index(name.split("/")[0]) for name in names])
     images = ImageSet(load_images(real, names, 64), labels)
     own = fidelity.EvaluatedSet(images, names, np.random.default_rng(0).normal(size=(len(names), 8)),
                                 torch.ones(len(names), dtype=torch.bool), np.array(names))
-    report = fidelity.measure(own, own, images, **options)
+    report = fidelity.measure(own, own, images, users=list(range(1, len(classes) + 1)), **options)
     assert bool(report["gait"]["real"]) == bool(report["gait"]["synthetic"]) == ("cadence_hz" in report["all"]["real"])
     return [said for said in sentences(report | {"names": {i + 1: name for i, name in enumerate(classes)}})
             if "walk" in said]

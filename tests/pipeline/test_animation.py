@@ -34,8 +34,8 @@ def checkpoint(tmp_path_factory):
     vae = KL_VAE({"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1})
     save_tensors(folder / "vae.pt", vae.checkpoint())
     config = replace(Config(), vae_path=folder / "vae.pt", num_users=3, image_size=32, latent_size=16,
-                     latent_channels=4, dim=8, dim_mults=(1, 2), attn_dim_head=8, attn_heads=2, timesteps=20, amp=False, device="cpu",
-                     standardize_latents=False)
+                     latent_channels=4, dim=8, dim_mults=(1, 2), attn_dim_head=8, attn_heads=2, timesteps=20, amp=False,
+                     device="cpu", standardize_latents=False)
     unet = build_diffusion(config).model
     with torch.no_grad():
         unet.classes_emb.weight.mul_(10)

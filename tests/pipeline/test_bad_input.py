@@ -176,7 +176,7 @@ def test_constants_that_contradict_the_data_or_each_other(refused, paths, tmp_pa
 
 @pytest.mark.parametrize("constants, words", [
     ({"split_fold": "3"}, "split_fold is 3; expected 0, 1 or 2"), ({"split_fold": "-1"}, "split_fold is -1; expected"),
-    ({"split_strategy": "odd"}, "expected one of contiguous, random"), ({"fit": "odd"}, "expected stretch, crop or pad"),
+    ({"split_strategy": "odd"}, "one of contiguous, random"), ({"fit": "odd"}, "expected stretch, crop or pad"),
     ({"crop": "0 0 0 1"}, "left < right"), ({"levels": "9 0"}, "the lower one first"),
     ({"recording_pattern": "("}, "no regular expression"), ({"recording_pattern": "x"}, "no group for the recording"),
     ({"test_data": "none"}, "--test_data none is no folder")])
