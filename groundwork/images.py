@@ -21,14 +21,6 @@ SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", "
 UNDECIDED_MODES = ("I", "F")        # of PIL: 32-bit values, for which no two are black and white by themselves
 
 
-def time_order(name: str) -> tuple[int, str]:
-    """Sort key: the last number in the file's name, as a number (…Doppler9 before …Doppler10). Names without one come
-    first.
-    """
-    numbers = re.findall(r"\d+", Path(name).stem)
-    return (int(numbers[-1]) if numbers else -1, name)
-
-
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sort key that compares digits as numbers (rotor2 before rotor10) and everything else as text."""
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]

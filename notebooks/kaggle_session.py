@@ -15,7 +15,7 @@ from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json
 from groundwork.limits import from_plain
 from groundwork.lock import LOCK, OWNER
-from microdoppler.data.spectrograms import SUFFIXES, folders_by_class
+from microdoppler.data.spectrograms import SUFFIXES, folders_by_class, user_number
 from train_latent_cfg import Config
 
 MAX_DEPTH = 6       # levels of folders to search below the root; Kaggle puts three of them above an upload
@@ -50,16 +50,12 @@ def find_attached(root: str | Path) -> Attached:
 
 
 def count_users(folder: Path) -> int:
-    """The number of users in a data set: how many of ID_1, ID_2, … exist without a gap and with an image in each.
-
-    0 for a synthetic set, which has a manifest.json.
-    """
+    """The number of users in a data set: how many folders ID_<n> hold images. 0 for a synthetic set, which has a
+    manifest.json."""
     if (folder / "manifest.json").exists() or not any(folder.glob("[Ii][Dd]_*")):
         return 0
-    found, count = folders_by_class(folder), 0
-    while (user := found.get(f"ID_{count + 1}")) and any(file.suffix.lower() in SUFFIXES for file in user.iterdir()):
-        count += 1
-    return count
+    return sum(user_number(user.name) is not None and any(file.suffix.lower() in SUFFIXES for file in user.iterdir())
+               for user in folders_by_class(folder).values())
 
 
 def bring_over(earlier: Path, working: str | Path) -> None:

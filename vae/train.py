@@ -65,9 +65,7 @@ def read_split(split: str | Path) -> TrainingData:
     try:
         guard = int(content["guard"])
         preparation = Preparation.from_json(content["preparation"]) if "preparation" in content else Preparation()
-        # In time order; a random split lists them in another
-        users = {user: sorted(entry["train_images"], key=natural_order) if content["strategy"] == "random"
-                 else entry["train_images"] for user, entry in content["users"].items()}
+        users = {user: _in_time_order(entry) for user, entry in content["users"].items()}
     except (TypeError, KeyError, AttributeError, ValueError):
         raise InputError(f"--split {split} is no split: expected users, each with train_images; "
                          "make it with python -m microdoppler.split") from None
@@ -83,6 +81,13 @@ def read_split(split: str | Path) -> TrainingData:
         training += names[:-held_out - guard]
         validation += names[-held_out:]
     return TrainingData(training, validation, preparation)
+
+
+def _in_time_order(user: dict) -> list[str]:
+    """The training images of a user in the split. A random split lists them in another order than its recordings."""
+    recorded = [image for recording in user.get("recordings", ()) for image in recording["images"]]
+    place = {image: number for number, image in enumerate(recorded or sorted(user["train_images"], key=natural_order))}
+    return sorted(user["train_images"], key=place.__getitem__)
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:

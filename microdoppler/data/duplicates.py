@@ -28,8 +28,8 @@ def describe_duplicates(groups: list[list[str]]) -> list[str]:
         return []
     extra = sum(len(group) - 1 for group in groups)
     pairs = [f"{group[0]} = {group[1]}" for group in groups]
-    lines = [f"warning: {extra} files repeat the content of others ({shortened(pairs, 3)}); a copy in the test set makes "
-             "accuracies too good: remove the copies"]
+    lines = [f"warning: {extra} files repeat the content of others ({shortened(pairs, 3)}); a copy in the test set "
+             "makes accuracies too good: remove the copies"]
     if mixed := [pair for pair, group in zip(pairs, groups) if len({name.split("/")[0] for name in group}) > 1]:
         lines.append(f"warning: {len(mixed)} images are in the folders of several users ({shortened(mixed, 3)}): their "
                      "label is wrong in all but one")

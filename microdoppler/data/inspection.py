@@ -163,8 +163,8 @@ def inspect(root: str | Path, images: dict[int, list[str]], preparation: Prepara
         plot, class_text, image_text = _find_margins(pictures)
         odd = _find_odd(root, [name for names in images.values() for name in names if name in size_of], preparation)
     crop = None if plot is None else _in_file(plot, usual, preparation, as_shares=len(set(size_of.values())) > 1)
-    return Inspection(preparation, {name: dict(found) for name, found in sizes.items()}, num_grey, num_pages, crop, levels,
-                      class_text, image_text, odd, root / next(name for names in alike for name in names))
+    return Inspection(preparation, {name: dict(found) for name, found in sizes.items()}, num_grey, num_pages, crop,
+                      levels, class_text, image_text, odd, root / next(name for names in alike for name in names))
 
 
 def _headers(root: Path, images: dict[int, list[str]]) -> tuple[dict[str, Size], int, int]:

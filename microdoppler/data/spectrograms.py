@@ -28,14 +28,15 @@ def user_number(folder: str) -> int | None:
 
 
 def folders_by_class(root: Path) -> dict[str, Path]:
-    """{class: folder} for the folders in `root`, in natural order; for "class" see `class_of`. Hidden folders, and those
-    like __MACOSX, which some programs write, are left out.
+    """{class: folder} for the folders in `root`, in natural order; for "class" see `class_of`.
+
+    Left out are hidden folders, and those like __MACOSX, which some programs write.
 
     Raises InputError when two folders have the same class, or a name is longer than MAX_NAME_BYTES.
     """
     folders: dict[str, Path] = {}
-    for folder in sorted((entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__"))),
-                         key=lambda entry: natural_order(entry.name)):
+    entries = (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+    for folder in sorted(entries, key=lambda entry: natural_order(entry.name)):
         if len(folder.name.encode()) > MAX_NAME_BYTES:
             raise InputError(f"the name of {folder} has {len(folder.name.encode())} bytes; expected {MAX_NAME_BYTES} "
                              "at most: rename it")

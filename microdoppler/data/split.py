@@ -208,7 +208,7 @@ def split_images(recordings: RecordingsOfUsers, settings: SplitSettings, folders
              if len(train) < num_training(len(all_images(recordings[user])), settings) or not train or not test]
     if short:
         needed = [f"{settings.images_per_user_train} to train"] + (
-            [f"a guard of {settings.guard} on each side of them"] if settings.strategy == "contiguous" else [])
+            [f"a guard of {settings.guard} on each side of them"] if settings.guard else [])
         raise InputError(f"too few images: {shortened(short)}; needed per user: {', '.join(needed)}, and 1 to test: "
                          "lower images_per_user_train")
     all_recordings = {user: [*own, *(test_recordings or {}).get(user, ())] for user, own in recordings.items()}

@@ -165,6 +165,7 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     if options.test_data is not None:
         test_recordings = find_test_recordings(options.test_data, folders, options.recording_pattern, preparation)
     settings, reasons = fill_in(options, recordings, len(folders), class_folders, preparation)
+    split_images(recordings, settings, folders, test_recordings)        # says at once if there are too few images
     if options.split_guard is None and test_recordings is None and settings.strategy == "contiguous":
         overlaps = load_or_find_overlaps(data_path, recordings, path.parent, preparation)
         settings, reason = with_guard(settings, overlaps, folders)

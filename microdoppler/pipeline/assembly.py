@@ -18,6 +18,7 @@ from microdoppler.data.stitching import add_doppler_shifts, plan_cuts
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.figures.axes import known_axes
 from microdoppler.figures.legend import Legend
+from microdoppler.pipeline.constants import check_latent_size
 from microdoppler.study.evaluation_classifier import open_evaluation_classifier
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
@@ -78,8 +79,10 @@ def open_vae(config: Config, device: torch.device) -> tuple[Config, KL_VAE]:
             latents = f"{vae.embed_dim} x {found['latent_size']} x {found['latent_size']}"
             raise InputError(f"{name} is {getattr(config, name)}, but {config.vae_path} makes {latents} latents of "
                              f"{image_size} px images: set {name} to {value}, or to 0, or give another --vae_path")
-    return replace(config, image_size=image_size, latent_channels=found["latent_channels"],
-                   latent_size=found["latent_size"]), vae
+    config = replace(config, image_size=image_size, latent_channels=found["latent_channels"],
+                     latent_size=found["latent_size"])
+    check_latent_size(config)
+    return config, vae
 
 
 def open_cache(config: Config, data: Data, vae: KL_VAE, device: torch.device) -> LatentCache:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from groundwork.device import choose_device, describe_work
-from groundwork.errors import InputError
+from groundwork.errors import InputError, shortened
 from groundwork.files import write_json
 from groundwork.images import load_images
 from groundwork.limits import checks_arguments
@@ -26,6 +26,8 @@ from microdoppler.study.runs import Fold, run_study
 from microdoppler.study.selection import select_images
 from microdoppler.study.summary import summarize
 from train_latent_cfg import Config
+
+ONE_USER = "there is 1 user; expected 2 or more: one person cannot be mistaken for another"
 
 
 @checks_arguments
@@ -52,7 +54,7 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
     print(describe_work(device, micro_batch=config.classifier_batch_size))
     config, data, splits = open_splits(config, folds)
     if config.num_users < 2:
-        raise InputError("there is 1 user; expected 2 or more: one person cannot be mistaken for another")
+        raise InputError(ONE_USER)
     for path in synthetic:
         check_sizes(path, find_synthetic(path, data.split.folders), config.classifier_image_size,
                     "classifier_image_size")
@@ -77,7 +79,11 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
 
 def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int = 1,
                   select: float | None = None) -> None:
-    """Raises InputError when an option of classify is out of range or lacks what it needs."""
+    """Raises InputError when an option of classify is out of range or lacks what it needs, before any work is done."""
+    if config.num_users == 1:
+        raise InputError(ONE_USER)
+    if missing := [str(path) for path in synthetic if not path.is_dir()]:
+        raise InputError(f"--synthetic {shortened(missing)} is no folder; expected one made by generate.py")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}; expected at least 1")
     if select is not None and not 0 <= select <= 1:

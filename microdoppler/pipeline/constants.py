@@ -24,9 +24,7 @@ def check_constants(config: Config) -> None:
                          "near-copies are searched for")
     check_limits(config)
     _check_preset(config)
-    if config.latent_size % (factor := 2 ** (len(config.dim_mults) - 1)):
-        raise InputError(f"latent_size is {config.latent_size}; expected a multiple of {factor}, as the "
-                         f"{len(config.dim_mults)} dim_mults halve it {len(config.dim_mults) - 1} times")
+    check_latent_size(config)
     if (config.window_seconds > 0) != (config.velocity_range_mps != (0.0, 0.0)):
         raise InputError(f"window_seconds is {config.window_seconds}, velocity_range_mps {config.velocity_range_mps}; "
                          "expected both or neither")
@@ -47,6 +45,13 @@ def _check_preset(config: Config) -> None:
         raise InputError(f'Config(preset="{config.preset}") does not have the constants of this preset; expected '
                          f'PRESETS["{config.preset}"] of train_latent_cfg, or dataclasses.replace(PRESETS['
                          f'"{config.preset}"], …) with the constants that differ')
+
+
+def check_latent_size(config: Config) -> None:
+    """Raises InputError when the network cannot halve the latents as often as it has levels."""
+    if config.latent_size % (factor := 2 ** (len(config.dim_mults) - 1)):
+        raise InputError(f"latent_size is {config.latent_size}; expected a multiple of {factor}, as the "
+                         f"{len(config.dim_mults)} dim_mults halve it {len(config.dim_mults) - 1} times")
 
 
 def option_words(config: Config, names: Iterable[str]) -> list[str]:

@@ -75,10 +75,7 @@ def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_u
     check_constants(config)         # before any work is done, as the device
     check_options(config)
     choose_device(config.device)
-    num_users, image_size, latent_size = SIMULATED[config.preset]
-    config = replace(config, num_users=config.num_users or num_users, image_size=config.image_size or image_size,
-                     latent_size=config.latent_size or latent_size, latent_channels=config.latent_channels or 4,
-                     data_path=output_dir / "data", vae_path=output_dir / "kl_vae_best.pt",
+    config = replace(with_sizes(config), data_path=output_dir / "data", vae_path=output_dir / "kl_vae_best.pt",
                      results_folder=output_dir / "results", latents_cache_folder=output_dir / "latents_cache")
     synthetic = output_dir / "synthetic"
     stopwatch = Stopwatch()
@@ -111,6 +108,13 @@ def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_u
     save_figure(compare(config, data.split, synthetic), output_dir / "real_and_synthetic.png")
     write_report(config, audit, fidelity, summary, stopwatch, output_dir)
     print(f"\nreport: {(output_dir / 'report.html').resolve()}")
+
+
+def with_sizes(config: Config) -> Config:
+    """The Config with the number of persons and the sizes of images and latents where they are left open."""
+    num_users, image_size, latent_size = SIMULATED[config.preset]
+    return replace(config, num_users=config.num_users or num_users, image_size=config.image_size or image_size,
+                   latent_size=config.latent_size or latent_size, latent_channels=config.latent_channels or 4)
 
 
 def train_narrow_vae(config: Config, num_steps: int, ch: int) -> None:

@@ -29,7 +29,8 @@ def write_windows(root: Path, name, passes=PASSES) -> None:
         total = 0
         for index, count in enumerate(counts, start=1):
             columns = SIDE + HOP * (count - 1)
-            noise = np.random.default_rng(100 * user + index).integers(0, 256, (16, columns // 4 + 1, 3), dtype=np.uint8)
+            rng = np.random.default_rng(100 * user + index)
+            noise = rng.integers(0, 256, (16, columns // 4 + 1, 3), dtype=np.uint8)
             strip = np.asarray(Image.fromarray(noise).resize((columns, SIDE), Image.Resampling.BICUBIC))
             for i in range(count):
                 total += 1
@@ -153,7 +154,7 @@ def test_recordings_stay_whole_and_nothing_leaks(tmp_path, name):
 
 
 def test_interleaved_recordings_are_warned_of(tmp_path):
-    """A constant recording and a number that restarts: pass 1's window 1, pass 2's window 1, …, as the last number says."""
+    """One recording and a number that restarts: window 1 of pass 1, window 1 of pass 2, …, as the last number says."""
     write_windows(tmp_path / "data", lambda p, i, n: f"pass{p}_{i}")
     found = opened(tmp_path / "data", tmp_path, recording_pattern=r"(pass)\d+_(\d+)")
     assert found.overlaps.contradiction > 0.9 > MAX_CONTRADICTION
@@ -237,7 +238,8 @@ def test_users_may_have_different_numbers_of_images(tmp_path):
 
 def test_a_split_is_read_without_its_settings_and_others_are_refused(tmp_path):
     write_windows(tmp_path / "data", lambda p, i, n: f"pass{p}_{i}")
-    made = opened(tmp_path / "data", tmp_path, images_per_user_train=0.4, split_fold=1, recording_pattern=r"(pass\d+)_(\d+)")
+    made = opened(tmp_path / "data", tmp_path, images_per_user_train=0.4, split_fold=1,
+                  recording_pattern=r"(pass\d+)_(\d+)")
     assert opened(tmp_path / "data", tmp_path).split == made.split
     with pytest.raises(InputError, match=r"split_fold 1 \(now 0\)"):
         opened(tmp_path / "data", tmp_path, split_fold=0)
