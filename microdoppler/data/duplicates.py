@@ -8,17 +8,12 @@ from groundwork.progress import Progress
 
 
 def find_duplicates(root: Path, images: dict[int, list[str]]) -> list[list[str]]:
-    """Groups of images of a data set whose files are equal byte by byte. images: {user number: paths relative to root}.
-
-    Files that cannot be read are left out.
-    """
+    """Groups of images of a data set whose files are equal byte by byte. images: {user number: paths relative to root},
+    all of them decodable."""
     by_content: dict[bytes, list[str]] = defaultdict(list)
     names = [name for own in images.values() for name in own]
     for name in Progress(names, desc="looking for copies", unit="image", delay=1):
-        try:
-            by_content[hashlib.blake2b((root / name).read_bytes()).digest()].append(name)
-        except OSError:     # loading names it
-            continue
+        by_content[hashlib.blake2b((root / name).read_bytes()).digest()].append(name)
     return [group for group in by_content.values() if len(group) > 1]
 
 

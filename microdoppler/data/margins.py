@@ -14,7 +14,8 @@ LONG_RUN = 0.9          # of the longest row of pixels that are no margin: most 
 MAX_OFF = 0.03          # of the plot's width, by which such a row may begin or end elsewhere, as with a tick
 FRAMED = 0.97           # share of the plot's four sides along which the line of a frame is seen
 MAX_MARGIN_INSIDE = 0.02    # share of the plot in the margin's colour; with more, only a frame around it proves a plot
-MIN_TEXT = 30           # pixels; fewer that differ are no text
+MIN_TEXT = 30           # pixels; fewer that differ are no text in a picture without margins
+MIN_TEXT_IN_MARGIN = 5  # pixels; margins are constant, and two digits of a small title differ in no more
 CONTRAST = 3 * NOISE    # of 255: between text and what is behind it
 MAX_FRAME = 4           # pixels, the width of a frame's line
 
@@ -69,7 +70,8 @@ def tells_class(found: Extremes, box: tuple[int, int, int, int] | None) -> bool:
 
     It is looked for outside the box of the plot, or in the whole image where there is none.
     """
-    return int(((found.difference > CONTRAST) & (found.spread <= NOISE) & _outside(found, box)).sum()) >= MIN_TEXT
+    differs = (found.difference > CONTRAST) & (found.spread <= NOISE) & _outside(found, box)
+    return int(differs.sum()) >= (MIN_TEXT if box is None else MIN_TEXT_IN_MARGIN)
 
 
 def text_differs(found: Extremes, box: tuple[int, int, int, int]) -> bool:

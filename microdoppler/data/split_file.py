@@ -157,9 +157,10 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     images = find_images(data_path, folders)
     lines = look_at_images(path.with_name(INSPECTION_PICTURE), data_path, images, preparation)
     images, skipped = drop_broken(data_path, images, preparation)
+    lines += [*describe_duplicates(find_duplicates(data_path, images)), *skipped]
     recordings, source = find_recordings(data_path, images, options.recording_pattern)
     ignored = describe_ignored(ignored_files(data_path, list(folders.values())))
-    lines += [*skipped, *([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
+    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
               describe_recordings(recordings, source)]
     test_recordings = None
     if options.test_data is not None:
@@ -179,7 +180,7 @@ def look_at_images(picture: Path, data_path: Path, images: dict[int, list[str]],
                    preparation: Preparation) -> list[str]:
     """Lines to print about the image files. A proposed crop or levels are shown in a picture at `picture`."""
     found = inspect(data_path, images, preparation)
-    lines = [*found.lines, *describe_duplicates(find_duplicates(data_path, images))]
+    lines = found.lines
     if found.proposal() != preparation:
         save_figure(found.figure(), picture)
         lines.append(f"an image before and after what is proposed: {picture}")
