@@ -155,9 +155,9 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     if class_folders is None:
         class_folders = any(user_number(folder) is None for folder in folders.values())
     images = find_images(data_path, folders)
-    lines = look_at_images(path.with_name(INSPECTION_PICTURE), data_path, images, preparation)
+    looked = look_at_images(path.with_name(INSPECTION_PICTURE), data_path, images, preparation)
     images, skipped = drop_broken(data_path, images, preparation)
-    lines += [*describe_duplicates(find_duplicates(data_path, images)), *skipped]
+    lines = [*skipped, *looked, *describe_duplicates(find_duplicates(data_path, images))]
     recordings, source = find_recordings(data_path, images, options.recording_pattern)
     ignored = describe_ignored(ignored_files(data_path, list(folders.values())))
     lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
