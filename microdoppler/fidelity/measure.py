@@ -226,7 +226,7 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     Writes fidelity.json, features.npz, pictures and report.html.
 
     Args:
-        data_path: the real data set, with ID_1 … ID_<n>
+        data_path: the real data set, with a folder per user
         synthetic: a folder that generate.py wrote
         split: the split that the model was trained on
         output: folder for the results
