@@ -46,13 +46,13 @@ def folders_by_class(root: Path) -> dict[str, Path]:
     return folders
 
 
-def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool | None = None) -> dict[int, str]:
+def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool = False) -> dict[int, str]:
     """The users: {user number: name of the folder}, in rising order of their numbers.
 
     The number of a folder ID_<n> is n. Other folders get the free numbers from 1 on, in natural order of their names.
 
     num_users: only the first of them, in this order; 0: all. class_folders: True: all folders in data_path; False:
-    those called ID_<n>; None: those called ID_<n>, or all if there are none.
+    those called ID_<n>, or all if there are none.
 
     Raises InputError when data_path is no folder, or holds fewer classes.
     """
@@ -64,14 +64,13 @@ def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool 
         raise InputError(f"data_path {data_path} holds no folders of users, but {meant} does: give it with --data_path")
     found = {name: folder.name for name, folder in folders_by_class(data_path).items() if not is_own_output(folder)}
     numbers = {name: number for name, folder in found.items() if (number := user_number(folder)) is not None}
-    if class_folders or (class_folders is None and not numbers):
+    if class_folders or not numbers:
         free = (number for number in itertools.count(1) if number not in numbers.values())
         numbers = {name: numbers[name] if name in numbers else next(free) for name in found}
     if not numbers:
         content = shortened(sorted(path.name for path in data_path.iterdir())) or "nothing"
         raise InputError(f"data_path {data_path} holds no folder of a user; expected ID_1, ID_2, … or a folder per "
-                         f"class, found {content}; give the right one with --data_path"
-                         + (", or set class_folders" if found else ""))
+                         f"class, found {content}; give the right one with --data_path")
     if num_users > len(numbers):
         raise InputError(f"num_users is {num_users}, but {data_path} holds {len(numbers)}: "
                          f"{shortened([found[name] for name in numbers])}; set num_users to 0 for all, or add folders")

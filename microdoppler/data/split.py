@@ -66,8 +66,9 @@ class SplitSettings:
         """
         unused = {"contiguous": ("seed",), "random": ("fold", "guard")}[self.strategy]
         defaults = {item.name: item.default for item in fields(self) if item.default is not MISSING}
-        return {name: value for name, value in self.to_json().items()
+        used = {name: value for name, value in self.to_json().items()
                 if name not in unused and (name not in defaults or getattr(self, name) != defaults[name])}
+        return used | ({"test_data": "given"} if self.test_data is not None else {})    # wherever it is
 
     def to_json(self) -> dict:
         """The settings as JSON's types."""
@@ -294,10 +295,11 @@ def describe(split: Split) -> str:
     """One line to print: numbers of users and images, and how they are divided."""
     settings = split.settings
     counts = [sum(map(len, part.values())) for part in (split.train_images, split.test_images)]
-    how = f"{settings.strategy}, fold {settings.fold}"
+    how = settings.strategy
     if settings.test_data is not None:
         how = f"test set given: {settings.test_data}"
     elif settings.strategy == "contiguous":
-        how += ", whole recordings" if cut_at_recordings(split) else f", guard {settings.guard}"
+        how += f", fold {settings.fold}, " + (
+            "whole recordings" if cut_at_recordings(split) else f"guard {settings.guard}")
     return f"split: {len(split.users)} users, {counts[0]} training and {counts[1]} test images ({how})"
 

@@ -10,7 +10,6 @@ from typing import Any
 from groundwork.errors import InputError, shortened
 from groundwork.files import read_json, write_json
 from groundwork.preparation import Preparation
-from microdoppler.data.audit import guard_needed
 from microdoppler.data.class_names import default_names, read_names
 from microdoppler.data.duplicates import describe_duplicates, find_duplicates
 from microdoppler.data.folders import describe_ignored, ignored_files, is_own_output
@@ -98,18 +97,25 @@ def open_split(path: Path, data_path: Path, options: SplitOptions, class_names: 
     return OpenedSplit(named, overlaps, lines)
 
 
-def load_split(path: Path) -> Split:
-    """The split at `path`. Raises InputError when there is none, or it is none of ours."""
+def load_split(path: Path, test_data: Path | None = None) -> Split:
+    """The split at `path`. test_data: where its given test set is now, if it was moved.
+
+    Raises InputError when there is no split, or it is none of ours.
+    """
     if not path.exists():
         raise InputError(f"{path} does not exist; make it with python -m microdoppler.split --data_path …, or name the "
                          "folder that holds it with --latents_cache_folder")
-    return Split.from_json(read_json(path), path)
+    content = read_json(path)
+    if test_data is not None and isinstance(content, dict) and content.get("test_data"):
+        content["test_data"] = str(test_data.resolve())
+    return Split.from_json(content, path)
 
 
 def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Split, list[str]]:
     """The stored split and lines to print: what of the data it does not use. Raises InputError as open_split does."""
-    split = load_split(path)
+    split = load_split(path, options.test_data)
     was = vars(SplitOptions.of(split.settings))
+    options = replace(options, test_data=options.test_data and options.test_data.resolve())
     ignored = ("seed",) if split.settings.strategy == "contiguous" else ("split_fold", "split_guard")
     changed = [f"{name} {_text(was[name])} (now {_text(value)})" for name, value in vars(options).items()
                if value is not None and name not in ignored and _plain(value) != _plain(was[name])]
@@ -150,7 +156,7 @@ def unused_folders(data_path: Path, folders: dict[int, str], class_folders: bool
 def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Split, list[str]]:
     """A new split, and lines to print: how it follows from the data. Raises InputError as open_split does."""
     preparation = options.preparation
-    folders = find_classes(data_path, options.num_users or 0, options.class_folders)
+    folders = find_classes(data_path, options.num_users or 0, bool(options.class_folders))
     class_folders = options.class_folders
     if class_folders is None:
         class_folders = any(user_number(folder) is None for folder in folders.values())
@@ -169,7 +175,7 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     split_images(recordings, settings, folders, test_recordings)        # says at once if there are too few images
     if options.split_guard is None and test_recordings is None and settings.strategy == "contiguous":
         overlaps = load_or_find_overlaps(data_path, recordings, path.parent, preparation)
-        settings, reason = with_guard(settings, overlaps, folders)
+        settings, reason = with_guard(settings, overlaps)
         reasons.append(reason)
     if reasons:
         lines.append("from the data: " + "; ".join(reasons))
@@ -200,7 +206,7 @@ def find_test_recordings(test_data: Path, folders: dict[int, str], pattern: str 
     images, _ = drop_broken(test_data, find_images(test_data, folders), preparation)
     recordings, _ = find_recordings(test_data, images, pattern)
     return {user: [replace(recording, name=f"test {recording.name}" if recording.name else "",
-                           images=[in_test_data(name, str(test_data)) for name in recording.images])
+                           images=[in_test_data(name, str(test_data.resolve())) for name in recording.images])
                    for recording in own] for user, own in recordings.items()}
 
 
@@ -216,17 +222,18 @@ def fill_in(options: SplitOptions, recordings: RecordingsOfUsers, num_users: int
         reasons.append(f"images_per_user_train {size}, a third of the {smallest} images of the smallest user")
     return SplitSettings(num_users, size, options.split_strategy or "contiguous", options.split_fold or 0,
                          options.split_guard or 0, options.seed, class_folders, options.recording_pattern,
-                         None if options.test_data is None else str(options.test_data), preparation), reasons
+                         None if options.test_data is None else str(options.test_data.resolve()), preparation), reasons
 
 
-def with_guard(settings: SplitSettings, overlaps: Overlaps, folders: dict[int, str]) -> tuple[SplitSettings, str]:
+def with_guard(settings: SplitSettings, overlaps: Overlaps) -> tuple[SplitSettings, str]:
     """The settings with the guard that the overlaps need, and in words why it is so.
 
-    No training and test window may share a column, and near-copies must be rare.
+    No training and test window may share a column. The guard must be the same in all folds: so it does not follow from
+    the near-copies of one of them, which the audit counts.
     """
     if overlaps.hop is None:
         return replace(settings, guard=USUAL_GUARD), f"split_guard {USUAL_GUARD}, the usual one: no overlap was found"
-    guard = max(math.ceil(1 / overlaps.hop) - 1, guard_needed(overlaps, settings, folders) or 0)
+    guard = math.ceil(1 / overlaps.hop) - 1
     return replace(settings, guard=guard), f"split_guard {guard}, as the overlaps need"
 
 

@@ -52,8 +52,6 @@ def test_numbered_folders_keep_their_numbers_and_others_get_the_free_ones(gestur
 def test_a_wrong_number_of_classes_says_the_right_one(gestures):
     with pytest.raises(InputError, match="num_users is 31, but .* holds 3: Wave, swipe 2, swipe 10; set num_users"):
         find_classes(gestures, 31, class_folders=True)
-    with pytest.raises(InputError, match="set class_folders"):
-        find_classes(gestures, class_folders=False)
 
 
 def test_a_split_keeps_its_names_until_others_are_given(gestures, tmp_path):

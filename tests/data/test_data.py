@@ -65,8 +65,6 @@ def test_absent_folders_and_folders_without_users_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds no folder of a user; .* found nothing"):
         find_users(tmp_path)
     (tmp_path / "person1").mkdir()
-    with pytest.raises(InputError, match="person1.* or set class_folders"):
-        find_users(tmp_path, class_folders=False)
     with pytest.raises(InputError, match="no image .* in person1"):
         find_users(tmp_path)
 

@@ -290,3 +290,24 @@ def test_the_line_about_recordings_counts_them():
     assert describe_recordings({1: by_names(["ID_1/a1_1.png", "ID_1/a1_2.png", "ID_1/a2_1.png", "ID_1/a2_2.png"])},
                                "the file names") == (
         "recordings: 2 per user, from the file names; a1_* begins with a1_1.png")
+
+
+def test_a_test_set_may_move(tmp_path):
+    write_windows(tmp_path / "train", lambda p, i, n: f"{n}", {1: [20]})
+    write_windows(tmp_path / "test", lambda p, i, n: f"{n}", {1: [8]})
+    first = opened(tmp_path / "train", tmp_path, test_data=tmp_path / "test").split
+    (tmp_path / "test").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="not in data_path"):
+        opened(tmp_path / "train", tmp_path)
+    moved = opened(tmp_path / "train", tmp_path, test_data=tmp_path / "elsewhere").split
+    assert moved.identity() == first.identity() and Path(moved.test_images[1][0]).is_file()
+    other = opened(tmp_path / "train", tmp_path / "other").split
+    assert other.identity() != first.identity()
+    with pytest.raises(InputError, match="test_data None"):
+        opened(tmp_path / "train", tmp_path / "other", test_data=tmp_path / "elsewhere")
+
+
+def test_the_guard_is_the_same_in_all_folds(tmp_path):
+    write_windows(tmp_path / "data", lambda p, i, n: f"{n}", {1: [40], 2: [40]})
+    assert [opened(tmp_path / "data", tmp_path / str(fold), split_fold=fold).split.settings.guard
+            for fold in (0, 1, 2)] == [3, 3, 3]
