@@ -37,7 +37,7 @@ class SplitSettings:
     seed: int           # random only
     class_folders: bool = False     # every folder is a user, whatever its name, not only those called ID_<number>
     recording_pattern: str | None = None    # see recordings.py
-    test_data: str | None = None    # folder of a given test set; then all images of the data folder may be trained on
+    test_data: str | None = None    # absolute path of a given test set; then all images in data_path may be trained on
     preparation: Preparation = Preparation()
 
     def __post_init__(self) -> None:
@@ -62,13 +62,14 @@ class SplitSettings:
     def used(self) -> dict:
         """The settings that the strategy uses. Two splits of the same images are equal when these are.
 
-        Those from class_folders on are left out if they are as by default, since older splits do not have them.
+        Those from class_folders on are left out if they are as by default, since older splits do not have them. Of a
+        given test set, only that there is one: its folder may be moved, and is private where weights are shared.
         """
         unused = {"contiguous": ("seed",), "random": ("fold", "guard")}[self.strategy]
         defaults = {item.name: item.default for item in fields(self) if item.default is not MISSING}
-        used = {name: value for name, value in self.to_json().items()
+        plain = self.to_json() | ({} if self.test_data is None else {"test_data": "given"})
+        return {name: value for name, value in plain.items()
                 if name not in unused and (name not in defaults or getattr(self, name) != defaults[name])}
-        return used | ({"test_data": "given"} if self.test_data is not None else {})    # wherever it is
 
     def to_json(self) -> dict:
         """The settings as JSON's types."""

@@ -13,9 +13,10 @@ from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, 
 @checks_arguments
 def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, num_users: int = 0,
          images_per_user_train: TrainSize | None = None, split_strategy: str | None = None,
-         split_fold: int | None = None, split_guard: int | None = None, seed: int = 42, class_folders: bool = False,
-         class_names: Path | None = None, recording_pattern: str | None = None, test_data: Path | None = None,
-         fit: str | None = None, crop: FourNumbers | None = None, levels: TwoNumbers | None = None) -> None:
+         split_fold: int | None = None, split_guard: int | None = None, seed: int | None = None,
+         class_folders: bool = False, class_names: Path | None = None, recording_pattern: str | None = None,
+         test_data: Path | None = None, fit: str | None = None, crop: FourNumbers | None = None,
+         levels: TwoNumbers | None = None) -> None:
     """Make the split on its own, before training a VAE, and say how many of its test images are near-copies.
 
     Writes split_audit.json and split_audit.png (the most similar pairs) beside it. An existing split is only audited.
@@ -29,7 +30,7 @@ def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, 
         split_strategy: contiguous (recordings stay whole) or random (leaks, because windows overlap)
         split_fold: which third of the recordings to train on: 0, 1 or 2
         split_guard: windows left out on each side of a training run inside a recording; default: as many as needed
-        seed: random seed of the random strategy
+        seed: random seed of the random strategy; default: 42
         class_folders: the users are all folders of data_path, not only those called ID_<n>
         class_names: a JSON file {folder: name} with the users' names in figures and tables
         recording_pattern: regular expression that finds recording and number in an image's name, if the names' own

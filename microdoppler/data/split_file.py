@@ -15,7 +15,7 @@ from microdoppler.data.duplicates import describe_duplicates, find_duplicates
 from microdoppler.data.folders import describe_ignored, ignored_files, is_own_output
 from microdoppler.data.inspection import inspect
 from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
-from microdoppler.data.recordings import RecordingsOfUsers, all_images, describe_recordings, find_recordings
+from microdoppler.data.recordings import RecordingsOfUsers, all_images, describe_recordings, find_recordings, one_run
 from microdoppler.data.spectrograms import (class_of, drop_broken, find_classes, find_images, folders_by_class,
                                             user_number)
 from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, in_test_data, split_images
@@ -23,6 +23,7 @@ from microdoppler.figures.report import save_figure
 
 SPLIT_FILE = "data_split.json"
 INSPECTION_PICTURE = "proposed_preparation.png"
+USUAL_SEED = 42
 USUAL_GUARD = 4         # windows; enough for windows that overlap by 75 %
 
 
@@ -37,7 +38,7 @@ class SplitOptions:
     split_strategy: str | None = None
     split_fold: int | None = None
     split_guard: int | None = None
-    seed: int = 42
+    seed: int | None = None
     class_folders: bool | None = None
     recording_pattern: str | None = None
     test_data: Path | None = None
@@ -98,24 +99,27 @@ def open_split(path: Path, data_path: Path, options: SplitOptions, class_names: 
 
 
 def load_split(path: Path, test_data: Path | None = None) -> Split:
-    """The split at `path`. test_data: where its given test set is now, if it was moved.
+    """The split at `path`. test_data: where a given test set is now; None: where it was.
 
     Raises InputError when there is no split, or it is none of ours.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist; make it with python -m microdoppler.split --data_path …, or name the "
-                         "folder that holds it with --latents_cache_folder")
+                         "one that was trained on with --split")
     content = read_json(path)
-    if test_data is not None and isinstance(content, dict) and content.get("test_data"):
-        content["test_data"] = str(test_data.resolve())
+    if test_data is not None and isinstance(content, dict) and content.get("test_data") is not None:
+        content["test_data"] = str(test_data.absolute())
     return Split.from_json(content, path)
 
 
 def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Split, list[str]]:
-    """The stored split and lines to print: what of the data it does not use. Raises InputError as open_split does."""
+    """The stored split and lines to print: what of the data it does not use. Raises InputError as open_split does.
+
+    A given test set may have been moved since: its images are looked for where the options say.
+    """
     split = load_split(path, options.test_data)
     was = vars(SplitOptions.of(split.settings))
-    options = replace(options, test_data=options.test_data and options.test_data.resolve())
+    options = replace(options, test_data=options.test_data and options.test_data.absolute())
     ignored = ("seed",) if split.settings.strategy == "contiguous" else ("split_fold", "split_guard")
     changed = [f"{name} {_text(was[name])} (now {_text(value)})" for name, value in vars(options).items()
                if value is not None and name not in ignored and _plain(value) != _plain(was[name])]
@@ -132,7 +136,7 @@ def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     images = find_images(data_path, split.folders)
     if not any(split.recordings.values()):      # an older file; the overlaps need also what it does not list
         decodable, _ = drop_broken(data_path, images, split.preparation)
-        split = replace(split, recordings=find_recordings(data_path, decodable)[0])
+        split = replace(split, recordings={user: one_run(own) for user, own in decodable.items()})
     return split, unused_lines(data_path, images, split)
 
 
@@ -206,7 +210,7 @@ def find_test_recordings(test_data: Path, folders: dict[int, str], pattern: str 
     images, _ = drop_broken(test_data, find_images(test_data, folders), preparation)
     recordings, _ = find_recordings(test_data, images, pattern)
     return {user: [replace(recording, name=f"test {recording.name}" if recording.name else "",
-                           images=[in_test_data(name, str(test_data.resolve())) for name in recording.images])
+                           images=[in_test_data(name, str(test_data.absolute())) for name in recording.images])
                    for recording in own] for user, own in recordings.items()}
 
 
@@ -221,8 +225,9 @@ def fill_in(options: SplitOptions, recordings: RecordingsOfUsers, num_users: int
         size = max(1, smallest // 3)
         reasons.append(f"images_per_user_train {size}, a third of the {smallest} images of the smallest user")
     return SplitSettings(num_users, size, options.split_strategy or "contiguous", options.split_fold or 0,
-                         options.split_guard or 0, options.seed, class_folders, options.recording_pattern,
-                         None if options.test_data is None else str(options.test_data.resolve()), preparation), reasons
+                         options.split_guard or 0, USUAL_SEED if options.seed is None else options.seed, class_folders,
+                         options.recording_pattern,
+                         None if options.test_data is None else str(options.test_data.absolute()), preparation), reasons
 
 
 def with_guard(settings: SplitSettings, overlaps: Overlaps) -> tuple[SplitSettings, str]:
@@ -247,7 +252,7 @@ def _named(split: Split, class_names: Path | None) -> Split:
 
 def _plain(value: Any) -> Any:
     """A value of an option so that equal ones compare as equal."""
-    return tuple(map(float, value)) if isinstance(value, (tuple, list)) else str(value) if isinstance(
+    return tuple(map(float, value)) if isinstance(value, (tuple, list)) else value.absolute() if isinstance(
         value, Path) else value
 
 

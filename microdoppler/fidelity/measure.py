@@ -20,7 +20,7 @@ from groundwork.limits import checks_arguments
 from groundwork.progress import Progress
 from microdoppler.data.audit import Match, pairs_figure
 from microdoppler.data.spectrograms import paths_and_labels
-from microdoppler.data.split_file import SplitOptions, locate_data, open_split
+from microdoppler.data.split_file import SplitOptions, load_split, locate_data, open_split
 from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of, find_synthetic, match_to_folds,
                                               smallest_side)
 from microdoppler.fidelity.distributions import (NEIGHBOURS, diversity_ratio, kernel_distance, precision_recall,
@@ -241,8 +241,9 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
         raise InputError(f"--classifier_image_size {size}; expected at least {MIN_IMAGE_SIZE}")
     torch_device = choose_device(device)
     print(describe_work(torch_device))
-    data_path, _ = locate_data(data_path, None)
-    opened = open_split(split, data_path, SplitOptions())
+    data_path, test_data = locate_data(data_path, None)
+    load_split(split)       # of a new one it is certain that no model was trained on it
+    opened = open_split(split, data_path, SplitOptions(test_data=test_data))
     division, overlaps = opened.split, opened.overlaps
     first = data_path / division.train_images[division.users[0]][0]
     axes = known_axes(data_path, window_seconds, velocity_range_mps, first, division.preparation)

@@ -133,8 +133,9 @@ def compare(config: Config, split: Split, synthetic: Path) -> Figure:
     for user in split.users:
         test = split.test_images[user]
         chosen = [test[len(test) * i // NUM_SHOWN] for i in range(NUM_SHOWN)]
-        rows.append((legend.figure_names[user], [*load_images(config.data_path, chosen, config.image_size),
-                                          *load_images(synthetic, generated[user][:NUM_SHOWN], config.image_size)]))
+        rows.append((legend.figure_names[user],
+                     [*load_images(config.data_path, chosen, config.image_size, preparation=split.preparation),
+                      *load_images(synthetic, generated[user][:NUM_SHOWN], config.image_size)]))
     return image_grid(rows, (["real"] + [""] * (NUM_SHOWN - 1)) + ["synthetic"], axes=legend.axes)
 
 

@@ -1,6 +1,7 @@
 """export.py: write a trained model to share, averaged weights and VAE as safetensors, with a model card."""
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 
@@ -21,8 +22,9 @@ CARD_FILE = "README.md"
 
 def shared_config(checkpoint: dict) -> dict:
     """{name: plain value} of a checkpoint's Config, without paths: these are private to one machine."""
+    hints = get_type_hints(Config)
     return {name: value for name, value in to_plain(config_of(checkpoint)).items()
-            if not isinstance(getattr(Config, name), Path) and name != "class_names"}
+            if Path not in (hints[name], *get_args(hints[name]))}
 
 
 @checks_arguments

@@ -18,8 +18,10 @@ from groundwork.images import load_images, save_image
 from groundwork.limits import checks_arguments
 from groundwork.lock import OF_A_LOCK, sole_writer
 from groundwork.memory import AdaptiveBatches
+from groundwork.preparation import Preparation
 from groundwork.progress import Progress
 from microdoppler.data.spectrograms import find_images
+from microdoppler.data.split_file import SplitOptions
 from microdoppler.figures.film import check_film_path
 from microdoppler.figures.legend import Legend
 from microdoppler.figures.pictures import image_grid
@@ -204,7 +206,8 @@ def grid_path(output_dir: Path) -> Path:
 def draw_grid(output_dir: Path, names: list[str], users: list[int], generator: ImageGenerator) -> Figure:
     """A row per user with up to GRID_COLUMNS synthetic images. A real image comes first if data_path exists here."""
     config, legend, rows = generator.config, generator.legend, []
-    real = real_images(config.data_path, {user: legend.classes[user] for user in users}, config.image_size)
+    preparation = SplitOptions(fit=config.fit, crop=config.crop, levels=config.levels).preparation
+    real = real_images(config.data_path, {user: legend.classes[user] for user in users}, config.image_size, preparation)
     for user in users:
         shown = [name for name in names if name.startswith(f"{legend.classes[user]}/")][:GRID_COLUMNS]
         rows.append((legend.figure_names[user],
@@ -212,10 +215,11 @@ def draw_grid(output_dir: Path, names: list[str], users: list[int], generator: I
     return image_grid(rows, ["real", "synthetic"] if real else [], str(output_dir), legend.axes)
 
 
-def real_images(data_path: Path, classes: dict[int, str], image_size: int) -> dict[int, torch.Tensor]:
+def real_images(data_path: Path, classes: dict[int, str], image_size: int,
+                preparation: Preparation) -> dict[int, torch.Tensor]:
     """The first image of each class, {user: (1, 3, s, s) uint8}; {} when the data set cannot be read."""
     try:
-        return {user: load_images(data_path, names[:1], image_size)
+        return {user: load_images(data_path, names[:1], image_size, preparation=preparation)
                 for user, names in find_images(data_path, classes).items()}
     except (InputError, OSError, KeyError):
         return {}

@@ -1,6 +1,7 @@
 """Recordings: read off names, a pattern or a table; and the splits, passes and audits that follow from them."""
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -261,6 +262,52 @@ def test_a_given_test_set_takes_the_place_of_the_split(tmp_path):
     assert opened(data_path, tmp_path).split == split
     stored = json.loads((tmp_path / "data_split.json").read_text())
     assert stored["users"]["3"]["test_images"][0] == "ID_3/pass1_1.png"
+
+
+def test_a_given_test_set_is_found_from_anywhere_and_after_it_was_moved(tmp_path, monkeypatch):
+    def opened_in(folder):
+        data_path, test_data = locate_data(folder, None)
+        return opened(data_path, tmp_path, test_data=test_data).split
+    for part in ("train", "test"):
+        write_windows(tmp_path / "all" / part, lambda p, i, n: f"{n}", {1: [12]})
+    monkeypatch.chdir(tmp_path)
+    made = opened_in(Path("all"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert opened_in(Path("../all")).identity() == made.identity()
+    assert opened(Path("../all/train"), tmp_path).split == made
+    (tmp_path / "all").rename(tmp_path / "moved")
+    moved = opened_in(tmp_path / "moved")
+    assert moved.identity() == made.identity() and all(map(os.path.isfile, moved.test_images[1]))
+    assert str(tmp_path) not in str(made.identity())      # it is part of shared weights
+
+
+def test_the_folds_of_an_older_split_stay_as_they_were(tmp_path):
+    """It does not store recordings: each user was one run, ordered by the last number, with a guard."""
+    write_windows(tmp_path / "data", lambda p, i, n: f"pass{p}_{n}")
+    found = {user: [f"ID_{user}/pass{p}_{n}.png" for n, p in enumerate(np.repeat(range(1, 6), counts), start=1)]
+             for user, counts in PASSES.items()}
+    settings = SplitSettings(2, 20, "contiguous", 0, 4, 42)
+    content = settings.to_json() | {"users": {str(user): {
+        "label": user - 1, "name": f"user {user}", "train_images": own[:20], "test_images": own[24:]}
+        for user, own in found.items()}}
+    for new in ("recording_pattern", "test_data", "preparation"):
+        del content[new]
+    (tmp_path / "data_split.json").write_text(json.dumps(content))
+    opening = opened(tmp_path / "data", tmp_path)
+    assert len(set(opening.overlaps.pass_names(found[1]))) == 5       # the passes are found by their overlaps
+    for fold, start in enumerate((0, 15, 30)):
+        split = split_images(opening.split.recordings, replace(settings, fold=fold), opening.split.folders)
+        assert split.train_images[1] == found[1][start:start + 20]
+        assert split.test_images[1] == found[1][:max(0, start - 4)] + found[1][start + 24:]
+
+
+def test_a_random_split_of_another_seed_is_read_without_it(tmp_path):
+    write_windows(tmp_path / "data", lambda p, i, n: f"{n}", {1: [12]})
+    made = opened(tmp_path / "data", tmp_path, split_strategy="random", seed=7)
+    assert opened(tmp_path / "data", tmp_path).split == made.split
+    with pytest.raises(InputError, match=r"seed 7 \(now 8\)"):
+        opened(tmp_path / "data", tmp_path, seed=8)
 
 
 # ------------------------------------------------------------------------------------------ users, and what is unused

@@ -224,6 +224,15 @@ def test_bad_input_is_named(folders, spoil, named):
     assert not folders[3].exists()
 
 
+def test_no_split_is_made_to_measure_with(folders):
+    """No model was trained on it; and a wrong --split would leave a folder behind."""
+    real, synthetic, split, output = folders
+    absent = output.parent / "absent" / split.name
+    with pytest.raises(InputError, match=f"{absent} does not exist.*--split"):
+        run((real, synthetic, absent, output))
+    assert not absent.parent.exists()
+
+
 def test_command_line_ends_in_one_line(script, folders):
     real, synthetic, split, output = folders
     out, error = script("-m", "microdoppler.fidelity", "--data_path", real, "--synthetic", synthetic / "nothing",

@@ -1,7 +1,14 @@
-"""--config results/config.json: a run's own constants in every later command."""
+"""A run's own constants in every later command, with --config results/config.json or from its checkpoint."""
 import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
 
 from groundwork.files import read_json
+from microdoppler.figures.legend import Legend
+from microdoppler.pipeline.synthetic_folder import draw_grid
 from train_latent_cfg import Config
 
 
@@ -27,7 +34,7 @@ def test_images_are_those_of_the_checkpoint_unless_the_file_says_otherwise(scrip
     out, _ = script("generate.py", "--config", tmp_path / "mine.json", "--user_id", "2", "--output_dir",
                     tmp_path / "stronger", "--no_save_grid")
     assert f"other than the checkpoint's own: cond_scale {Config.cond_scale} (now 3.0)" in out
-    assert "16 images drawn" in out     # the 7 are those of training's sample pictures
+    assert "16 images generated" in out     # the 7 are those of training's sample pictures
     assert read_json(tmp_path / "stronger" / "manifest.json")["cond_scale"] == 3.0
 
 
@@ -36,3 +43,17 @@ def test_fidelity_finds_its_data_and_split(script, demo, tmp_path):
     out, _ = script("-m", "microdoppler.fidelity", "--config", folder / "results", "--synthetic", folder / "synthetic",
                     "--output", tmp_path / "fidelity")
     assert f"report: {tmp_path}" in out
+
+
+def test_real_images_beside_synthetic_ones_are_cut_as_in_training(tmp_path):
+    """The white margin of the real file is not shown."""
+    picture = np.full((40, 40), 255, np.uint8)
+    picture[10:30, 10:30] = 0
+    for folder, pixels in (("data", picture), ("drawn", np.zeros((20, 20), np.uint8))):
+        (tmp_path / folder / "ID_3").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / folder / "ID_3" / "1.png")
+    config = replace(Config(), data_path=tmp_path / "data", image_size=20, crop=(10.0, 10.0, 30.0, 30.0))
+    generator = SimpleNamespace(config=config, legend=Legend({3: "ID_3"}, {3: "user 3"}, None))
+    figure = draw_grid(tmp_path / "drawn", ["ID_3/1.png"], [3], generator)
+    real, synthetic = (image for part in figure.subfigs for axes in part.axes for image in axes.images)
+    assert np.asarray(real.get_array()).max() == np.asarray(synthetic.get_array()).max() == 0
