@@ -22,7 +22,7 @@ from microdoppler.figures.fonts import plain_text
 from microdoppler.figures.report import Table, save_figure
 
 MAX_NEAR_COPIES = 0.01      # share of the test images; from this share on, the audit warns
-# See Overlaps.contradiction. Six real persons have 0.06 in the order of their numbers, and 0.95 … 1 in a random order
+# See Overlaps.contradiction. Six real persons have 0.06 in the order of their numbers, and 0.92 … 1 in a random order
 # or with two to five recordings interleaved.
 MAX_CONTRADICTION = 0.3
 NAME_RECORDINGS = f"say which images belong together with --recording_pattern or a table {TABLE}, see docs/data.md"
