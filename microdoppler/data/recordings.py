@@ -198,7 +198,7 @@ def _read_table(path: Path) -> dict[str, _Place]:
             reader = csv.DictReader(file)
             if missing := {"path", "recording", "number"} - set(reader.fieldnames or ()):
                 raise InputError(f"{path} lacks the column {shortened(sorted(missing))}; expected path, recording, "
-                                 "number, and if wanted subject and condition")
+                                 "number, and if wanted subject and condition, with commas between them")
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); expected a CSV table in UTF-8") from None

@@ -56,7 +56,7 @@ class SplitSettings:
                              f"{ALL_BUT_TEST}")
         if self.guard < 0:
             raise InputError(f"split_guard is {self.guard}; expected 0 or more")
-        if not 0 <= self.seed <= 2_000_000_000:     # RandomState takes 32 bits, and _random adds the user's number
+        if not 0 <= self.seed <= 2_000_000_000:
             raise InputError(f"seed is {self.seed}; expected 0 … 2 000 000 000")
 
     def used(self) -> dict:
@@ -212,7 +212,7 @@ def split_images(recordings: RecordingsOfUsers, settings: SplitSettings, folders
         needed = [f"{settings.images_per_user_train} to train"] + (
             [f"a guard of {settings.guard} on each side of them"] if settings.guard else [])
         raise InputError(f"too few images: {shortened(short)}; needed per user: {', '.join(needed)}, and 1 to test: "
-                         "lower images_per_user_train")
+                         f"lower images_per_user_train{' or split_guard' if settings.guard else ''}, or add images")
     all_recordings = {user: [*own, *(test_recordings or {}).get(user, ())] for user, own in recordings.items()}
     return Split(settings, {user: train for user, (train, _) in parts.items()},
                  {user: test for user, (_, test) in parts.items()}, default_names(folders, settings.class_folders),
@@ -275,9 +275,10 @@ def _starts_at_recordings(own: Sequence[Recording], length: int) -> list[int] | 
 def _random(user: int, own: Sequence[Recording], settings: SplitSettings) -> tuple[list[str], list[str]]:
     """(training, test) images of one user: names sorted as strings, permuted by RandomState(seed + user).
 
-    This is the split of the experiments that came before this project.
+    This is the split of the experiments that came before this project. A seed has 32 bits; a user's number may have
+    more, as a telephone number has.
     """
-    order = np.random.RandomState(settings.seed + user).permutation(sorted(all_images(own))).tolist()
+    order = np.random.RandomState((settings.seed + user) % 2 ** 32).permutation(sorted(all_images(own))).tolist()
     size = num_training(len(order), settings) if settings.images_per_user_train != ALL_BUT_TEST else (
         len(order) - len(order) // 3)
     return order[:size], order[size:]
