@@ -82,7 +82,7 @@ def _remove_temporaries(folder: Path) -> None:
     Subfolders with a lock of their own are left out, because another process may be writing there.
     """
     for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():
+        if path.is_dir() and not path.is_symlink() and not any((path / name).exists() for name in OF_A_LOCK):
             _remove_temporaries(path)
         elif match := TEMPORARY.fullmatch(path.name):
             host, process = match[1], int(match[2])

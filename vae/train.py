@@ -319,7 +319,10 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
     print(describe_work(torch_device, micro_batch=batch_size))
     data = read_split(split)
     # The paths of a data set with the folders train and test are relative to train
-    root = data_path if (data_path / data.training[0]).is_file() else data_path / "train"
+    root = next((folder for folder in (data_path, data_path / "train") if (folder / data.training[0]).is_file()), None)
+    if root is None:
+        raise InputError(f"data_path {data_path} lacks {data.training[0]}, which {split} lists; give the data that the "
+                         "split was made from with --data_path")
     train_images, validation_images = (
         load_images(root, names, image_size, "reading images", channels, data.preparation)
         for names in (data.training, data.validation))

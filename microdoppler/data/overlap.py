@@ -219,6 +219,11 @@ class Overlaps:
                 successor_of[names[i]] = Successor(names[i + 1], shifts[i] / NEIGHBOUR_SIZE)
         return successor_of
 
+    def overlaps_previous(self, user: int, index: int) -> bool:
+        """Whether a user's image at this place (from 1) begins before the one before it ends, by their correlation."""
+        row = self.neighbours[user][index - 1]
+        return bool(row.max() >= NEAR_COPY and row.argmax() > 0)
+
     @cached_property
     def contradiction(self) -> float:
         """The share (0 … 1) of windows that overlap others of the user, but not the one before or after them in their
@@ -293,6 +298,9 @@ def find_overlaps(data_path: str | Path, recordings: RecordingsOfUsers,
             bar.update(len(own_names))
     with open_image(Path(data_path) / next(iter(names.values()))[0]) as image:
         size = size_as_shown(image)
+    if preparation.region_of_box(size).width > 1:
+        raise InputError(f"--fit pad would put borders on the time axis of images of {size[0]} x {size[1]}, which "
+                         "breaks the search for overlaps: use --fit stretch, or a wider --crop")
     width = round(size[0] * preparation.region_of_file(size).width)
     return Overlaps(recordings, correlation, shift, neighbours, width)
 

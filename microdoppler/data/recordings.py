@@ -16,14 +16,15 @@ Numbers are compared as numbers, and equal ones are ordered by name (Doppler9 be
 import csv
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Sequence
+from typing import Callable, Sequence
 
 from groundwork.errors import InputError, shortened
 from groundwork.images import natural_order
 
 TABLE = "recordings.csv"       # simulate.dataset writes it, too
+FROM_NAMES = "the file names"
 LARGEST_NUMBER = 2 ** 62        # differences of larger ones would overflow; then the order alone counts
 
 
@@ -31,9 +32,9 @@ LARGEST_NUMBER = 2 ** 62        # differences of larger ones would overflow; the
 class Recording:
     """One continuous recording of a user. The names of the fields are keys in data_split.json.
 
-    name: unique among the user's recordings, "" if it is unknown which images belong together; images: paths relative
-    to the data folder, in time order; numbers: their places in time, in any unit; subject, condition: who was recorded
-    and how, "" if not given.
+    name: what tells it from the user's other recordings, "" if it is unknown which images belong together; images:
+    paths relative to the data folder, in time order; numbers: their places in time, in any unit; subject, condition:
+    who was recorded and how, "" if not given.
     """
     name: str
     images: list[str]
@@ -76,7 +77,7 @@ def find_recordings(root: Path, images: dict[int, list[str]], pattern: str | Non
             raise InputError(f"{root / TABLE} lacks {shortened(missing)}; add a row for each image, or move the table "
                              "away to have recordings read from the names")
         return {user: _grouped([rows[path] for path in paths]) for user, paths in images.items()}, TABLE
-    return {user: by_names(paths) for user, paths in images.items()}, "the file names"
+    return {user: by_names(paths) for user, paths in images.items()}, FROM_NAMES
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,22 @@ def by_names(images: Sequence[str]) -> list[Recording]:
     return recordings
 
 
+def join_continued(recordings: RecordingsOfUsers, continues: Callable[[int, int], bool]) -> RecordingsOfUsers:
+    """Join each recording with the one before that it continues, as where names hold a time of day and every minute
+    looks like a recording. continues(user, i): whether image i of the user overlaps image i - 1."""
+    joined: RecordingsOfUsers = {}
+    for user, own in recordings.items():
+        joined[user], count = own[:1], len(own[0].images)
+        for recording in own[1:]:
+            if continues(user, count):
+                images = joined[user][-1].images + recording.images
+                joined[user][-1] = replace(joined[user][-1], images=images, numbers=list(range(len(images))))
+            else:
+                joined[user].append(recording)
+            count += len(recording.images)
+    return joined
+
+
 def one_run(images: Sequence[str]) -> list[Recording]:
     """All images of a user as one recording, in the order of the last number in their names.
 
@@ -195,10 +212,13 @@ def _read_table(path: Path) -> dict[str, _Place]:
     """{path of an image: its place}. Raises InputError when the file is no such table."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            header = file.readline()
+            file.seek(0)
+            # Spreadsheets write semicolons where the comma is the decimal mark
+            reader = csv.DictReader(file, delimiter=";" if ";" in header and "," not in header else ",")
             if missing := {"path", "recording", "number"} - set(reader.fieldnames or ()):
                 raise InputError(f"{path} lacks the column {shortened(sorted(missing))}; expected path, recording, "
-                                 "number, and if wanted subject and condition")
+                                 "number, and if wanted subject and condition, with commas between them")
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); expected a CSV table in UTF-8") from None

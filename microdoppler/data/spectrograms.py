@@ -64,6 +64,10 @@ def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool 
         raise InputError(f"data_path {data_path} holds no folders of users, but {meant} does: give it with --data_path")
     found = {name: folder.name for name, folder in folders_by_class(data_path).items() if not is_own_output(folder)}
     numbers = {name: number for name, folder in found.items() if (number := user_number(folder)) is not None}
+    if not numbers and (nested := [name for name, folder in found.items() if any(
+            user_number(child.name) is not None and child.is_dir() for child in (data_path / folder).iterdir())]):
+        raise InputError(f"data_path {data_path} holds no folders of users, but its folders {shortened(nested)} do: "
+                         "give one of them with --data_path")
     if class_folders or not numbers:
         free = (number for number in itertools.count(1) if number not in numbers.values())
         numbers = {name: numbers[name] if name in numbers else next(free) for name in found}

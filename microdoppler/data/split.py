@@ -5,6 +5,7 @@ therefore trains on whole recordings of each user and tests on others. Where a u
 trains on one run of consecutive windows. The windows next to it (the guard) are then in neither set.
 """
 import hashlib
+import os
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Sequence
@@ -56,7 +57,7 @@ class SplitSettings:
                              f"{ALL_BUT_TEST}")
         if self.guard < 0:
             raise InputError(f"split_guard is {self.guard}; expected 0 or more")
-        if not 0 <= self.seed <= 2_000_000_000:     # RandomState takes 32 bits, and _random adds the user's number
+        if not 0 <= self.seed <= 2_000_000_000:
             raise InputError(f"seed is {self.seed}; expected 0 … 2 000 000 000")
 
     def used(self) -> dict:
@@ -182,13 +183,13 @@ def _settings_of(plain: dict[str, Any]) -> SplitSettings:
 
 def in_test_data(name: str, test_data: str) -> str:
     """The absolute path of an image in a given test set, which loaders can join to any data folder."""
-    return str(Path(test_data).absolute() / name)
+    return os.path.join(os.path.abspath(test_data), name)
 
 
 def _relative_to_test_data(path: str, test_data: str | None) -> str:
     """The inverse of in_test_data; other paths stay as they are."""
     is_given = test_data is not None and Path(path).is_absolute()
-    return Path(path).relative_to(Path(str(test_data)).absolute()).as_posix() if is_given else path
+    return Path(path).relative_to(os.path.abspath(str(test_data))).as_posix() if is_given else path
 
 
 def split_images(recordings: RecordingsOfUsers, settings: SplitSettings, folders: dict[int, str],
@@ -212,11 +213,16 @@ def split_images(recordings: RecordingsOfUsers, settings: SplitSettings, folders
         needed = [f"{settings.images_per_user_train} to train"] + (
             [f"a guard of {settings.guard} on each side of them"] if settings.guard else [])
         raise InputError(f"too few images: {shortened(short)}; needed per user: {', '.join(needed)}, and 1 to test: "
-                         "lower images_per_user_train")
-    all_recordings = {user: [*own, *(test_recordings or {}).get(user, ())] for user, own in recordings.items()}
+                         f"lower images_per_user_train{' or split_guard' if settings.guard else ''}, or add images")
+    all_recordings = with_test(recordings, test_recordings)
     return Split(settings, {user: train for user, (train, _) in parts.items()},
                  {user: test for user, (_, test) in parts.items()}, default_names(folders, settings.class_folders),
                  folders, all_recordings)
+
+
+def with_test(recordings: RecordingsOfUsers, test_recordings: RecordingsOfUsers | None) -> RecordingsOfUsers:
+    """All recordings of each user, those of a given test set last."""
+    return {user: [*own, *(test_recordings or {}).get(user, ())] for user, own in recordings.items()}
 
 
 def num_training(count: int, settings: SplitSettings) -> int:
@@ -275,9 +281,10 @@ def _starts_at_recordings(own: Sequence[Recording], length: int) -> list[int] | 
 def _random(user: int, own: Sequence[Recording], settings: SplitSettings) -> tuple[list[str], list[str]]:
     """(training, test) images of one user: names sorted as strings, permuted by RandomState(seed + user).
 
-    This is the split of the experiments that came before this project.
+    This is the split of the experiments that came before this project. A seed has 32 bits; a user's number may have
+    more, as a telephone number has.
     """
-    order = np.random.RandomState(settings.seed + user).permutation(sorted(all_images(own))).tolist()
+    order = np.random.RandomState((settings.seed + user) % 2 ** 32).permutation(sorted(all_images(own))).tolist()
     size = num_training(len(order), settings) if settings.images_per_user_train != ALL_BUT_TEST else (
         len(order) - len(order) // 3)
     return order[:size], order[size:]

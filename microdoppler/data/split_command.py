@@ -4,16 +4,16 @@
 """
 from pathlib import Path
 
-from groundwork.limits import FourNumbers, TrainSize, TwoNumbers, checks_arguments
+from groundwork.limits import CountOrZero, FourNumbers, Seed, TrainSize, TwoNumbers, checks_arguments
 from microdoppler.data.audit import audit_split, write_audit
 from microdoppler.data.split import cut_at_recordings, describe
 from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, open_split
 
 
 @checks_arguments
-def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, num_users: int = 0,
+def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, num_users: CountOrZero = 0,
          images_per_user_train: TrainSize | None = None, split_strategy: str | None = None,
-         split_fold: int | None = None, split_guard: int | None = None, seed: int | None = None,
+         split_fold: int | None = None, split_guard: CountOrZero | None = None, seed: Seed | None = None,
          class_folders: bool = False, class_names: Path | None = None, recording_pattern: str | None = None,
          test_data: Path | None = None, fit: str | None = None, crop: FourNumbers | None = None,
          levels: TwoNumbers | None = None) -> None:

@@ -3,6 +3,7 @@
 What the user leaves open (None) is as the file says. When the file is made, it follows from the data.
 """
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ from microdoppler.data.duplicates import describe_duplicates, find_duplicates
 from microdoppler.data.folders import describe_ignored, ignored_files, is_own_output
 from microdoppler.data.inspection import inspect
 from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
-from microdoppler.data.recordings import RecordingsOfUsers, all_images, describe_recordings, find_recordings, one_run
+from microdoppler.data.recordings import (FROM_NAMES, RecordingsOfUsers, all_images, describe_recordings,
+                                          find_recordings, join_continued, one_run)
 from microdoppler.data.spectrograms import (class_of, drop_broken, find_classes, find_images, folders_by_class,
                                             user_number)
-from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, in_test_data, split_images
+from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, in_test_data, split_images, with_test
 from microdoppler.figures.report import save_figure
 
 SPLIT_FILE = "data_split.json"
 INSPECTION_PICTURE = "proposed_preparation.png"
 USUAL_SEED = 42
+NEW_SPLIT = "choose another folder for a new split (--output of microdoppler.split, else latents_cache_folder)"
 USUAL_GUARD = 4         # windows; enough for windows that overlap by 75 %
 
 
@@ -92,7 +95,7 @@ def open_split(path: Path, data_path: Path, options: SplitOptions, class_names: 
     """
     split, lines = read_split(path, data_path, options) if path.exists() else make_split(path, data_path, options)
     named = _named(split, class_names)
-    if not path.exists() or named != split:
+    if not path.exists() or named.to_json() != read_json(path):     # new names, a moved test set, or an older form
         write_json(path, named.to_json())
     overlaps = load_or_find_overlaps(data_path, named.recordings, path.parent, named.preparation)
     return OpenedSplit(named, overlaps, lines)
@@ -108,7 +111,7 @@ def load_split(path: Path, test_data: Path | None = None) -> Split:
                          "one that was trained on with --split")
     content = read_json(path)
     if test_data is not None and isinstance(content, dict) and content.get("test_data") is not None:
-        content["test_data"] = str(test_data.absolute())
+        content["test_data"] = os.path.abspath(test_data)
     return Split.from_json(content, path)
 
 
@@ -119,20 +122,23 @@ def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     """
     split = load_split(path, options.test_data)
     was = vars(SplitOptions.of(split.settings))
-    options = replace(options, test_data=options.test_data and options.test_data.absolute())
+    options = replace(options, test_data=options.test_data and Path(os.path.abspath(options.test_data)))
     ignored = ("seed",) if split.settings.strategy == "contiguous" else ("split_fold", "split_guard")
     changed = [f"{name} {_text(was[name])} (now {_text(value)})" for name, value in vars(options).items()
                if value is not None and name not in ignored and _plain(value) != _plain(was[name])]
     if changed:
-        raise InputError(f"{path} was made with {', '.join(changed)}; leave these constants as they were, or choose "
-                         "another latents_cache_folder and results_folder for a new split")
+        raise InputError(f"{path} was made with {', '.join(changed)}; leave these constants as they were, or "
+                         + NEW_SPLIT)
     if not data_path.is_dir():
         raise InputError(f"data_path {data_path} is no folder; give the one that {path} was made from with --data_path")
     listed = {name for part in (split.train_images, split.test_images) for own in part.values() for name in own}
     listed |= {name for own in split.recordings.values() for name in all_images(own)}
     if missing := [name for name in sorted(listed) if not (data_path / name).is_file()]:
-        raise InputError(f"{path} lists {shortened(missing, 3)}, which is not in data_path {data_path}; give the data "
-                         "it was made from with --data_path, or choose another latents_cache_folder for a new split")
+        if any(Path(name).is_absolute() for name in missing):
+            raise InputError(f"{path} lists images that do not exist: {shortened(missing, 3)}; say where the test set "
+                             "is now with --test_data")
+        raise InputError(f"data_path {data_path} lacks images that {path} lists: {shortened(missing, 3)}; give the "
+                         f"data it was made from with --data_path, or {NEW_SPLIT}")
     images = find_images(data_path, split.folders)
     if not any(split.recordings.values()):      # an older file; the overlaps need also what it does not list
         decodable, _ = drop_broken(data_path, images, split.preparation)
@@ -146,7 +152,7 @@ def unused_lines(data_path: Path, images: dict[int, list[str]], split: Split) ->
     lines = []
     if added := [name for own in images.values() for name in own if name not in known]:
         lines.append(f"note: {len(added)} images that are not in the split are not used ({shortened(added, 3)}); they "
-                     "were added later or cannot be decoded. For a new split choose another latents_cache_folder")
+                     f"were added later or cannot be decoded. To use them, {NEW_SPLIT}")
     return lines + unused_folders(data_path, split.folders, split.settings.class_folders)
 
 
@@ -170,15 +176,17 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     lines = [*skipped, *looked, *describe_duplicates(find_duplicates(data_path, images))]
     recordings, source = find_recordings(data_path, images, options.recording_pattern)
     ignored = describe_ignored(ignored_files(data_path, list(folders.values())))
-    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
-              describe_recordings(recordings, source)]
     test_recordings = None
     if options.test_data is not None:
         test_recordings = find_test_recordings(options.test_data, folders, options.recording_pattern, preparation)
     settings, reasons = fill_in(options, recordings, len(folders), class_folders, preparation)
     split_images(recordings, settings, folders, test_recordings)        # says at once if there are too few images
-    if options.split_guard is None and test_recordings is None and settings.strategy == "contiguous":
-        overlaps = load_or_find_overlaps(data_path, recordings, path.parent, preparation)
+    overlaps = load_or_find_overlaps(data_path, with_test(recordings, test_recordings), path.parent, preparation)
+    if source == FROM_NAMES:
+        recordings = join_continued(recordings, overlaps.overlaps_previous)
+    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
+              describe_recordings(recordings, source)]
+    if options.split_guard is None and settings.strategy == "contiguous":
         settings, reason = with_guard(settings, overlaps)
         reasons.append(reason)
     if reasons:
@@ -210,7 +218,7 @@ def find_test_recordings(test_data: Path, folders: dict[int, str], pattern: str 
     images, _ = drop_broken(test_data, find_images(test_data, folders), preparation)
     recordings, _ = find_recordings(test_data, images, pattern)
     return {user: [replace(recording, name=f"test {recording.name}" if recording.name else "",
-                           images=[in_test_data(name, str(test_data.absolute())) for name in recording.images])
+                           images=[in_test_data(name, os.path.abspath(test_data)) for name in recording.images])
                    for recording in own] for user, own in recordings.items()}
 
 
@@ -227,7 +235,8 @@ def fill_in(options: SplitOptions, recordings: RecordingsOfUsers, num_users: int
     return SplitSettings(num_users, size, options.split_strategy or "contiguous", options.split_fold or 0,
                          options.split_guard or 0, USUAL_SEED if options.seed is None else options.seed, class_folders,
                          options.recording_pattern,
-                         None if options.test_data is None else str(options.test_data.absolute()), preparation), reasons
+                         None if options.test_data is None else os.path.abspath(options.test_data),
+                         preparation), reasons
 
 
 def with_guard(settings: SplitSettings, overlaps: Overlaps) -> tuple[SplitSettings, str]:
@@ -252,7 +261,7 @@ def _named(split: Split, class_names: Path | None) -> Split:
 
 def _plain(value: Any) -> Any:
     """A value of an option so that equal ones compare as equal."""
-    return tuple(map(float, value)) if isinstance(value, (tuple, list)) else value.absolute() if isinstance(
+    return tuple(map(float, value)) if isinstance(value, (tuple, list)) else os.path.abspath(value) if isinstance(
         value, Path) else value
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from groundwork.device import choose_device, describe_work
-from groundwork.errors import InputError, shortened
+from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.images import load_images
 from groundwork.limits import checks_arguments
@@ -17,7 +17,7 @@ from microdoppler.data.split import Split, split_images
 from microdoppler.data.synthetic_sets import channels_of, check_sizes, facts_of, find_synthetic, match_to_folds
 from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.pipeline.assembly import Data, open_data
-from microdoppler.pipeline.constants import check_constants
+from microdoppler.pipeline.constants import check_new_config
 from microdoppler.study.arms import ImageSet, arms_of
 from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
 from microdoppler.study.report import (accuracy_figure, compared_choices, confusion_figure, result_tables,
@@ -27,7 +27,7 @@ from microdoppler.study.selection import select_images
 from microdoppler.study.summary import summarize
 from train_latent_cfg import Config
 
-ONE_USER = "there is 1 user; expected 2 or more: one person cannot be mistaken for another"
+ONE_USER = "num_users is 1; expected 2 or more: one person cannot be mistaken for another"
 
 
 @checks_arguments
@@ -47,7 +47,7 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
             with at least this confidence (0 … 1) and that are no near-copies of training images
         force: with one fold, also accept sets whose model was trained on another split; runs.csv records it
     """
-    check_constants(config)
+    check_new_config(config)
     seeds = config.classifier_seeds if seeds is None else seeds
     check_options(config, synthetic, seeds, select)
     device = choose_device(config.device)
@@ -82,8 +82,8 @@ def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int =
     """Raises InputError when an option of classify is out of range or lacks what it needs, before any work is done."""
     if config.num_users == 1:
         raise InputError(ONE_USER)
-    if missing := [str(path) for path in synthetic if not path.is_dir()]:
-        raise InputError(f"--synthetic {shortened(missing)} is no folder; expected one made by generate.py")
+    if missing := [path for path in synthetic if not path.is_dir()]:
+        raise InputError(f"--synthetic {missing[0]} is no folder; expected one made by generate.py")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}; expected at least 1")
     if select is not None and not 0 <= select <= 1:

@@ -23,13 +23,18 @@ def check_constants(config: Config) -> None:
         raise InputError(f"doppler_shift is {config.doppler_shift}; expected 0 … {FARTHEST_DOPPLER_SHIFT:g}, as far as "
                          "near-copies are searched for")
     check_limits(config)
-    _check_preset(config)
     check_latent_size(config)
     if (config.window_seconds > 0) != (config.velocity_range_mps != (0.0, 0.0)):
         raise InputError(f"window_seconds is {config.window_seconds}, velocity_range_mps {config.velocity_range_mps}; "
                          "expected both or neither")
     if config.use_cfg_plus_plus and not 0 < config.cond_scale <= 1:
         raise InputError(f"cond_scale is {config.cond_scale} with use_cfg_plus_plus; expected (0, 1], try 0.6")
+
+
+def check_new_config(config: Config) -> None:
+    """`check_constants` of a Config that somebody wrote, not of a checkpoint. Raises InputError."""
+    check_constants(config)
+    _check_preset(config)
 
 
 def _check_preset(config: Config) -> None:

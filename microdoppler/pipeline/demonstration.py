@@ -25,7 +25,7 @@ from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.pipeline.assembly import legend_of, open_data
 from microdoppler.pipeline.classification import check_options, classify
-from microdoppler.pipeline.constants import check_constants
+from microdoppler.pipeline.constants import check_new_config
 from microdoppler.pipeline.monitoring import monitor
 from microdoppler.pipeline.synthetic_folder import generate
 from microdoppler.pipeline.training import train
@@ -72,7 +72,7 @@ def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_u
         vae_num_steps: optimisation steps of the VAE
         vae_ch: channels of the VAE at full image size
     """
-    check_constants(config)         # before any work is done, as the device
+    check_new_config(config)         # before any work is done, as the device
     check_options(config)
     choose_device(config.device)
     config = replace(with_sizes(config), data_path=output_dir / "data", vae_path=output_dir / "kl_vae_best.pt",

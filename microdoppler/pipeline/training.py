@@ -18,7 +18,7 @@ from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.data.latents import LatentStatistics
 from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of,
                                             legend_of, open_cache, open_data, open_sample_evaluator, open_vae)
-from microdoppler.pipeline.constants import FIXED_BY_CHECKPOINT, check_constants, config_of
+from microdoppler.pipeline.constants import FIXED_BY_CHECKPOINT, check_new_config, config_of
 from microdoppler.pipeline.recording import ResultsRecorder, move_abandoned_milestones
 from microdoppler.pipeline.starting import take_weights
 from microdoppler.pipeline.tracking import choose_trackers
@@ -41,7 +41,7 @@ def train(config: Config, resume: str | None = None, start_from: str | Path | No
     if resume is not None and start_from is not None:
         raise InputError("--resume goes on with a training and --start_from begins one; give one of them")
     stop = StopRequest(deadline(config.max_train_hours))
-    check_constants(config)
+    check_new_config(config)
     device = choose_device(config.device)
     processes = init_distributed(device)
     count = processes.num_processes

@@ -13,7 +13,7 @@ from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
 from microdoppler.pipeline.assembly import legend_of, open_data, open_vae
-from microdoppler.pipeline.constants import check_constants, option_words
+from microdoppler.pipeline.constants import check_new_config, option_words
 from train_latent_cfg import Config
 from vae.quality import measure_quality
 
@@ -68,7 +68,7 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
     """
     if num_images < 1:
         raise InputError(f"num_images is {num_images}; expected at least 1")
-    check_constants(config)
+    check_new_config(config)
     device = choose_device(config.device)
     print(describe_work(device, amp=False, micro_batch=config.vae_batch_size))
     config, vae = open_vae(config, device)

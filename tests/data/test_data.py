@@ -167,7 +167,7 @@ def test_a_split_of_other_settings_or_other_data_is_refused(tmp_path):
         split_at(path, tmp_path / "data", fold=1)
     assert split_at(path, tmp_path / "data", seed=99) == split     # of no use there
     (tmp_path / "data" / split.test_images[1][0]).unlink()
-    with pytest.raises(InputError, match="not in data_path"):
+    with pytest.raises(InputError, match="lacks images that"):
         split_at(path, tmp_path / "data")
 
 

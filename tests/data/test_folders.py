@@ -8,6 +8,7 @@ from toys import RGB
 
 from groundwork.errors import InputError
 from microdoppler.data.folders import describe_ignored, ignored_files, image_files, is_own_output, suggest_data_path
+from microdoppler.data.spectrograms import find_classes
 
 
 def write_images(*paths):
@@ -128,3 +129,13 @@ def test_nothing_is_suggested_where_it_is_unclear(classes, tmp_path):
     assert suggest_data_path(classes.parent) is None and suggest_data_path(classes.parent.parent) is None
     write_images(tmp_path / "flat" / "1.png")
     assert suggest_data_path(tmp_path / "flat") is None and suggest_data_path(tmp_path / "absent") is None
+
+
+def test_several_folders_with_users_are_no_users_themselves(tmp_path):
+    """Such as two conditions of the same persons."""
+    for condition in ("Normal", "Bag"):
+        for user in (1, 2):
+            (tmp_path / condition / f"ID_{user}").mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / condition / f"ID_{user}" / "1.png")
+    with pytest.raises(InputError, match="its folders Bag, Normal do: give one of them"):
+        find_classes(tmp_path)

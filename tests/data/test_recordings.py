@@ -16,6 +16,7 @@ from microdoppler.data.audit import MAX_CONTRADICTION, audit_split
 from microdoppler.data.recordings import Recording, all_images, by_names, describe_recordings, find_recordings
 from microdoppler.data.spectrograms import find_classes, find_images
 from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, cut_at_recordings, split_images
+from microdoppler.data.split_command import main as split_command
 from microdoppler.data.split_file import SplitOptions, locate_data, open_split
 from microdoppler.simulate.dataset import simulate_dataset
 
@@ -321,6 +322,20 @@ def test_the_number_of_a_folder_is_the_users_number(tmp_path):
     assert find_classes(tmp_path, class_folders=True) == {1: "walker", 3: "ID_3", 5: "ID_5", 9: "ID_09"}
 
 
+def test_a_users_number_may_be_long(tmp_path):
+    write_windows(tmp_path / "data", lambda p, i, n: f"{n}", {7: [20], 13_800_138_000: [20]})
+    made = opened(tmp_path / "data", tmp_path, split_strategy="random").split
+    assert made.users == [7, 13_800_138_000] and opened(tmp_path / "data", tmp_path).split == made
+
+
+def test_a_number_of_users_below_zero_is_refused(tmp_path):
+    """As an index, -1 would have left out the last user."""
+    write_windows(tmp_path / "data", lambda p, i, n: f"{n}", {1: [20], 2: [20]})
+    with pytest.raises(InputError, match="num_users is -1; expected 0"):
+        split_command(tmp_path / "data", output=tmp_path / "data_split.json", num_users=-1)
+    assert not (tmp_path / "data_split.json").exists()
+
+
 def test_what_is_not_used_is_said(tmp_path):
     write_windows(tmp_path / "data", lambda p, i, n: f"{n}", {1: [20], 2: [20], 7: [20]})
     (tmp_path / "data" / "ID_1" / "notes.txt").write_text("x")
@@ -337,21 +352,6 @@ def test_the_line_about_recordings_counts_them():
     assert describe_recordings({1: by_names(["ID_1/a1_1.png", "ID_1/a1_2.png", "ID_1/a2_1.png", "ID_1/a2_2.png"])},
                                "the file names") == (
         "recordings: 2 per user, from the file names; a1_* begins with a1_1.png")
-
-
-def test_a_test_set_may_move(tmp_path):
-    write_windows(tmp_path / "train", lambda p, i, n: f"{n}", {1: [20]})
-    write_windows(tmp_path / "test", lambda p, i, n: f"{n}", {1: [8]})
-    first = opened(tmp_path / "train", tmp_path, test_data=tmp_path / "test").split
-    (tmp_path / "test").rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="not in data_path"):
-        opened(tmp_path / "train", tmp_path)
-    moved = opened(tmp_path / "train", tmp_path, test_data=tmp_path / "elsewhere").split
-    assert moved.identity() == first.identity() and Path(moved.test_images[1][0]).is_file()
-    other = opened(tmp_path / "train", tmp_path / "other").split
-    assert other.identity() != first.identity()
-    with pytest.raises(InputError, match="test_data None"):
-        opened(tmp_path / "train", tmp_path / "other", test_data=tmp_path / "elsewhere")
 
 
 def test_the_guard_is_the_same_in_all_folds(tmp_path):

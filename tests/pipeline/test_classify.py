@@ -80,7 +80,7 @@ def test_the_command_that_generation_names_next_means_the_same_data_and_split(co
                              latents_cache_folder=config.latents_cache_folder, seed=7)
     found, _, same = open_splits(parsed, ())
     assert same == splits and (found.num_users, found.split_fold, found.images_per_user_train) == (NUM_USERS, 2, 5)
-    assert classify_command(Config(), Path("sets/a")) == "python classify.py --synthetic sets/a"
+    assert classify_command(Config(), Path("sets/a")) == "python classify.py --data_path DATA --synthetic sets/a"
 
 
 @pytest.mark.parametrize("config", [

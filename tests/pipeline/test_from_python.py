@@ -16,7 +16,7 @@ import monitor_training
 from groundwork.files import read_json
 from microdoppler import Config, ImageGenerator, InputError, Sampling, generate, train
 from microdoppler.data import latents
-from microdoppler.pipeline.constants import check_constants
+from microdoppler.pipeline.constants import check_new_config
 from microdoppler.pipeline.synthetic_folder import classify_command
 from train_latent_cfg import PRESETS
 
@@ -61,9 +61,9 @@ def test_text_lists_and_single_values_are_what_they_mean(demo, tmp_path):
     (lambda: generate(samples_per_user="2", all_users=True), "samples_per_user is '2'; expected a valid integer"),
     (lambda: generate(user_id="ID_3"), "user_id is .'ID_3',.; expected a valid integer"),
     (lambda: train("results"), "config is 'results'; expected a Config"),
-    (lambda: check_constants(Config(preset="cpu-minutes", num_users=2, dim=16)),
+    (lambda: check_new_config(Config(preset="cpu-minutes", num_users=2, dim=16)),
      'does not have the constants of this preset; expected PRESETS."cpu-minutes".'),
-    (lambda: check_constants(Config(preset="fast")), "preset fast is unknown; expected one of full, cpu-hours, cpu"),
+    (lambda: check_new_config(Config(preset="fast")), "preset fast is unknown; expected one of full, cpu-hours, cpu"),
     (lambda: demo_script.main(replace(PRESETS["cpu-minutes"], num_users=1)), "num_users is 1; expected 2 or more"),
     (lambda: generate(checkpoint="absent", all_users=True), "^absent does not exist; train first")])
 def test_a_mistake_is_said_in_one_line(call, message):
@@ -81,7 +81,7 @@ def test_a_generator_refuses_what_it_cannot_draw(demo, options):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_with_some_constants_changed_is_one(name):
-    check_constants(replace(PRESETS[name], image_size=32, latent_size=8, num_users=31, train_num_steps=150000))
+    check_new_config(replace(PRESETS[name], image_size=32, latent_size=8, num_users=31, train_num_steps=150000))
 
 
 def test_a_vae_that_was_moved_is_asked_for(demo, tmp_path):
