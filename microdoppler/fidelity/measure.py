@@ -168,7 +168,8 @@ def means_over_users(users: dict[int, dict]) -> dict[str, dict[str, float]]:
 
     Both are means over users. Computed on all images at once, they would also measure how different the users are. Only
     users count whose value is known for synthetic and for real images, so that both means are of the same users.
-    kid_error is the standard error of the mean KID, kid_users the number of users in it.
+    kid_error is the standard error of the mean KID, NaN if that of a user is unknown, as with two passes in a half;
+    kid_users is the number of users in the mean.
     """
     kids, errors, diversities = (
         {kind: np.array([metrics[kind][name] for metrics in users.values()]) for kind in ("synthetic", "real")}
@@ -177,7 +178,7 @@ def means_over_users(users: dict[int, dict]) -> dict[str, dict[str, float]]:
     def known(*parts: dict[str, np.ndarray]) -> np.ndarray:
         """(users,) bool: whether all these values are finite."""
         return np.isfinite(np.stack([values for part in parts for values in part.values()])).all(axis=0)
-    has_kid, has_diversity = known(kids, errors), known(diversities)
+    has_kid, has_diversity = known(kids), known(diversities)
     count = int(has_kid.sum())
     return {kind: {"kid": float(kids[kind][has_kid].mean()) if count else float("nan"),
                    "kid_error": float(np.linalg.norm(errors[kind][has_kid])) / count if count else float("nan"),
