@@ -71,6 +71,7 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
     check_new_config(config)
     device = choose_device(config.device)
     print(describe_work(device, amp=False, micro_batch=config.vae_batch_size))
+    given = config
     config, vae = open_vae(config, device)
     config, data = open_data(config)
     split = data.split
@@ -92,5 +93,5 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
     save_figure(grid, config.results_folder / "vae_reconstruction.png")
     print(f"written: {config.results_folder}/vae_range.json, vae_reconstruction.png")
     if quality["verdict"] != "poor":
-        print("next: " + command("train_latent_cfg.py", *option_words(config, vars(config))))
+        print("next: " + command("train_latent_cfg.py", *option_words(given, vars(given))))
     return quality
