@@ -56,15 +56,15 @@ class Preparation:
         if self.crop is not None:
             left, top, right, bottom = crop = _numbers("--crop", self.crop, "left top right bottom")
             if not (0 <= left < right and 0 <= top < bottom):
-                raise InputError(f"--crop is {_text(crop)}; expected left top right bottom of the box to keep, "
+                raise InputError(f"--crop is {as_option(crop)}; expected left top right bottom of the box to keep, "
                                  "counted from the upper left corner, with left < right and top < bottom")
             if max(crop) > 1 and any(value % 1 for value in crop):
-                raise InputError(f"--crop is {_text(crop)}; expected whole pixels, or four shares of at most 1")
+                raise InputError(f"--crop is {as_option(crop)}; expected whole pixels, or four shares of at most 1")
             object.__setattr__(self, "crop", crop)
         if self.levels is not None:
             low, high = levels = _numbers("--levels", self.levels, "low high")
             if not low < high:
-                raise InputError(f"--levels is {_text(levels)}; expected the values that become black and white, "
+                raise InputError(f"--levels is {as_option(levels)}; expected the values that become black and white, "
                                  "the lower one first")
             object.__setattr__(self, "levels", levels)
 
@@ -90,8 +90,8 @@ class Preparation:
         scale = (width, height, width, height) if max(self.crop) <= 1 else (1, 1, 1, 1)
         left, top, right, bottom = (round(value * factor) for value, factor in zip(self.crop, scale))
         if right > width or bottom > height or min(right - left, bottom - top) < MIN_SIDE:
-            raise InputError(f"--crop {_text(self.crop)} cannot be cut out of an image of {width} x {height} pixels; "
-                             f"expected a box inside it, of at least {MIN_SIDE} pixels each way")
+            raise InputError(f"--crop {as_option(self.crop)} cannot be cut out of an image of {width} x {height} "
+                             f"pixels; expected a box inside it, of at least {MIN_SIDE} pixels each way")
         return left, top, right, bottom
 
     def region_of_box(self, size: tuple[int, int]) -> Region:
@@ -143,6 +143,6 @@ def _numbers(option: str, values: Any, names: str) -> tuple[float, ...]:
     return tuple(values)
 
 
-def _text(values: tuple[float, ...]) -> str:
-    """The values as they are given on a command line."""
+def as_option(values: tuple[float, ...]) -> str:
+    """The values of an option as they are given on a command line."""
     return " ".join(f"{value:.12g}" if isinstance(value, float) else str(value) for value in values)

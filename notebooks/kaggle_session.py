@@ -15,7 +15,8 @@ from groundwork.errors import InputError
 from groundwork.files import atomic_path, read_json
 from groundwork.limits import from_plain
 from groundwork.lock import LOCK, OWNER
-from microdoppler.data.spectrograms import SUFFIXES, folders_by_class, user_number
+from microdoppler.data.folders import user_number
+from microdoppler.data.spectrograms import SUFFIXES, folders_by_class
 from train_latent_cfg import Config
 
 MAX_DEPTH = 6       # levels of folders to search below the root; Kaggle puts three of them above an upload

@@ -17,6 +17,12 @@ OWN_FILES = ("model-*.pt", "metrics.jsonl", "vae_range.json", "runs.csv", "fidel
 MAX_LOOKED_AT = 500     # folders in which suggest_data_path looks for images, so that it ends soon in a home folder
 
 
+def user_number(folder: str) -> int | None:
+    """The number n of a folder called ID_<n>; None for other names."""
+    match = re.fullmatch(r"ID_([0-9]+)", folder, re.IGNORECASE)
+    return int(match[1]) if match else None
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """All files in `folder` and its subfolders, without hidden ones.
 
@@ -64,7 +70,7 @@ def is_own_output(folder: Path) -> bool:
     It is known by its files, not by its name. A folder that holds such a folder is one, too, as synthetic_data/ and
     demo/ are, unless it is called ID_<n>.
     """
-    children = [] if _is_numbered(folder) else _subfolders(folder)
+    children = [] if user_number(folder.name) is not None else _subfolders(folder)
     return any(_holds_own_files(place) for place in (folder, *children))
 
 
@@ -86,7 +92,7 @@ def suggest_data_path(path: Path) -> Path | None:
     if not path.is_dir():
         return None
     whole = Path(os.path.abspath(path))
-    if _holds_images(path) or _is_numbered(whole):
+    if _holds_images(path) or user_number(whole.name) is not None:
         parent = whole.parent if path.name in ("", "..") else path.parent
         return parent if _holds_classes(parent) else None
     if _holds_classes(path):
@@ -100,12 +106,8 @@ def suggest_data_path(path: Path) -> Path | None:
 
 def _holds_classes(folder: Path) -> bool:
     """Whether two or more folders in `folder` hold images, or have names like ID_3 and so are classes anyway."""
-    classes = (child for child in _subfolders(folder) if _is_numbered(child) or _holds_images(child))
+    classes = (child for child in _subfolders(folder) if user_number(child.name) is not None or _holds_images(child))
     return next(classes, None) is not None and next(classes, None) is not None
-
-
-def _is_numbered(folder: Path) -> bool:
-    return bool(re.fullmatch(r"ID_[0-9]+", folder.name, re.IGNORECASE))
 
 
 def _holds_images(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from groundwork.errors import InputError, printable, shortened
 from groundwork.images import UNDECIDED_MODES, load_image, open_image, read_as_shown, size_as_shown, to_picture
-from groundwork.preparation import Preparation
+from groundwork.preparation import Preparation, as_option
 from groundwork.progress import Progress
 from microdoppler.data.levels import find_levels
 from microdoppler.data.margins import Extremes, find_plot, tells_class, text_differs
@@ -62,7 +62,7 @@ class Inspection:
             lines.append(f"{self.num_pages} images have several pages; only the first page is read")
         if self.levels is not None:
             lines.append("warning: the images use a small part of the values that their files allow, and come out "
-                         f"nearly black or flat: --levels {_text(self.levels)}")
+                         f"nearly black or flat: --levels {as_option(self.levels)}")
         if self.odd:
             lines.append(f"warning: unlike the rest: {shortened(self.odd)}; look at them, and remove those that show "
                          "something else")
@@ -106,7 +106,7 @@ class Inspection:
         lines = []
         if self.crop is not None:
             lines.append("warning: the images are figures with margins or axes; to keep only the plot: --crop "
-                         f"{_text(self.crop)}")
+                         f"{as_option(self.crop)}")
         if self.has_class_text:
             lines.append("warning: something is the same in all images of a class and differs between classes, as a "
                          "title with the label does; a network reads it, and accuracies mean nothing: cut it away"
@@ -128,8 +128,8 @@ class Inspection:
         before.set_title(plain_text(f"{self.example.parent.name}/{self.example.name}, and what is kept"), fontsize=8)
         after.imshow(load_image(self.example, SHOWN_SIZE, preparation=proposed))
         after.set_title(f"after --fit {proposed.fit}"
-                        + (f" --crop {_text(proposed.crop)}" if proposed.crop else "")
-                        + (f" --levels {_text(proposed.levels)}" if proposed.levels else ""), fontsize=8)
+                        + (f" --crop {as_option(proposed.crop)}" if proposed.crop else "")
+                        + (f" --levels {as_option(proposed.levels)}" if proposed.levels else ""), fontsize=8)
         return figure
 
     def proposal(self) -> Preparation:
@@ -230,8 +230,3 @@ def _find_odd(root: Path, names: list[str], preparation: Preparation) -> list[st
         except Exception:       # as in _headers
             continue
     return [read[i] for i in find_odd(np.array(cells), [name.split("/")[0] for name in read])]
-
-
-def _text(values: tuple[float, ...]) -> str:
-    """Values as they are given on a command line."""
-    return " ".join(f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value) for value in values)

@@ -1,6 +1,5 @@
 """Find the spectrograms in class folders, and check that they can be decoded."""
 import itertools
-import re
 from pathlib import Path
 
 import torch
@@ -9,7 +8,8 @@ from groundwork.errors import InputError, printable, shortened
 from groundwork.images import SUFFIXES, load_image, natural_order
 from groundwork.preparation import Preparation
 from groundwork.progress import Progress
-from microdoppler.data.folders import describe_ignored, ignored_files, image_files, is_own_output, suggest_data_path
+from microdoppler.data.folders import (describe_ignored, ignored_files, image_files, is_own_output, suggest_data_path,
+                                       user_number)
 
 MAX_NAME_BYTES = 100        # of a class: file names contain it, and file systems allow 255 bytes at most
 MAX_BROKEN_SHARE = 0.03     # a larger share of broken images is no accident, and the user should look at the data
@@ -19,12 +19,6 @@ def class_of(folder: str) -> str:
     """The class of a folder: ID_<number> for id_3, Id_03 and the like; otherwise the folder's own name."""
     number = user_number(folder)
     return folder if number is None else f"ID_{number}"
-
-
-def user_number(folder: str) -> int | None:
-    """The number n of a folder called ID_<n>; None for other names."""
-    match = re.fullmatch(r"ID_([0-9]+)", folder, re.IGNORECASE)
-    return int(match[1]) if match else None
 
 
 def folders_by_class(root: Path) -> dict[str, Path]:

@@ -16,8 +16,8 @@ from groundwork.errors import InputError, shortened
 from groundwork.files import check_inside
 from groundwork.preparation import Preparation
 from microdoppler.data.class_names import default_names
+from microdoppler.data.folders import user_number
 from microdoppler.data.recordings import Recording, RecordingsOfUsers, all_images
-from microdoppler.data.spectrograms import user_number
 
 STRATEGIES = ("contiguous", "random")
 FOLDS = (0, 1, 2)

@@ -10,16 +10,15 @@ from typing import Any
 
 from groundwork.errors import InputError, shortened
 from groundwork.files import read_json, write_json
-from groundwork.preparation import Preparation
+from groundwork.preparation import Preparation, as_option
 from microdoppler.data.class_names import default_names, read_names
 from microdoppler.data.duplicates import describe_duplicates, find_duplicates
-from microdoppler.data.folders import describe_ignored, ignored_files, is_own_output
+from microdoppler.data.folders import describe_ignored, ignored_files, is_own_output, user_number
 from microdoppler.data.inspection import inspect
 from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
 from microdoppler.data.recordings import (FROM_NAMES, RecordingsOfUsers, all_images, describe_recordings,
                                           find_recordings, join_continued, one_run)
-from microdoppler.data.spectrograms import (class_of, drop_broken, find_classes, find_images, folders_by_class,
-                                            user_number)
+from microdoppler.data.spectrograms import class_of, drop_broken, find_classes, find_images, folders_by_class
 from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, in_test_data, split_images, with_test
 from microdoppler.figures.report import save_figure
 
@@ -267,4 +266,4 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     """A value of an option as it is given on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return as_option(tuple(value)) if isinstance(value, (tuple, list)) else str(value)

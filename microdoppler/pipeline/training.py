@@ -21,12 +21,10 @@ from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clip
 from microdoppler.pipeline.constants import FIXED_BY_CHECKPOINT, check_new_config, config_of
 from microdoppler.pipeline.recording import ResultsRecorder, move_abandoned_milestones
 from microdoppler.pipeline.starting import take_weights
+from microdoppler.pipeline.synthetic_folder import SAMPLES_OF_ALL
 from microdoppler.pipeline.tracking import choose_trackers
 from microdoppler.watch.milestone import MilestoneWatcher
 from train_latent_cfg import Config
-
-
-USUAL_SAMPLES = 50      # synthetic images per user that the next command names, where users have different numbers
 
 
 @checks_arguments
@@ -63,7 +61,7 @@ def train(config: Config, resume: str | None = None, start_from: str | Path | No
             print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
                   "next: " + command("generate.py", "--checkpoint", milestone_path(config.results_folder, last),
                                      "--all_users", "--samples_per_user",
-                                     each if isinstance(each, int) else USUAL_SAMPLES,
+                                     each if isinstance(each, int) else SAMPLES_OF_ALL,
                                      "--output_dir", f"synthetic_data/checkpoint_{last}"))
     return not reason
 
