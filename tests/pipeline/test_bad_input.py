@@ -162,7 +162,7 @@ def test_presets_are_within_the_limits(preset):
 
 @pytest.mark.parametrize("constants, words", [
     ({"split_fold": "1"}, "split_fold 0 (now 1)"), ({"split_guard": "9"}, "(now 9)"), ({"fit": "pad"}, "fit stretch"),
-    ({"crop": "0 0 1 0.5"}, "crop None (now 0.0 0.0 1.0 0.5)"), ({"levels": "0 9"}, "levels None (now 0.0 9.0)"),
+    ({"crop": "0 0 1 0.5"}, "crop None (now 0 0 1 0.5)"), ({"levels": "0 9"}, "levels None (now 0 9)"),
     ({"recording_pattern": "(x)"}, "recording_pattern None (now (x))"), ({"test_data": "t"}, "test_data None (now /"),
     ({"image_size": "96", "latent_size": "16"}, "set latent_size to 24"),
     ({"latent_channels": "8"}, "latent_channels is 8"),
