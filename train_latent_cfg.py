@@ -9,7 +9,7 @@ from pathlib import Path
 from groundwork.command_line import run
 from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
                                FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
-                               SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight, convert_fields)
+                               SpeedRange, TrainSize, TwoNumbers, TwoShares, ValidationShare, Weight, convert_fields)
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Config:
     split_strategy: str | None = None  # contiguous (None): recordings stay whole; random: leaks, windows overlap
     split_fold: int | None = None  # contiguous: which third of the recordings is trained on: 0 (None), 1 or 2
     split_guard: CountOrZero | None = None  # windows left out beside a run inside a recording; None: as many as needed
+    split_validation: ValidationShare | None = None  # share of training images kept to choose constants; None: 0.2
     fit: str | None = None  # images that are not square: stretch (None), crop or pad
     crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
     levels: TwoNumbers | None = None  # values of the image files that become black and white; None: their whole range
