@@ -6,6 +6,7 @@ would need, to be as accurate as one that also has the synthetic set.
 from typing import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.isotonic import IsotonicRegression
 
 from microdoppler.study.comparison import CONFIDENCE
@@ -59,3 +60,24 @@ def worth_sentence(result: dict, largest: int, kind: str = "real + synthetic") -
         f"; the synthetic set is worth {equivalent - size:+.0f} real images per person")
     return (f"{kind} with {size} real images per person is as accurate as {text(equivalent)} real images alone (95 % "
             f"interval {text(low)} to {text(high)}){added}.")
+
+
+def curve_figure(sizes: Sequence[int], accuracies: dict[str, np.ndarray]) -> Figure:
+    """Accuracy over the number of real images per person, a line for each kind of arm, with 95 % bars.
+
+    sizes: k rising numbers; accuracies: {kind: (b, k)}, the measurement in the first row, bootstrap replicates below.
+    """
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for place, (kind, rows) in enumerate(accuracies.items()):
+        measured = 100 * rows[0]
+        ends = 100 * np.quantile(rows[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+        beside = np.array(sizes) * 1.02 ** (place - (len(accuracies) - 1) / 2)     # bars stay apart
+        axis.errorbar(beside, measured, abs(ends - measured), marker="o", capsize=3, label=kind)
+    axis.set_xscale("log")
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.minorticks_off()
+    axis.set(xlabel="real training images per person", ylabel="test accuracy in %, 95 % interval over test passes")
+    axis.grid(alpha=0.25)
+    axis.legend()
+    return figure
