@@ -1,8 +1,8 @@
 """The kinds of arms: what a classifier of each kind is trained on, and what it is compared with.
 
-Real images get company in two ways. The generator's own way: synthetic images. The classical ways: augmentation, and
-the windows that the generator was trained on ("cuts": stitched windows, shifted in Doppler). A difference between real
-+ synthetic and real only holds both what diffusion adds and what the cuts add, so the cuts are its main baseline.
+Real images get company in two ways: synthetic images, or the classical ones. These are augmentation, and the windows
+that the generator was trained on ("cuts": stitched windows, shifted in Doppler). A difference between real + synthetic
+and real only holds both what diffusion adds and what the cuts add, so the cuts are its main baseline.
 """
 from dataclasses import dataclass
 from typing import Literal, get_args
