@@ -89,7 +89,8 @@ class Config:
     use_cfg_plus_plus: bool = False  # CFG++ guidance; cond_scale must then be in (0, 1]
     vae_batch_size: Size = 16  # images that go through the VAE at once
     # --- classifier
-    classifier_image_size: ClassifierSize = 128  # pixels, height = width
+    classifier: str = "resnet18"  # one of torchvision's classification models, trained from random weights
+    classifier_image_size: ClassifierSize = 256  # pixels, height = width: as the images, or their details are lost
     classifier_steps: NumSteps = 1500  # optimisation steps, the same in every arm
     classifier_batch_size: BatchSize = 32  # images per step
     classifier_lr: PositiveShare = 1e-3  # peak learning rate

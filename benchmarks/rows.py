@@ -22,6 +22,7 @@ from microdoppler.pipeline.generation import ImageGenerator, Sampling
 from microdoppler.pipeline.synthetic_folder import generate_missing
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
+from microdoppler.study.networks import plan_network
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
@@ -200,8 +201,8 @@ def classifier(bench: Bench) -> tuple[float, float]:
 
     def ours() -> None:
         train_classifier(Arm("real only", real).batches(steps, config.classifier_batch_size, (0, 0), seed=0),
-                         num_classes=config.num_users, num_steps=steps, lr=config.classifier_lr, seed=0,
-                         device=bench.device)
+                         network=plan_network("resnet18", config.classifier_image_size), num_classes=config.num_users,
+                         num_steps=steps, lr=config.classifier_lr, seed=0, device=bench.device)
     return bench.alternate(ours, lambda: theirs.run(steps), steps)
 
 

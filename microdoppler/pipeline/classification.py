@@ -1,4 +1,4 @@
-"""Step 5: compare ResNet18 classifiers trained on real images with and without augmentation and synthetic images."""
+"""Step 5: compare classifiers trained on real images with and without augmentation and synthetic images."""
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.study.arms import ImageSet, arms_of
 from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
+from microdoppler.study.networks import plan_network
 from microdoppler.study.report import (accuracy_figure, compared_choices, confusion_figure, result_tables,
                                        study_verdict, verdict_figure)
 from microdoppler.study.runs import Fold, run_study
@@ -52,6 +53,8 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
     check_options(config, synthetic, seeds, select)
     device = choose_device(config.device)
     print(describe_work(device, micro_batch=config.classifier_batch_size))
+    print(f"classifier: {plan_network(config.classifier, config.classifier_image_size)}, "
+          f"{config.classifier_image_size} px")
     config, data, splits = open_splits(config, folds)
     if config.num_users < 2:
         raise InputError(ONE_USER)
@@ -66,8 +69,9 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
         runs = run_study(
             loaded, num_classes=config.num_users, device=device, folder=folder,
             seeds=range(config.seed, config.seed + seeds),
-            recipe={"num_steps": config.classifier_steps, "batch_size": config.classifier_batch_size,
-                    "lr": config.classifier_lr, "synthetic_shares": config.classifier_synthetic_shares})
+            recipe={"network": config.classifier, "num_steps": config.classifier_steps,
+                    "batch_size": config.classifier_batch_size, "lr": config.classifier_lr,
+                    "synthetic_shares": config.classifier_synthetic_shares})
         summary = summarize(runs, next(iter(splits.values())).names)
         selection_tables = [table for tables_of_fold in tables for table in tables_of_fold]
         write_report(summary, config, loaded, selection_tables, folder)
@@ -128,8 +132,8 @@ def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], mi
     tables: list[Table] = []
     if min_confidence is not None and synthetic:
         classifier, training = open_evaluation_classifier(
-            data.path, split, overlaps.successor_of, image_size=size, folder=config.latents_cache_folder,
-            device=device, channels=channels)
+            data.path, split, overlaps.successor_of, network=config.classifier, image_size=size,
+            folder=config.latents_cache_folder, device=device, channels=channels)
         for name, images in synthetic.items():
             selection = select_images(classifier, images, training, min_confidence)
             if not selection.kept.any():
@@ -167,7 +171,8 @@ def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], selecti
     save_figure(accuracy_figure(summary), folder / "accuracy.png")
     save_figure(confusion_figure(summary), folder / "confusion.png")
     first, last = config.classifier_synthetic_shares
-    method = (f"ResNet18 without pretraining, {config.classifier_image_size} px, {config.classifier_steps} steps of "
+    method = (f"{plan_network(config.classifier, config.classifier_image_size)} without pretraining, "
+              f"{config.classifier_image_size} px, {config.classifier_steps} steps of "
               f"{config.classifier_batch_size} images in every arm, learning rate {config.classifier_lr}.")
     mixing = (f"With both kinds of images, the share of synthetic ones goes from {first:.0%} in the first batch to "
               f"{last:.0%} in the last.")

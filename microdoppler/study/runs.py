@@ -16,6 +16,7 @@ from groundwork.files import atomic_path, load_arrays
 from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import RECIPE_VERSION, predict, train_classifier
+from microdoppler.study.networks import plan_network
 from microdoppler.study.scores import score
 
 
@@ -95,9 +96,9 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
               device: torch.device, folder: Path) -> list[Run]:
     """Train and test every arm of every fold with every seed. Runs that are stored in `folder` are not trained again.
 
-    recipe: num_steps, batch_size, lr and synthetic_shares of all runs. Writes folder/predictions/<key>.npz for each
-    training, and folder/runs.csv with a row for each run of this study and of earlier ones in the same folder. Raises
-    InputError when runs.csv cannot be read.
+    recipe: network, num_steps, batch_size, lr and synthetic_shares of all runs. Writes folder/predictions/<key>.npz for
+    each training, and folder/runs.csv with a row for each run of this study and of earlier ones in the same folder.
+    Raises InputError when runs.csv cannot be read.
     """
     common = {**recipe, "device": device.type, "precision": str(half_precision(device))}
     plan = [PlannedRun(fold, arm, seed, _run_key(arm, fold.test, num_classes, common, seed))
@@ -119,10 +120,11 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
                                 f"seed {seed}")
             started = time.perf_counter()
+            network = plan_network(recipe["network"], planned.fold.test.images.shape[-1])
             model = train_classifier(
                 arm.batches(recipe["num_steps"], recipe["batch_size"], recipe["synthetic_shares"], seed),
-                num_classes=num_classes, num_steps=recipe["num_steps"], lr=recipe["lr"], seed=seed, device=device,
-                on_step=bar.update)
+                network=network, num_classes=num_classes, num_steps=recipe["num_steps"], lr=recipe["lr"], seed=seed,
+                device=device, on_step=bar.update)
             outcome = Outcome(predict(model, planned.fold.test.images).numpy(), time.perf_counter() - started)
             outcomes[planned.key] = outcome
             log.write(planned.key, outcome)

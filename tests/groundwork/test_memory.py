@@ -19,6 +19,7 @@ from microdoppler.data.latents import load_or_encode
 from microdoppler.data.stitching import Cut
 from microdoppler.study.arms import Arm
 from microdoppler.study.classifier import features, predict, train_classifier
+from microdoppler.study.networks import plan_network
 from vae.kl_vae import KL_VAE
 
 CPU = torch.device("cpu")
@@ -85,7 +86,8 @@ def test_classification(monkeypatch):
 
     def train():
         arm = Arm("real only", data)
-        return train_classifier(arm.batches(6, 8, (0, 0), 0), num_classes=2, num_steps=6, lr=1e-3, seed=0, device=CPU)
+        return train_classifier(arm.batches(6, 8, (0, 0), 0), network=plan_network("resnet18", 32),
+                                num_classes=2, num_steps=6, lr=1e-3, seed=0, device=CPU)
     model = train()
     whole = predict(model, data.images), features(model, data.images)
     short_of_memory(monkeypatch, torchvision.models.ResNet, "forward", 4, tried)
@@ -101,7 +103,7 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(monkeypatch):
     """Where batch normalisation does not look at the batch, that is in evaluation mode."""
     from microdoppler.study.classifier import _set_gradients, build_classifier
     data, tried = toy_set(4, seed=0), []
-    model, scaler = build_classifier(2, 0).eval(), torch.amp.GradScaler(enabled=False)
+    model, scaler = build_classifier(plan_network("resnet18", 32), 2, 0).eval(), torch.amp.GradScaler(enabled=False)
 
     def gradients():
         _set_gradients(model, data.images, data.labels, scaler, AdaptiveBatches(100, "image"))

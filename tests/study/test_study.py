@@ -17,7 +17,7 @@ from microdoppler.study.summary import summarize
 MAX_LINE = 76           # letters of a verdict that fit one line of a page 1000 pixels wide
 ROW_LETTERS = 115       # of a table's row on such a page
 CPU = torch.device("cpu")
-RECIPE = {"num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_shares": (1.0, 0.0)}
+RECIPE = {"network": "resnet18", "num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_shares": (1.0, 0.0)}
 
 
 def fold_of(arms, number=0):
