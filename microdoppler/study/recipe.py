@@ -1,13 +1,10 @@
 """The recipe of a study's classifiers: which network is trained, how long, and on which mixture of images."""
 from dataclasses import dataclass
-from typing import Literal
 
+from groundwork.limits import Budget, Mixing
 from microdoppler.study.networks import DEFAULT_NETWORK, plan_network
 
 FEW_EPOCHS = 20     # with no more, classifiers may be far from trained: on the demo, 25 epochs reversed a verdict of 6
-
-Mixing = Literal["shares", "concat"]
-Budget = Literal["steps", "epochs"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ class Recipe:
     def warning(self) -> str:
         """What to say of few epochs; "" for more."""
         return "" if self.epochs > FEW_EPOCHS else (
-            f"With {self.epochs} epochs the classifiers are hardly trained, and more epochs may reverse the verdict: "
-            f"set classifier_epochs above {FEW_EPOCHS}, better to where the accuracy no longer rises.")
+            f"classifier_epochs is {self.epochs}: the classifiers are hardly trained, and more epochs may reverse the "
+            f"verdict. Set it above {FEW_EPOCHS}, better to where the accuracy no longer rises.")
 
     def method(self, image_size: int) -> list[str]:
         """How the classifiers are trained on images of image_size pixels, in sentences."""
