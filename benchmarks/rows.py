@@ -13,13 +13,15 @@ from benchmarks import reference
 from benchmarks.measure import alternate
 from groundwork.images import load_image, load_images, save_image
 from groundwork.memory import keep_freed_memory
+from groundwork.progress import Progress
 from microdoppler.data.latents import LatentCache, LatentScaling, load_or_encode
 from microdoppler.data.spectrograms import find_classes, find_images, paths_and_labels
 from microdoppler.data.stitching import Cut
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
 from microdoppler.pipeline.generation import ImageGenerator, Sampling
-from microdoppler.pipeline.synthetic_folder import generate_missing
+from microdoppler.pipeline.image_folder import write_images
+from microdoppler.pipeline.synthetic_folder import sample
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
 from train_latent_cfg import Config
@@ -162,14 +164,15 @@ def generating_images(bench: Bench) -> tuple[float, float]:
     ours, theirs = _generators(bench)
     count = _images_at_once(bench)
     classes = torch.arange(count, device=bench.device) % bench.config.num_users
-    wanted, plain_vae = {f"{i}.png": (1 + int(classes[i]), i) for i in range(count)}, reference.PlainVAE(bench.vae)
+    wanted = {f"{i}.png": {"user": 1 + int(classes[i]), "seed": i} for i in range(count)}
+    plain_vae = reference.PlainVAE(bench.vae)
 
     def theirs_with_files() -> None:
         for i, latent in enumerate(theirs.sample(classes, cond_scale=6.0)):
             image = plain_vae.decode(latent)
             save_image(bench.scratch / f"reference-{i}.png", (image * 255).byte().permute(1, 2, 0).cpu().numpy())
-    return bench.alternate(lambda: generate_missing(ours, wanted, bench.scratch, count, show_progress=False),
-                           theirs_with_files, count)
+    return bench.alternate(lambda: write_images(bench.scratch, wanted, lambda entries: sample(ours, entries), count,
+                                                Progress(total=count, hidden=True)), theirs_with_files, count)
 
 
 def encoding(bench: Bench) -> tuple[float, float]:
