@@ -9,7 +9,8 @@ from pathlib import Path
 from groundwork.command_line import run
 from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
                                FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
-                               SpeedRange, TrainSize, TwoNumbers, TwoShares, ValidationShare, Weight, convert_fields)
+                               SpeedRange, TrainSize, TwoNumbers, TwoShares, UserNumbers, ValidationShare, Weight,
+                               convert_fields)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Config:
     fit: str | None = None  # images that are not square: stretch (None), crop or pad
     crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
     levels: TwoNumbers | None = None  # values of the image files that become black and white; None: their whole range
+    leave_out_users: UserNumbers | None = None  # users that nothing is trained on: classify.py tests them as unseen
     window_seconds: Duration = 0.0  # duration of an image file; 0: from simulation.json, else pictures have no axes
     velocity_range_mps: SpeedRange = (0.0, 0.0)  # m/s at its lowest and highest row; set it with window_seconds
     cuts_per_hop: Few = 4  # training windows per hop, cut from two stitched neighbours; 1: only the recorded windows
