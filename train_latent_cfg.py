@@ -94,7 +94,8 @@ class Config:
     use_cfg_plus_plus: bool = False  # CFG++ guidance; cond_scale must then be in (0, 1]
     vae_batch_size: Size = 16  # images that go through the VAE at once
     # --- classifier
-    classifier_image_size: ClassifierSize = 128  # pixels, height = width
+    classifier: str = "resnet18"  # one of torchvision's classification models, trained from random weights
+    classifier_image_size: ClassifierSize = 256  # pixels, height = width: as the images, or their details are lost
     classifier_epochs: Count = 50  # how often real only sees each of its images; 20 or fewer can reverse a verdict
     classifier_budget: Budget = "steps"  # steps: as many in every arm; epochs: every arm sees its images that often
     classifier_mixing: Mixing = "shares"  # shares: see classifier_synthetic_shares; concat: shuffled as one set

@@ -53,7 +53,7 @@ Seed = Annotated[int, _within(0, 2_000_000_000)]
 EvenSize = Annotated[int, _number("an even number in 4 … 4 096 (half sines, half cosines of the time)", ge=4, le=4096,
                                   multiple_of=2)]
 BatchSize = Annotated[int, _number("2 … 4 096 (batch normalisation needs two images)", ge=2, le=4096)]
-ClassifierSize = Annotated[int, _number("32 … 4 096 (ResNet18 halves it five times)", ge=32, le=4096)]
+ClassifierSize = Annotated[int, _within(32, 4096)]
 Duration = Annotated[float, _within(0, 100_000, allow_inf_nan=False)]
 Weight = Annotated[float, _within(0, 1000, allow_inf_nan=False)]
 Share = Annotated[float, _within(0, 1, allow_inf_nan=False)]
