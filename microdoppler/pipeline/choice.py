@@ -1,4 +1,4 @@
-"""python -m microdoppler.choose: choose constants on the validation part of the split, so that test images are not used.
+"""python -m microdoppler.choose: choose constants on the validation part of the split, without test images.
 
 See study/choice.py for the search. A candidate is measured as a study would do it: its images are generated, and
 classifiers of the arm real + synthetic are trained and tried on validation images. What exists is reused.
@@ -42,9 +42,9 @@ __all__ = ["PRESETS", "Config", "choose"]       # for the command, microdoppler/
 
 FOLDER = "choose"       # in results_folder
 BATCH_SIZE = 64         # images generated at once, if memory allows
-METHOD = ("Test images were not used. Each constant was tried with the best values so far of those before it. The chosen "
-          "value is the default, or else the first in order, that is not below the best by more than one standard error "
-          "of the paired difference (Breiman et al. 1984).")
+METHOD = ("Test images were not used. Each constant was tried with the chosen values of those before it. The chosen "
+          "value is the first one, beginning with the default, that is not below the best by more than one standard "
+          "error of their paired difference (Breiman et al. 1984).")
 
 
 USUAL = {"noise_level": (1.0, 0.75, 0.5), "cond_scale": (1.0, 1.5, 3.0), "ratio": (1.0, 2.0, 4.0),
@@ -82,8 +82,8 @@ class ValidatedFold:
         config, data = open_data(config)
         split = data.split
         if not any(split.validation_images.values()):
-            raise InputError(f"the split in {config.latents_cache_folder} has no validation part, and constants must not "
-                             "be chosen on test images: make a new split with --split_validation 0.2 and more "
+            raise InputError(f"the split in {config.latents_cache_folder} has no validation part, and constants must "
+                             "not be chosen on test images: make a new split with --split_validation 0.2 and more "
                              "--images_per_user_train, and train on it")
         size = config.classifier_image_size
         real = load_real(data.path, split.train_images, data.overlaps.successor_of, size, "training images",
@@ -153,7 +153,7 @@ class ValidatedFold:
 @checks_arguments
 def choose(config: Config, *, values: Values = Values(), results: tuple[Path, ...] = (),
            seeds: int | None = None) -> Candidate:
-    """Choose milestone, noise level, guidance, ratio and shares of synthetic images, before step 4, on validation images.
+    """Choose milestone, noise level, guidance, ratio and shares of synthetic images, on validation images, for step 4.
 
     Writes a report to results_folder/choose, and there config.json with the chosen constants for --config. A repeated
     run generates and trains only what is missing.
@@ -236,17 +236,16 @@ class _Study:
         runs: list[Run] = []
         for candidate in candidates:
             own = self._runs([[one.arm(candidate)] for one in self.folds], candidate)
-            found = measure(CorrectCounts.of(own), candidate.name)
+            found = measure(CorrectCounts.of(own), own[0].arm.name)
             print(f"{candidate.name}: {100 * found.accuracy:.1f} ± {100 * found.error:.1f} % of the validation images")
             runs += own
         return CorrectCounts.of(runs)
 
     def references(self, chosen: Candidate) -> dict[str, Measured]:
         """{name of an arm: its accuracy}: of arms without synthetic images, and of the chosen candidate."""
-        counts = CorrectCounts.of(self._runs(
-            [[*one.references(chosen.ratio), one.arm(chosen)] for one in self.folds], chosen))
-        return {KINDS["real + synthetic"].name if arm.endswith(chosen.name) else arm: measure(counts, arm)
-                for arm in counts.correct}
+        runs = self._runs([[*one.references(chosen.ratio), one.arm(chosen)] for one in self.folds], chosen)
+        counts = CorrectCounts.of(runs)
+        return {run.arm.kind.name: measure(counts, run.arm.name) for run in runs[:len(counts.correct)]}
 
     def _runs(self, arms_of_folds: Sequence[Sequence[Arm]], candidate: Candidate) -> list[Run]:
         return run_study([one.study_fold(arms) for one, arms in zip(self.folds, arms_of_folds)],

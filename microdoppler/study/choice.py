@@ -39,8 +39,9 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """All values, as the name of a synthetic set."""
-        return f"{self.set_name}_ratio_{self.ratio:g}_shares_{described(self.synthetic_shares)}"
+        """All values in words."""
+        return (f"milestone {self.milestone}, noise {self.noise_level:g}, guidance {self.cond_scale:g}, ratio "
+                f"{self.ratio:g}, shares {described(self.synthetic_shares)}")
 
 
 # {field of Candidate: its name in tables}, in the order of the search
@@ -55,7 +56,7 @@ def described(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """An accuracy, as a fraction, with its standard error; and how much it is below the best of the step's, likewise."""
+    """An accuracy, as a fraction, with its standard error; and how far it is below the best of its step, likewise."""
     accuracy: float
     error: float
     below_best: float = 0.0

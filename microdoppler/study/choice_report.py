@@ -16,9 +16,9 @@ def steps_table(steps: Sequence[Step]) -> Table:
              "chosen" if value == step.chosen else ""]
             for step in steps for value, measured in step.tried.items()]
     return Table(["constant", "value", "accuracy", "below the best", ""], rows,
-                 "Real + synthetic on validation images, in %, ± standard error over folds, seeds and passes. Below the "
-                 "best: the paired difference in points. The chosen value is the first that is not below the best by "
-                 "more than one standard error.")
+                 "Real + synthetic on validation images, in %, ± standard error over folds, seeds and passes. Below "
+                 "the best: the paired difference in points. The chosen value is the first that is not below the best "
+                 "by more than one standard error.")
 
 
 def references_table(references: Mapping[str, Measured]) -> Table:
