@@ -5,8 +5,10 @@ that the generator was trained on ("cuts": stitched windows, shifted in Doppler)
 and real only holds both what diffusion adds and what the cuts add, so the cuts are its main baseline.
 """
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-CLASSICAL, MIXUP, CUTMIX = "classical", "MixUp", "CutMix"                  # how images are augmented
+Augmentation = Literal["classical", "MixUp", "CutMix"]                     # how images are augmented
+CLASSICAL, MIXUP, CUTMIX = get_args(Augmentation)
 CUTS, CUTS_THROUGH_VAE = "cuts", "cuts through the VAE"                    # what is added to the real images
 SYNTHETIC, SELECTED = "synthetic", "selected"
 
@@ -29,6 +31,11 @@ class Kind:
         """Whether it trains on images of a synthetic set, so that there is an arm for each set."""
         return self.added in (SYNTHETIC, SELECTED)
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it trains on what the generator was trained on."""
+        return self.added in (CUTS, CUTS_THROUGH_VAE)
+
 
 KINDS = {kind.name: kind for kind in (
     Kind("real only"),
@@ -44,6 +51,9 @@ KINDS = {kind.name: kind for kind in (
     Kind("synthetic only", has_real=False, added=SYNTHETIC, baselines=("real only",)),
     Kind("real + selected", added=SELECTED, baselines=("real + cuts", "real + cuts through the VAE", "real only")),
     Kind("real + classical + selected", added=SELECTED, augmentation=CLASSICAL, baselines=("real + classical",)))}
+
+# The classical arms. The best of them is what real + best classical + synthetic is held against.
+CLASSICAL_KINDS = tuple(kind for kind in KINDS.values() if kind.augmentation and not kind.added)
 
 # The contrast that the study is about, named before the data are looked at: what diffusion adds to its own training
 # windows. If a study has no cuts (a synthetic set of unknown origin), real only takes their place.

@@ -3,9 +3,10 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from microdoppler.study.arms import BASELINE_OF, Arm
+from microdoppler.study.arms import Arm
 from microdoppler.study.comparison import CorrectCounts, compare
-from microdoppler.study.cross_fitting import best_of
+from microdoppler.study.cross_fitting import best_classical, best_of
+from microdoppler.study.kinds import Kind
 from microdoppler.study.runs import Run
 from microdoppler.study.scores import class_recalls, score
 
@@ -19,16 +20,17 @@ def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
     """
     counts = CorrectCounts.of(runs)
     arms = list({run.arm.name: run.arm for run in runs}.values())
-    arms_of_kind: dict[str, list[str]] = {}      # those with a synthetic set
+    arms_of_kind: dict[Kind, list[str]] = {}
     for arm in arms:
-        if arm.synthetic_name:
-            arms_of_kind.setdefault(arm.kind, []).append(arm.name)
+        arms_of_kind.setdefault(arm.kind, []).append(arm.name)
+    choices = [best_of(counts, kind.name, baseline, names) for kind, names in arms_of_kind.items()
+               if kind.is_synthetic and (baseline := _baseline(kind, counts))]
     num_folds, num_seeds, num_passes = counts.shape
     return {"num_folds": num_folds, "num_seeds": num_seeds, "num_passes": num_passes,
             "num_test": int(counts.total.sum()), "names": names,
             "arms": [_summarize_arm(arm, [run for run in runs if run.arm.name == arm.name], counts, list(names))
                      for arm in arms],
-            "choices": [best_of(counts, kind, candidates) for kind, candidates in arms_of_kind.items()]}
+            "choices": [*choices, *best_classical(counts, arms_of_kind)]}
 
 
 def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts, users: list[int]) -> dict[str, Any]:
@@ -37,11 +39,16 @@ def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts, users: list
     confusion = np.sum([one["confusion"] for one in scores], axis=0)
     recalls = {users[label]: recall for label, recall in class_recalls(confusion).items()}
     means = {name: float(np.mean([one[name] for one in scores])) for name in ("accuracy", "macro_f1", "ece")}
-    baseline = BASELINE_OF.get(arm.kind)
-    return {"name": arm.name, "kind": arm.kind, "synthetic": arm.synthetic_name, **means,
+    baseline = _baseline(arm.kind, counts)
+    return {"name": arm.name, "kind": arm.kind.name, "synthetic": arm.synthetic_name, **means,
             "accuracy_std": float(np.std([one["accuracy"] for one in scores], ddof=1)) if len(runs) > 1 else None,
             "runs": [{"fold": run.fold, "seed": run.seed, "accuracy": one["accuracy"]}
                      for run, one in zip(runs, scores)],
             "baseline": baseline, **(compare(counts, arm.name, baseline) if baseline else {}),
             "recalls": recalls, "worst_user": min(recalls, key=recalls.__getitem__),
             "best_user": max(recalls, key=recalls.__getitem__), "confusion": confusion.tolist()}
+
+
+def _baseline(kind: Kind, counts: CorrectCounts) -> str | None:
+    """The first baseline of a kind that is an arm of this study."""
+    return next((name for name in kind.baselines if name in counts.correct), None)

@@ -1,14 +1,18 @@
 """The study: equal work in every arm, runs made once, and what is said about them."""
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from toys import toy_set
 
+from groundwork.files import load_arrays
 from microdoppler.figures.report import Picture, Section, Table, Verdict, render_report, save_figure
 from microdoppler.study.arms import Arm, ImageSet, arms_of
 from microdoppler.study.classifier import train_classifier
+from microdoppler.study.kinds import CUTS, CUTS_THROUGH_VAE, KINDS, SELECTED, SYNTHETIC
+from microdoppler.study.recipe import Recipe
 from microdoppler.study.report import (accuracy_figure, confusion_figure, result_tables, study_verdict,
                                        verdict_figure)
 from microdoppler.study.runs import Fold, Run, run_study
@@ -17,18 +21,20 @@ from microdoppler.study.summary import summarize
 MAX_LINE = 76           # letters of a verdict that fit one line of a page 1000 pixels wide
 ROW_LETTERS = 115       # of a table's row on such a page
 CPU = torch.device("cpu")
-RECIPE = {"num_steps": 3, "batch_size": 4, "lr": 1e-3, "synthetic_shares": (1.0, 0.0)}
+REAL_ONLY = KINDS["real only"]
+RECIPE = Recipe(epochs=1, batch_size=4, lr=1e-3)
 
 
 def fold_of(arms, number=0):
     passes = [f"pass {i // 2}" for i in range(6)]
-    facts = {arm.name: {"model_step": 7} for arm in arms if arm.synthetic}
-    return Fold(number, arms, toy_set(3, seed=9 + number), passes, {"split_guard": 4}, facts, users=(3, 9))
+    facts = {arm.name: {"model_step": 7} for arm in arms if arm.kind.is_synthetic}
+    paths = [f"ID_{3 + i % 2 * 6}/{i}.png" for i in range(6)]
+    return Fold(number, arms, toy_set(3, seed=9 + number), paths, passes, {"split_guard": 4}, facts, users=(3, 9))
 
 
 def study(folder, arms, seeds=(0, 1), folds=(0,), **recipe):
     return run_study([fold_of(arms, number) for number in folds], num_classes=2, seeds=seeds,
-                     recipe={**RECIPE, **recipe}, device=CPU, folder=folder)
+                     recipe=replace(RECIPE, **recipe), device=CPU, folder=folder)
 
 
 def rows_of(folder) -> list[dict]:
@@ -37,18 +43,19 @@ def rows_of(folder) -> list[dict]:
 
 
 def test_every_arm_trains_for_the_same_steps_seeds_and_folds(tmp_path):
-    arms = arms_of(toy_set(4, 0), {"x": toy_set(20, 1)}, {"x": toy_set(5, 1)})
+    cuts = {CUTS: {"": toy_set(6, 2)}, CUTS_THROUGH_VAE: {"": toy_set(6, 3)}}
+    arms = arms_of(toy_set(4, 0), {SYNTHETIC: {"x": toy_set(20, 1)}, SELECTED: {"x": toy_set(5, 1)}, **cuts})
     study(tmp_path, arms, folds=(0, 1))
     rows = rows_of(tmp_path)
-    assert len(rows) == 2 * 2 * 7 and {name for name in rows[0] if name.startswith("recall")} == {
+    assert len(rows) == 2 * 2 * 13 and {name for name in rows[0] if name.startswith("recall")} == {
         "recall_3", "recall_9"}
-    assert {row["num_steps"] for row in rows} == {"3"}
+    assert {row["num_steps"] for row in rows} == {"2"}
     for arm in arms:
-        own = [row for row in rows if (row["arm"], row["synthetic"]) == (arm.kind, arm.synthetic_name)]
+        own = [row for row in rows if (row["arm"], row["synthetic"]) == (arm.kind.name, arm.synthetic_name)]
         assert sorted((row["fold"], row["seed"]) for row in own) == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
-    numbers = {row["arm"]: (row["num_real"], row["num_synthetic"], row["model_step"]) for row in rows}
+    numbers = {row["arm"]: (row["num_real"], row["num_added"], row["model_step"]) for row in rows}
     assert numbers["real only"] == ("8", "0", "") and numbers["synthetic only"] == ("0", "40", "7")
-    assert numbers["real + classical + selected"] == ("8", "10", "7")
+    assert numbers["real + classical + selected"] == ("8", "10", "7") and numbers["real + cuts"] == ("8", "12", "")
 
 
 def count_trainings(monkeypatch) -> list[int]:
@@ -62,7 +69,7 @@ def count_trainings(monkeypatch) -> list[int]:
 
 
 def test_only_missing_runs_are_made_and_they_come_out_the_same(tmp_path, monkeypatch):
-    arms = [Arm("real only", toy_set(4, 0)), Arm("real + synthetic", toy_set(4, 0), toy_set(4, 1), "x")]
+    arms = [Arm(REAL_ONLY, toy_set(4, 0)), Arm(KINDS["real + synthetic"], toy_set(4, 0), toy_set(4, 1), "x")]
     first = study(tmp_path, arms)
     trained = count_trainings(monkeypatch)
     study(tmp_path, arms)
@@ -80,24 +87,25 @@ def test_only_missing_runs_are_made_and_they_come_out_the_same(tmp_path, monkeyp
 
 def test_anything_that_determines_a_run_makes_it_anew(tmp_path, monkeypatch):
     real = toy_set(4, 0)
-    study(tmp_path, [Arm("real only", real)], seeds=[0])
+    study(tmp_path, [Arm(REAL_ONLY, real)], seeds=[0])
     trained = count_trainings(monkeypatch)
     changed = ImageSet(real.images.clone(), real.labels)
     changed.images[0, 0, 0, 0] += 1
-    study(tmp_path, [Arm("real only", changed)], seeds=[0])
-    study(tmp_path, [Arm("real only", ImageSet(real.images, 1 - real.labels))], seeds=[0])
-    study(tmp_path, [Arm("real only", real)], seeds=[0], lr=2e-3)
-    study(tmp_path, [Arm("real only", real)], seeds=[0], num_steps=4)
-    study(tmp_path, [Arm("real + classical", real, classical=True)], seeds=[0])
-    assert len(trained) == 5
-    study(tmp_path, [Arm("renamed", real)], seeds=[0])
-    assert len(trained) == 5 and len(rows_of(tmp_path)) == 7
+    study(tmp_path, [Arm(REAL_ONLY, changed)], seeds=[0])
+    study(tmp_path, [Arm(REAL_ONLY, ImageSet(real.images, 1 - real.labels))], seeds=[0])
+    for changes in ({"lr": 2e-3}, {"epochs": 2}, {"mixing": "concat"}, {"budget": "epochs"}, {"batch_size": 8}):
+        study(tmp_path, [Arm(REAL_ONLY, real)], seeds=[0], **changes)
+    for kind in ("real + classical", "real + MixUp", "real + CutMix"):
+        study(tmp_path, [Arm(KINDS[kind], real)], seeds=[0])
+    assert len(trained) == 10
+    study(tmp_path, [Arm(replace(REAL_ONLY, name="renamed"), real)], seeds=[0])
+    assert len(trained) == 10 and len(rows_of(tmp_path)) == 12
 
 
 def test_arms_of_the_same_images_share_a_training_and_are_runs_of_their_own(tmp_path, monkeypatch):
     """As when --select keeps every image of a set."""
     trained = count_trainings(monkeypatch)
-    arms = arms_of(toy_set(4, 0), {"x": toy_set(4, 1)}, {"x": toy_set(4, 1)})
+    arms = arms_of(toy_set(4, 0), {SYNTHETIC: {"x": toy_set(4, 1)}, SELECTED: {"x": toy_set(4, 1)}}, ("classical",))
     for _ in range(2):
         runs = study(tmp_path, arms, seeds=[0])
         assert [run.arm.name for run in runs] == [arm.name for arm in arms]
@@ -108,7 +116,7 @@ def test_arms_of_the_same_images_share_a_training_and_are_runs_of_their_own(tmp_
 
 @pytest.mark.parametrize("content", [b"PK half a file", b""])
 def test_damaged_predictions_are_made_again(tmp_path, monkeypatch, content):
-    arms = [Arm("real only", toy_set(4, 0))]
+    arms = [Arm(REAL_ONLY, toy_set(4, 0))]
     study(tmp_path, arms, seeds=[0])
     next((tmp_path / "predictions").glob("*.npz")).write_bytes(content)
     trained = count_trainings(monkeypatch)
@@ -116,12 +124,20 @@ def test_damaged_predictions_are_made_again(tmp_path, monkeypatch, content):
     assert trained == [0] and len(rows_of(tmp_path)) == 1
 
 
+def test_stored_predictions_can_be_read_without_the_data_set(tmp_path):
+    run, = study(tmp_path, [Arm(REAL_ONLY, toy_set(4, 0))], seeds=[0])
+    stored = load_arrays(next((tmp_path / "predictions").glob("*.npz")))
+    assert stored["probabilities"].tolist() == run.probabilities.tolist() and stored["users"].tolist() == [3, 9]
+    for path, label in zip(stored["paths"], stored["labels"], strict=True):
+        assert path.startswith(f"ID_{stored['users'][label]}/")
+
+
 NAMES = {user: f"user {user}" for user in range(1, 32)}
 
 
 def fake_run(kind: str, fold: int, seed: int, predicted: list[int], labels: list[int], name: str = "",
              num_classes: int = 3) -> Run:
-    arm = Arm(kind, None, None, name)
+    arm = Arm(KINDS[kind], toy_set(1, 0), None, name)
     return Run(arm, fold, seed, np.eye(num_classes, dtype=np.float32)[predicted], np.array(labels),
                [f"user {label} pass {i % 2}" for i, label in enumerate(labels)])
 
