@@ -10,7 +10,9 @@ from torch import nn
 from groundwork.errors import InputError
 from microdoppler.study.arms import Arm
 from microdoppler.study.classifier import build_classifier, features, predict, train_classifier
+from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import output_layer, plan_network
+from microdoppler.study.recipe import Recipe
 
 CPU = torch.device("cpu")
 # The smallest of each family, with the changes at its stem for images of 32 px
