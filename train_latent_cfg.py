@@ -9,8 +9,8 @@ from pathlib import Path
 from groundwork.command_line import run
 from groundwork.limits import (Augmentations, BatchSize, Betas, Budget, ClassifierSize, Count, CountOrZero, Duration,
                                EvenSize, Few, FourNumbers, Interval, Mixing, Multiples, NumSteps, Positive,
-                               PositiveShare, Seed, Share, Size, SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight,
-                               convert_fields)
+                               PositiveShare, Seed, Share, Size, SpeedRange, TrainSize, TwoNumbers, TwoShares,
+                               UserNumbers, ValidationShare, Weight, convert_fields)
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class Config:
     split_strategy: str | None = None  # contiguous (None): recordings stay whole; random: leaks, windows overlap
     split_fold: int | None = None  # contiguous: which third of the recordings is trained on: 0 (None), 1 or 2
     split_guard: CountOrZero | None = None  # windows left out beside a run inside a recording; None: as many as needed
+    split_validation: ValidationShare | None = None  # share of training images kept to choose constants; None: 0.2
     fit: str | None = None  # images that are not square: stretch (None), crop or pad
     crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
     levels: TwoNumbers | None = None  # values of the image files that become black and white; None: their whole range
+    leave_out_users: UserNumbers | None = None  # users that nothing is trained on: classify.py tests them as unseen
     window_seconds: Duration = 0.0  # duration of an image file; 0: from simulation.json, else pictures have no axes
     velocity_range_mps: SpeedRange = (0.0, 0.0)  # m/s at its lowest and highest row; set it with window_seconds
     cuts_per_hop: Few = 4  # training windows per hop, cut from two stitched neighbours; 1: only the recorded windows

@@ -8,7 +8,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from microdoppler.data.split import FOLDS
+from microdoppler.data.split_settings import FOLDS
 from microdoppler.figures.fonts import figure_names, plain_text
 from microdoppler.figures.report import Picture, Table, Verdict
 from microdoppler.study.comparison import MAX_SEEDS
