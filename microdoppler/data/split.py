@@ -133,7 +133,8 @@ class Split:
 def _settings_of(plain: dict[str, Any]) -> SplitSettings:
     """Settings from data_split.json."""
     preparation = Preparation.from_json(plain["preparation"]) if "preparation" in plain else Preparation()
-    return SplitSettings(**{**plain, "preparation": preparation})
+    return SplitSettings(**{**plain, "preparation": preparation,
+                            "leave_out_users": tuple(map(int, plain.get("leave_out_users", ())))})
 
 
 def in_test_data(name: str, test_data: str) -> str:
