@@ -230,16 +230,18 @@ class _Study:
     device: torch.device
     folder: Path
     seeds: range
+    measured: dict[Candidate, list[Run]] = field(default_factory=dict)
 
     def count(self, candidates: Sequence[Candidate]) -> CorrectCounts:
         """The correctly classified validation images of each candidate."""
-        runs: list[Run] = []
         for candidate in candidates:
-            own = self._runs([[one.arm(candidate)] for one in self.folds], candidate)
-            found = measure(CorrectCounts.of(own), own[0].arm.name)
+            if candidate in self.measured:
+                continue
+            runs = self._runs([[one.arm(candidate)] for one in self.folds], candidate)
+            found = measure(CorrectCounts.of(runs), runs[0].arm.name)
             print(f"{candidate.name}: {100 * found.accuracy:.1f} ± {100 * found.error:.1f} % of the validation images")
-            runs += own
-        return CorrectCounts.of(runs)
+            self.measured[candidate] = runs
+        return CorrectCounts.of([run for candidate in candidates for run in self.measured[candidate]])
 
     def references(self, chosen: Candidate) -> dict[str, Measured]:
         """{name of an arm: its accuracy}: of arms without synthetic images, and of the chosen candidate."""
