@@ -8,7 +8,8 @@ from typing import Sequence
 import numpy as np
 
 from microdoppler.study.arms import BASELINE_OF
-from microdoppler.study.comparison import CorrectCounts, accuracies, compare
+from microdoppler.study.comparison import compare
+from microdoppler.study.counts import CorrectCounts, accuracies
 
 
 def halves(counts: CorrectCounts) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +39,7 @@ def choose(counts: CorrectCounts, candidates: Sequence[str], seeds: np.ndarray, 
 
     candidates: names of arms; seeds, passes: masks (seeds,) bool and (passes,) bool.
     """
-    return max(candidates, key=lambda arm: np.nanmean(accuracies(counts, arm, passes[None].astype(float))[0][:, seeds]))
+    return max(candidates, key=lambda arm: np.nanmean(accuracies(counts, arm, passes)[:, seeds]))
 
 
 def cross_fitted(counts: CorrectCounts, candidates: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -4,7 +4,8 @@ from typing import Any, Sequence
 import numpy as np
 
 from microdoppler.study.arms import BASELINE_OF, Arm
-from microdoppler.study.comparison import CorrectCounts, compare
+from microdoppler.study.comparison import compare
+from microdoppler.study.counts import CorrectCounts
 from microdoppler.study.cross_fitting import best_of
 from microdoppler.study.runs import Run
 from microdoppler.study.scores import class_recalls, score
