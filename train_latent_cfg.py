@@ -10,6 +10,8 @@ from groundwork.command_line import run
 from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
                                FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
                                SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight, convert_fields)
+from microdoppler.study.kinds import Augmentation
+from microdoppler.study.recipe import Budget, Mixing
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ class Config:
     vae_batch_size: Size = 16  # images that go through the VAE at once
     # --- classifier
     classifier_image_size: ClassifierSize = 128  # pixels, height = width
-    classifier_steps: NumSteps = 1500  # optimisation steps, the same in every arm
+    classifier_epochs: Count = 50  # how often real only sees each of its images; 20 or fewer can reverse a verdict
+    classifier_budget: Budget = "steps"  # steps: as many in every arm; epochs: every arm sees its images that often
+    classifier_mixing: Mixing = "shares"  # shares: see classifier_synthetic_shares; concat: shuffled as one set
+    classifier_augmentations: tuple[Augmentation, ...] = ("classical", "MixUp", "CutMix")  # those that have arms
     classifier_batch_size: BatchSize = 32  # images per step
     classifier_lr: PositiveShare = 1e-3  # peak learning rate
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between
@@ -105,13 +110,13 @@ PRESETS = {
     "cpu-hours": replace(
         Config(), preset="cpu-hours", cond_drop_prob=0.15, train_batch_size=16,
         gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=2000, ema_decay=0.999, ema_update_every=1,
-        save_and_sample_every=500,
-        classifier_image_size=96, classifier_steps=1000, classifier_batch_size=16, classifier_lr=2e-3),
+        save_and_sample_every=500, classifier_image_size=96, classifier_epochs=25,
+        classifier_augmentations=("classical",), classifier_batch_size=64, classifier_lr=3e-3, classifier_seeds=2),
     "cpu-minutes": replace(
         Config(), preset="cpu-minutes", dim=32, cond_drop_prob=0.15,
         train_batch_size=32, gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.995,
-        ema_update_every=1, save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_steps=150,
-        classifier_batch_size=16, classifier_lr=3e-3),
+        ema_update_every=1, save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_epochs=25,
+        classifier_augmentations=("classical",), classifier_batch_size=64, classifier_lr=3e-3, classifier_seeds=2),
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from groundwork.device import autocast, grad_scaler, in_memory_format
 from groundwork.memory import AdaptiveBatches
 
-RECIPE_VERSION = 4      # increase it when training changes by more than rounding: stored runs are then not reused
+RECIPE_VERSION = 5      # increase it when training changes by more than rounding: stored runs are then not reused
 WARMUP_SHARE = 0.1      # share of the steps with a linear warm-up of the learning rate; a cosine decay to zero follows
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1   # Szegedy et al. 2016, section 7
@@ -29,9 +29,9 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: i
                      seed: int, device: torch.device, on_step: Callable[[], None] | None = None) -> nn.Module:
     """Train a new classifier with AdamW on num_steps `batches`, and return it in evaluation mode on `device`.
 
-    batches: images (b, 3 or 1, size, size) uint8 and labels (b,) int64 in [0, num_classes); lr: the highest learning
-    rate, see `lr_factor`; on_step: called after each step. The initial weights follow from `seed`. On the CPU the
-    result, too, is the same to the bit for the same batches and seed.
+    batches: images (b, 3 or 1, size, size) uint8 and targets (b, num_classes) float32, the probability of each class;
+    lr: the highest learning rate, see `lr_factor`; on_step: called after each step. The initial weights follow from
+    `seed`. On the CPU the result, too, is the same to the bit for the same batches and seed.
     """
     model = in_memory_format(build_classifier(num_classes, seed).to(device), torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)

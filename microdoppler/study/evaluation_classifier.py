@@ -17,11 +17,11 @@ from microdoppler.data.split import Split
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.augmentation import SuccessorIndex
 from microdoppler.study.classifier import RECIPE_VERSION, build_classifier, train_classifier
+from microdoppler.study.kinds import KINDS
+from microdoppler.study.recipe import Recipe
 
 MAX_IMAGE_SIZE = 96     # pixels: enough to tell walkers apart, and a seventh of the work of 256
-EPOCHS = 25
-BATCH_SIZE = 16
-LR = 2e-3
+RECIPE = Recipe(epochs=25, batch_size=16, lr=2e-3)
 SEED = 1_000_003        # not one of the study's seeds: it must not be one of the classifiers that the study trains
 
 
@@ -44,8 +44,7 @@ def load_or_train_evaluation_classifier(real: ImageSet, *, num_classes: int, fol
 
     It is read from folder/recogniser-<digest>.pt, or trained and written there. The digest covers images and training.
     """
-    made_from = [RECIPE_VERSION, real.digest, num_classes, EPOCHS, BATCH_SIZE, LR, SEED, device.type,
-                 half_precision(device)]
+    made_from = [RECIPE_VERSION, real.digest, num_classes, RECIPE, SEED, device.type, half_precision(device)]
     path = Path(folder) / f"recogniser-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]}.pt"
     if path.exists():
         try:
@@ -54,11 +53,11 @@ def load_or_train_evaluation_classifier(real: ImageSet, *, num_classes: int, fol
             return in_memory_format(model.to(device), torch.channels_last).eval()
         except (InputError, RuntimeError):      # damaged: it can be trained again
             pass
-    num_steps = max(1, EPOCHS * len(real.images) // BATCH_SIZE)
-    arm = Arm("real + classical", real, classical=True)
-    with Progress(total=num_steps, desc="training the evaluation classifier", unit="step") as bar:
-        model = train_classifier(arm.batches(num_steps, BATCH_SIZE, (0, 0), SEED), num_classes=num_classes,
-                                 num_steps=num_steps, lr=LR, seed=SEED, device=device, on_step=bar.update)
+    arm = Arm(KINDS["real + classical"], real)
+    with Progress(total=arm.num_steps(RECIPE), desc="training the evaluation classifier", unit="step") as bar:
+        model = train_classifier(arm.batches(RECIPE, num_classes, SEED), num_classes=num_classes,
+                                 num_steps=arm.num_steps(RECIPE), lr=RECIPE.lr, seed=SEED, device=device,
+                                 on_step=bar.update)
     save_tensors(path, model.state_dict())
     return model
 

@@ -20,6 +20,7 @@ from microdoppler.pipeline.synthetic_folder import classify_command
 from groundwork.command_line import run
 from groundwork.errors import InputError
 from microdoppler.data.synthetic_sets import match_to_folds
+from microdoppler.study import evaluation_classifier
 from train_latent_cfg import PRESETS, Config
 
 NUM_USERS = 3
@@ -42,7 +43,7 @@ def config(tmp_path):
     data_path = write_users(tmp_path / "data", range(1, NUM_USERS + 1), 12, seed=0)
     return replace(PRESETS["cpu-minutes"], data_path=data_path, results_folder=tmp_path / "results", device="cpu",
                    latents_cache_folder=tmp_path / "cache", num_users=NUM_USERS, images_per_user_train=5, split_guard=2,
-                   classifier_image_size=32, classifier_steps=2, classifier_batch_size=4, classifier_seeds=2)
+                   classifier_image_size=32, classifier_epochs=1, classifier_batch_size=8, classifier_seeds=2)
 
 
 def test_outputs(config, tmp_path, capsys):
@@ -159,7 +160,8 @@ def replace_fold(split, fold):
 
 
 def test_selected_images_are_an_arm_of_their_own(config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("microdoppler.study.evaluation_classifier.EPOCHS", 60)
+    monkeypatch.setattr("microdoppler.study.evaluation_classifier.RECIPE",
+                        replace(evaluation_classifier.RECIPE, epochs=60))
     folder = write_users(tmp_path / "x", range(1, NUM_USERS + 1), 4, seed=5)
     (folder / "ID_1" / "Doppler9.png").write_bytes((folder / "ID_2" / "Doppler1.png").read_bytes())    # mislabelled
     (folder / "ID_3" / "Doppler9.png").write_bytes((config.data_path / "ID_3" / "Doppler3.png").read_bytes())   # copy

@@ -3,16 +3,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from microdoppler.study.arms import Arm
+from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.comparison import compare, half_width, holm, seeds_needed
 from microdoppler.study.counts import CorrectCounts, accuracies, accuracy_differences
-from microdoppler.study.cross_fitting import best_of, cross_fitted, halves, quarters
+from microdoppler.study.cross_fitting import best_classical, best_of, choose, composite, halves, quarters
+from microdoppler.study.kinds import KINDS
 from microdoppler.study.runs import Run
 from microdoppler.study.variance import Variance, mean_squares, pass_covariance
 from simulated_studies import DESIGNS, Design, check, simulate
 
 KIND = "real + synthetic"
+NO_IMAGES = ImageSet(torch.empty(0), torch.empty(0))
 
 
 def counts_of(accuracies: dict[str, np.ndarray], images: int = 20, users: int = 3) -> CorrectCounts:
@@ -35,7 +38,7 @@ def test_counts_come_from_the_runs_and_differences_are_paired():
     def run(kind, fold, seed, right):
         labels = np.array([0, 0, 1, 1])
         predicted = np.where(right, labels, 1 - labels)
-        return Run(Arm(kind), fold, seed, np.eye(2)[predicted], labels, ["a", "a", "b", "c"])
+        return Run(Arm(KINDS[kind], NO_IMAGES), fold, seed, np.eye(2)[predicted], labels, ["a", "a", "b", "c"])
     table = CorrectCounts.of([run("real only", 0, 5, [1, 0, 1, 0]), run(KIND, 0, 5, [1, 1, 1, 0]),
                       run("real only", 2, 5, [0, 0, 1, 1]), run(KIND, 2, 5, [0, 0, 0, 1])])
     assert table.shape == (2, 1, 3) and table.user_of.tolist() == [0, 1, 1]
@@ -182,7 +185,7 @@ def test_holm_against_values_of_r_and_a_slow_version():
 
 def test_a_run_that_is_missing_or_there_twice_is_no_wrong_answer():
     def run(kind, fold, seed):
-        return Run(Arm(kind), fold, seed, np.eye(2), np.array([0, 1]), ["a", "b"])
+        return Run(Arm(KINDS[kind], NO_IMAGES), fold, seed, np.eye(2), np.array([0, 1]), ["a", "b"])
     whole = [run(kind, fold, 0) for kind in ("real only", KIND) for fold in (0, 1)]
     CorrectCounts.of(whole)
     for wrong in (whole[:-1], [*whole, whole[0]]):
@@ -202,7 +205,7 @@ def test_users_of_one_pass_are_shared_out_too():
     base = np.full((2, 2, 6), 0.7)
     table = counts_of({"real only": base, "bad": base - 0.1, "good": base + 0.1}, users=6)
     assert [half.sum() for half in halves(table)] == [3, 3]
-    assert best_of(table, KIND, ["bad", "good"])["cross_fitted"]["difference"] == pytest.approx(0.1)
+    assert best_of(table, KIND, "real only", ["bad", "good"])["cross_fitted"]["difference"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -215,13 +218,18 @@ def test_opposite_quarters_share_no_pass_and_no_seed_and_all_report_once(seeds):
     assert (reported == 1).all()
 
 
+def cross_fitted(table: CorrectCounts, candidates: list[str]) -> np.ndarray:
+    """The counts of the best candidate, chosen in each quarter for the opposite one."""
+    return composite(table, [choose(table, candidates, *quarter) for quarter in quarters(table)])
+
+
 def test_cross_fitting_never_sees_the_reporting_half():
     """Candidate a is best on one half only, b on the other only: chosen by either half, each reports where it fails."""
     table = draw(np.random.default_rng(0), 0.0, folds=1, seeds=1)
     first, second = halves(table)
     base = np.full((1, 1, 30), 0.5)
     table = counts_of({"real only": base, "a": base + 0.2 * first, "b": base + 0.2 * second})
-    found = best_of(table, KIND, ["a", "b"])
+    found = best_of(table, KIND, "real only", ["a", "b"])
     assert found["naive"]["difference"] == pytest.approx(0.1)
     assert found["choices"] == ["a", "b"] and found["cross_fitted"]["difference"] == pytest.approx(0.0)
 
@@ -230,7 +238,7 @@ def test_what_a_quarter_reports_has_no_say_in_its_choice():
     """Each cell is changed to favour one candidate, with no effect on which candidate reports it."""
     rng = np.random.default_rng(7)
     table = counts_of({name: rng.uniform(0.4, 0.6, (2, 3, 30)) for name in ("a", "b")})
-    before, _ = cross_fitted(table, ["a", "b"])
+    before = cross_fitted(table, ["a", "b"])
     for seeds, passes in quarters(table):
         where = np.ix_([0, 1], np.flatnonzero(seeds), np.flatnonzero(passes))
         by_a = bool((before[where] == table.correct["a"][where]).all())
@@ -238,7 +246,7 @@ def test_what_a_quarter_reports_has_no_say_in_its_choice():
             changed = counts_of({arm: counts / 20 for arm, counts in table.correct.items()})
             changed.correct[name][where] = value
             changed.correct["ab".replace(name, "")][where] = 20 - value
-            after, _ = cross_fitted(changed, ["a", "b"])
+            after = cross_fitted(changed, ["a", "b"])
             assert (after[where] == 0).all()
 
 
@@ -252,7 +260,7 @@ def test_the_naive_choice_among_equal_sets_is_flattered_and_the_cross_fitted_one
         table = counts_of({"real only": base, **{name: base + rng.normal(0, 0.1, (1, 1, 40))
                                                 + rng.normal(0, by_run, (2, seeds, 1)) for name in names}})
         naive.append(max(accuracy_differences(table, name, "real only").mean() for name in names))
-        table.correct["chosen"], _ = cross_fitted(table, names)
+        table.correct["chosen"] = cross_fitted(table, names)
         fitted.append(accuracy_differences(table, "chosen", "real only").mean())
     error = np.std(fitted, ddof=1) / np.sqrt(len(fitted))
     assert np.mean(naive) > 0.015 and abs(np.mean(fitted)) < 3 * error and error < 0.003       # the truth is 0
@@ -261,12 +269,57 @@ def test_the_naive_choice_among_equal_sets_is_flattered_and_the_cross_fitted_one
 def test_a_really_better_set_is_chosen_by_all_quarters():
     base = np.full((2, 2, 20), 0.7)
     table = counts_of({"real only": base, "good": base + 0.1, "bad": base - 0.1})
-    found = best_of(table, KIND, ["bad", "good"])
+    found = best_of(table, KIND, "real only", ["bad", "good"])
     assert found["naive_choice"] == "good" and found["choices"] == ["good"] * 4
     assert found["cross_fitted"]["difference"] == pytest.approx(0.1) and found["cross_fitted"]["verdict"] == "helps"
 
 
 def test_a_single_set_leaves_no_choice_and_is_reported_as_the_paired_difference_that_it_is():
     table = draw(np.random.default_rng(5), 0.02, folds=3, seeds=2)
-    found = best_of(table, KIND, ["arm"])
+    found = best_of(table, KIND, "real only", ["arm"])
     assert found["cross_fitted"] == found["naive"] == compare(table, "arm", "real only")
+
+
+CLASSICAL_ARMS = {"real + classical": "real + classical + synthetic", "real + MixUp": "real + MixUp + synthetic",
+                  "real + CutMix": "real + CutMix + synthetic"}
+
+
+def classical_study(table: CorrectCounts, sets: tuple[str, ...] = ("x",)) -> dict:
+    """The choice among the classical arms of a table that has them, with synthetic arms of these sets."""
+    arms = {KINDS[kind]: [f"{kind}: {name}" for name in sets] for kind in CLASSICAL_ARMS.values()}
+    choice, = best_classical(table, {KINDS["real + classical"]: ["real + classical"], **arms})
+    return choice
+
+
+def test_synthetic_images_are_held_against_the_best_classical_arm_with_its_own_augmentation():
+    base, gain = np.full((2, 2, 12), 0.6), {"real + classical": 0.0, "real + MixUp": 0.1, "real + CutMix": 0.05}
+    table = counts_of({name: base + own for name, own in gain.items()}
+                      | {"real + classical + synthetic: x": base + 0.3, "real + MixUp + synthetic: x": base + 0.12,
+                         "real + CutMix + synthetic: x": base + 0.02})
+    found = classical_study(table)
+    assert (found["kind"], found["baseline"]) == ("real + best classical + synthetic", "real + best classical")
+    assert found["naive_choice"] == "real + MixUp + synthetic: x" and found["choices"] == [found["naive_choice"]] * 4
+    assert found["naive"]["difference"] == pytest.approx(0.02)
+    assert found["cross_fitted"]["difference"] == pytest.approx(0.02)
+
+
+def test_the_best_classical_arm_and_its_set_are_chosen_where_they_do_not_report():
+    """One augmentation is best on one half of the passes, another one on the other half; so is a set of its own."""
+    base = np.full((1, 1, 12), 0.5)
+    first, second = halves(counts_of({"real only": base}))
+    table = counts_of({
+        "real + classical": base + 0.2 * first, "real + MixUp": base + 0.2 * second, "real + CutMix": base,
+        "real + classical + synthetic: x": base + 0.3 * first, "real + classical + synthetic: y": base + 0.04 * second,
+        "real + MixUp + synthetic: x": base + 0.06 * first, "real + MixUp + synthetic: y": base + 0.3 * second,
+        "real + CutMix + synthetic: x": base, "real + CutMix + synthetic: y": base})
+    found = classical_study(table, ("x", "y"))
+    assert found["choices"] == ["real + classical + synthetic: x", "real + MixUp + synthetic: y"]
+    # reported on the other half: x of classical has nothing there, y of MixUp neither, and both baselines neither
+    assert found["cross_fitted"]["difference"] == pytest.approx(0)
+    assert found["num_candidates"] == 6
+
+
+def test_one_classical_arm_is_no_choice():
+    base = np.full((1, 1, 12), 0.5)
+    table = counts_of({"real + classical": base, "real + classical + synthetic: x": base})
+    assert best_classical(table, {KINDS["real + classical + synthetic"]: ["real + classical + synthetic: x"]}) == []
