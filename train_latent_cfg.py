@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundwork.command_line import run
-from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
-                               FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
-                               SpeedRange, TrainSize, TwoNumbers, TwoShares, Weight, convert_fields)
-from microdoppler.study.kinds import Augmentation
-from microdoppler.study.recipe import Budget, Mixing
+from groundwork.limits import (Augmentations, BatchSize, Betas, Budget, ClassifierSize, Count, CountOrZero, Duration,
+                               EvenSize, Few, FourNumbers, Interval, Mixing, Multiples, NumSteps, Positive,
+                               PositiveShare, Seed, Share, Size, SpeedRange, TrainSize, TwoNumbers, TwoShares,
+                               UserNumbers, ValidationShare, Weight, convert_fields)
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,11 @@ class Config:
     split_strategy: str | None = None  # contiguous (None): recordings stay whole; random: leaks, windows overlap
     split_fold: int | None = None  # contiguous: which third of the recordings is trained on: 0 (None), 1 or 2
     split_guard: CountOrZero | None = None  # windows left out beside a run inside a recording; None: as many as needed
+    split_validation: ValidationShare | None = None  # share of training images kept to choose constants; None: 0.2
     fit: str | None = None  # images that are not square: stretch (None), crop or pad
     crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
     levels: TwoNumbers | None = None  # values of the image files that become black and white; None: their whole range
+    leave_out_users: UserNumbers | None = None  # users that nothing is trained on: classify.py tests them as unseen
     window_seconds: Duration = 0.0  # duration of an image file; 0: from simulation.json, else pictures have no axes
     velocity_range_mps: SpeedRange = (0.0, 0.0)  # m/s at its lowest and highest row; set it with window_seconds
     cuts_per_hop: Few = 4  # training windows per hop, cut from two stitched neighbours; 1: only the recorded windows
@@ -91,11 +92,12 @@ class Config:
     use_cfg_plus_plus: bool = False  # CFG++ guidance; cond_scale must then be in (0, 1]
     vae_batch_size: Size = 16  # images that go through the VAE at once
     # --- classifier
-    classifier_image_size: ClassifierSize = 128  # pixels, height = width
+    classifier: str = "resnet18"  # one of torchvision's classification models, trained from random weights
+    classifier_image_size: ClassifierSize = 256  # pixels, height = width: as the images, or their details are lost
     classifier_epochs: Count = 50  # how often real only sees each of its images; 20 or fewer can reverse a verdict
     classifier_budget: Budget = "steps"  # steps: as many in every arm; epochs: every arm sees its images that often
     classifier_mixing: Mixing = "shares"  # shares: see classifier_synthetic_shares; concat: shuffled as one set
-    classifier_augmentations: tuple[Augmentation, ...] = ("classical", "MixUp", "CutMix")  # those that have arms
+    classifier_augmentations: Augmentations = ("classical", "MixUp", "CutMix")  # those that have arms
     classifier_batch_size: BatchSize = 32  # images per step
     classifier_lr: PositiveShare = 1e-3  # peak learning rate
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between

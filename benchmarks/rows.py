@@ -26,6 +26,7 @@ from microdoppler.pipeline.synthetic_folder import sample
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
 from microdoppler.study.kinds import KINDS
+from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
@@ -208,8 +209,8 @@ def classifier(bench: Bench) -> tuple[float, float]:
         recipe = Recipe(epochs=steps * config.classifier_batch_size, batch_size=config.classifier_batch_size,
                         lr=config.classifier_lr)     # more than enough steps
         batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, seed=0)
-        train_classifier(islice(batches, steps), num_classes=config.num_users, num_steps=steps, lr=recipe.lr, seed=0,
-                         device=bench.device)
+        train_classifier(islice(batches, steps), network=plan_network("resnet18", config.classifier_image_size),
+                         num_classes=config.num_users, num_steps=steps, lr=recipe.lr, seed=0, device=bench.device)
     return bench.alternate(ours, lambda: theirs.run(steps), steps)
 
 

@@ -43,7 +43,7 @@ def tables(report: dict) -> list[Table]:
         "Synthetic | real: against held-out real images, and these against each other (one half of the passes against "
         "the other). KID: kernel distance ± standard error, 0 = same distribution. "
         "Diversity: mean distance between a user's images by that between real ones. Recognised: taken for their own "
-        "user by a ResNet18 of the training images.",
+        "user by a classifier of the training images.",
         "Synthetic | held-out real. Distance: 1 less the highest correlation over time and small Doppler shifts "
         f"(median); near-copies: a correlation of {NEAR_COPY} or more.",
         "Synthetic | held-out real, medians of what is estimated from each picture.")

@@ -62,8 +62,9 @@ def open_sample_evaluator(config: Config, data: Data, device: torch.device, chan
     """The evaluator of synthetic images with this number of channels (3 or 1). Its evaluation classifier is trained on
     the real training images on first use, and stored in latents_cache_folder."""
     return SampleEvaluator(*open_evaluation_classifier(
-        data.path, data.split, data.overlaps.successor_of, image_size=config.classifier_image_size,
-        folder=config.latents_cache_folder, device=device, channels=channels))
+        data.path, data.split, data.overlaps.successor_of, network=config.classifier,
+        image_size=min(config.classifier_image_size, config.image_size), folder=config.latents_cache_folder,
+        device=device, channels=channels))
 
 
 def open_vae(config: Config, device: torch.device) -> tuple[Config, KL_VAE]:

@@ -1,4 +1,4 @@
-"""Step 5: compare ResNet18 classifiers trained on real images with and without augmentation and synthetic images."""
+"""Step 5: compare classifiers trained on real images with and without augmentation and synthetic images."""
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from microdoppler.study.evaluation_classifier import load_real, open_evaluation_
 from microdoppler.study.figures import (accuracy_figure, confusion_figure, headline_contrasts, person_contrasts,
                                         person_figure, verdict_figure)
 from microdoppler.study.kinds import CLASSICAL, CUTS, CUTS_THROUGH_VAE, SELECTED, SYNTHETIC
+from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from microdoppler.study.report import checkpoint_lines, interval_method, study_verdict
 from microdoppler.study.runs import Fold, run_study
@@ -58,6 +59,8 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
     check_options(config, synthetic, seeds, select)
     device = choose_device(config.device)
     print(describe_work(device, micro_batch=config.classifier_batch_size))
+    print(f"classifier: {plan_network(config.classifier, config.classifier_image_size)}, "
+          f"{config.classifier_image_size} px")
     if recipe_of(config).warning:
         print(f"warning: {recipe_of(config).warning}")
     config, data, splits = open_splits(config, folds)
@@ -102,8 +105,8 @@ def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int =
 
 def recipe_of(config: Config) -> Recipe:
     """The Recipe that a Config asks for."""
-    return Recipe(epochs=config.classifier_epochs, batch_size=config.classifier_batch_size, lr=config.classifier_lr,
-                  mixing=config.classifier_mixing, budget=config.classifier_budget,
+    return Recipe(network=config.classifier, epochs=config.classifier_epochs, batch_size=config.classifier_batch_size,
+                  lr=config.classifier_lr, mixing=config.classifier_mixing, budget=config.classifier_budget,
                   synthetic_shares=config.classifier_synthetic_shares)
 
 
@@ -193,8 +196,8 @@ def select_sets(config: Config, number: int, data: Data, sets: dict[str, Path], 
     """
     split, selected, tables = data.split, {}, []
     classifier, training = open_evaluation_classifier(
-        data.path, split, data.overlaps.successor_of, image_size=config.classifier_image_size,
-        folder=config.latents_cache_folder, device=device, channels=channels)
+        data.path, split, data.overlaps.successor_of, network=config.classifier,
+        image_size=config.classifier_image_size, folder=config.latents_cache_folder, device=device, channels=channels)
     for name, images in synthetic.items():
         selection = select_images(classifier, images, training, min_confidence)
         if not selection.kept.any():

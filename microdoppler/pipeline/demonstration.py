@@ -103,6 +103,7 @@ def demonstrate(config: Config, *, output_dir: Path = Path("demo"), images_per_u
     with stopwatch("fidelity"):
         fidelity = measure_fidelity(config.data_path, synthetic, split=config.latents_cache_folder / "data_split.json",
                                     output=config.results_folder / "fidelity",
+                                    classifier=config.classifier,
                                     classifier_image_size=config.classifier_image_size, device=config.device)
     with stopwatch("classify"):
         summary = classify(config, synthetic=(synthetic,))

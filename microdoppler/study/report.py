@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from microdoppler.data.split import FOLDS
+from microdoppler.data.split_settings import FOLDS
 from microdoppler.figures.report import Picture, Verdict
 from microdoppler.study.comparison import HELPS, HURTS, MAX_SEEDS, OPEN
 from microdoppler.study.figures import headline_contrasts, person_contrasts

@@ -16,6 +16,7 @@ from groundwork.files import atomic_path, load_arrays
 from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import RECIPE_VERSION, predict, train_classifier
+from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from microdoppler.study.scores import score
 
@@ -132,7 +133,8 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
                                 f"seed {planned.seed}")
             started = time.perf_counter()
-            model = train_classifier(arm.batches(recipe, num_classes, seed), num_classes=num_classes,
+            network = plan_network(recipe.network, planned.fold.test.images.shape[-1])
+            model = train_classifier(arm.batches(recipe, num_classes, seed), network=network, num_classes=num_classes,
                                      num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed, device=device,
                                      on_step=bar.update)
             outcome = Outcome(predict(model, planned.fold.test.images).numpy(), time.perf_counter() - started)

@@ -48,9 +48,9 @@ class Variance:
         between, within = np.subtract(mean_squares(np.multiply.outer(differences, differences)),
                                       (between_passes, within_passes))
         if num_folds == 1 or num_seeds > 1 and between < within:
-            degrees = np.array([num_folds - 1, num_folds * (num_seeds - 1)])
-            folds, runs = 0.0, float(max(0.0, np.average([between, within], weights=degrees)))
-            leaking = np.average([between_passes, within_passes], weights=degrees)
+            weights = np.array([num_folds - 1, num_folds * (num_seeds - 1)]) / max(1, num_folds * num_seeds - 1)
+            folds, runs = 0.0, max(0.0, float(weights @ [between, within]))
+            leaking = weights @ [between_passes, within_passes]
         else:
             runs = float(max(0.0, within))
             folds, leaking = float(max(0.0, between)) - runs, between_passes

@@ -20,6 +20,7 @@ from microdoppler.data.stitching import Cut
 from microdoppler.study.arms import Arm
 from microdoppler.study.classifier import features, predict, train_classifier
 from microdoppler.study.kinds import KINDS
+from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from vae.kl_vae import KL_VAE
 
@@ -87,7 +88,8 @@ def test_classification(monkeypatch):
 
     def train():
         batches = Arm(KINDS["real only"], data).batches(Recipe(epochs=3, batch_size=8, lr=1e-3), 2, seed=0)
-        return train_classifier(batches, num_classes=2, num_steps=6, lr=1e-3, seed=0, device=CPU)
+        return train_classifier(batches, network=plan_network("resnet18", 32), num_classes=2, num_steps=6, lr=1e-3,
+                                seed=0, device=CPU)
     model = train()
     whole = predict(model, data.images), features(model, data.images)
     short_of_memory(monkeypatch, torchvision.models.ResNet, "forward", 4, tried)
@@ -103,7 +105,7 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(monkeypatch):
     """Where batch normalisation does not look at the batch, that is in evaluation mode."""
     from microdoppler.study.classifier import _set_gradients, build_classifier
     data, tried = toy_set(4, seed=0), []
-    model, scaler = build_classifier(2, 0).eval(), torch.amp.GradScaler(enabled=False)
+    model, scaler = build_classifier(plan_network("resnet18", 32), 2, 0).eval(), torch.amp.GradScaler(enabled=False)
 
     def gradients():
         _set_gradients(model, data.images, data.labels, scaler, AdaptiveBatches(100, "image"))

@@ -14,16 +14,18 @@ from microdoppler.study.augmentation import SuccessorIndex, shift_and_mask, shif
 from microdoppler.study.classifier import (build_classifier, features, index_batches, lr_factor, predict,
                                            train_classifier)
 from microdoppler.study.kinds import KINDS
+from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from microdoppler.study.scores import expected_calibration_error, score
 
 CPU = torch.device("cpu")
+RESNET18 = plan_network("resnet18", 32)
 
 
 def train(arm: Arm, seed: int = 0, epochs: int = 1, batch_size: int = 4):
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=1e-3)
-    return train_classifier(arm.batches(recipe, 2, seed), num_classes=2, num_steps=arm.num_steps(recipe), lr=recipe.lr,
-                            seed=seed, device=CPU)
+    return train_classifier(arm.batches(recipe, 2, seed), network=RESNET18, num_classes=2,
+                            num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed, device=CPU)
 
 
 def test_learns_what_can_be_seen():
@@ -35,7 +37,7 @@ def test_learns_what_can_be_seen():
 
 
 def test_the_classifier_is_the_usual_resnet18():
-    own, usual = build_classifier(3, seed=0), torchvision.models.resnet18(num_classes=3)
+    own, usual = build_classifier(plan_network("resnet18", 64), 3, seed=0), torchvision.models.resnet18(num_classes=3)
     usual.load_state_dict(own.state_dict())
     images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for model in (own.train(), usual.train()):
@@ -45,7 +47,7 @@ def test_the_classifier_is_the_usual_resnet18():
 
 
 def test_features_are_what_the_last_layer_sees():
-    model, images = build_classifier(2, seed=0).eval(), toy_set(4, seed=0).images
+    model, images = build_classifier(RESNET18, 2, seed=0).eval(), toy_set(4, seed=0).images
     found = features(model, images, batch_size=3)
     assert found.shape == (8, 512)
     expected = predict(model, images).log()
@@ -73,7 +75,7 @@ def test_building_leaves_the_global_random_state():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    build_classifier(2, seed=0)
+    build_classifier(RESNET18, 2, seed=0)
     assert torch.equal(torch.rand(3), expected)
 
 

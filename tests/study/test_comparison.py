@@ -126,6 +126,13 @@ def test_one_run_has_nothing_to_vary():
     assert found["interval_95"] is None and found["verdict"] == "not distinguishable"
 
 
+def test_one_run_still_has_the_variance_of_its_passes():
+    effects = np.random.default_rng(1).normal(0, 0.05, (1, 1, 24))
+    found = Variance.of(counts_of({"real only": np.full((1, 1, 24), 0.5), "arm": 0.5 + effects}, users=1), "arm",
+                        "real only")
+    assert found.total == pytest.approx(np.var(effects, ddof=1) / 24)
+
+
 def variance(folds=0.0, runs=0.0, passes=0.0, noise=0.0, leaked=0.0, num_folds=3, num_seeds=2) -> Variance:
     return Variance(folds, runs, passes, noise, leaked, num_folds, num_seeds, pass_degrees=27)
 
