@@ -144,10 +144,7 @@ def _control_of(folders: list[Path], split: Split) -> ControlSet | None:
     """The control with the most cuts among those of synthetic sets of one fold; None if none has one for this split."""
     controls = []
     for folder in folders:
-        control = find_control(folder)
-        if control and {user: True for user in split.users} == {
-                user: {cut.path for cut in cuts.values()} <= set(split.train_images.get(user, []))
-                for user, cuts in control.cuts.items()}:
+        if (control := find_control(folder)) and _is_of_split(control, split):
             controls.append(control)
         else:
             print(f"note: {folder} lacks a control for this split, the windows that its generator was trained on; "
@@ -158,6 +155,13 @@ def _control_of(folders: list[Path], split: Split) -> ControlSet | None:
             print(f"note: {control.folder} holds other windows than {controls[-1].folder}, which the arms real + cuts "
                   "are made of")
     return controls[-1] if controls else None
+
+
+def _is_of_split(control: ControlSet, split: Split) -> bool:
+    """Whether a control has cuts of all users, and all from training images of this split."""
+    return list(control.cuts) == list(split.users) and all(
+        {cut.path, cut.successor.path if cut.successor else cut.path} <= set(split.train_images[user])
+        for user, cuts in control.cuts.items() for cut in cuts.values())
 
 
 def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], control: ControlSet | None,
@@ -248,7 +252,6 @@ def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], selecti
 def method(config: Config, folds: tuple[Fold, ...]) -> list[str]:
     """How the arms were made and trained, in sentences."""
     recipe = recipe_of(config)
-    size = f"Images of {config.classifier_image_size} px."
     kinds = {arm.kind for arm in folds[0].arms}
     about = [text for text, is_there in (
         ("Classical augmentation: windows are cut at any time from stitched neighbours of one pass and shifted a "
@@ -267,4 +270,4 @@ def method(config: Config, folds: tuple[Fold, ...]) -> list[str]:
                           "; ".join(f"{number} ({', '.join(names)})" for number, names in steps.items()) + "."))
     sets = dict.fromkeys(f"Fold {fold.number}, {arm.synthetic_name}: {fold.facts[arm.name]['synthetic_folder']}"
                          for fold in folds for arm in fold.arms if arm.synthetic_name)
-    return [size, *recipe.method(), *about, *counts, *sets]
+    return [*recipe.method(config.classifier_image_size), *about, *counts, *sets]

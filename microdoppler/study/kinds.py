@@ -9,7 +9,7 @@ from typing import get_args
 
 from groundwork.limits import Augmentation
 
-CLASSICAL, MIXUP, CUTMIX = get_args(Augmentation)
+CLASSICAL, MIXUP, CUTMIX = get_args(Augmentation)                          # how images are augmented
 CUTS, CUTS_THROUGH_VAE = "cuts", "cuts through the VAE"                    # what is added to the real images
 SYNTHETIC, SELECTED = "synthetic", "selected"
 
