@@ -32,7 +32,7 @@ from microdoppler.pipeline.synthetic_folder import generate_all
 from microdoppler.study.arms import Arm, ImageSet, arms_of
 from microdoppler.study.choice import CONSTANTS, Candidate, Measured, Step, measure, search
 from microdoppler.study.choice_report import choice_figure, chosen_line, references_table, steps_table
-from microdoppler.study.comparison import CorrectCounts
+from microdoppler.study.counts import CorrectCounts
 from microdoppler.study.evaluation_classifier import load_real
 from microdoppler.study.kinds import CLASSICAL, CUTS, KINDS
 from microdoppler.study.runs import Fold, Run, run_study

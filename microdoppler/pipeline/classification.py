@@ -21,14 +21,16 @@ from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.study.arms import ImageSet, arms_of
 from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
+from microdoppler.study.figures import (accuracy_figure, confusion_figure, headline_contrasts, person_contrasts,
+                                        person_figure, verdict_figure)
 from microdoppler.study.kinds import CLASSICAL, CUTS, CUTS_THROUGH_VAE, SELECTED, SYNTHETIC
 from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
-from microdoppler.study.report import (accuracy_figure, compared_choices, confusion_figure, result_tables,
-                                       study_verdict, verdict_figure)
+from microdoppler.study.report import checkpoint_lines, interval_method, study_verdict
 from microdoppler.study.runs import Fold, run_study
 from microdoppler.study.selection import select_images
 from microdoppler.study.summary import summarize
+from microdoppler.study.tables import result_tables
 from train_latent_cfg import Config
 
 ONE_USER = "num_users is 1; expected 2 or more: one person cannot be mistaken for another"
@@ -80,7 +82,8 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
         selection_tables = [table for tables_of_fold in tables for table in tables_of_fold]
         write_report(summary, config, loaded, selection_tables, folder)
     shown = [*result_tables(summary), *selection_tables]
-    print("\n" + "\n\n".join([*(table.as_text() for table in shown), study_verdict(summary).as_text()])
+    print("\n" + "\n\n".join(filter(None, [*(table.as_text() for table in shown), "\n".join(checkpoint_lines(summary)),
+                                           study_verdict(summary).as_text()]))
           + f"\n\nreport: {folder / 'report.html'}")
     return summary
 
@@ -220,23 +223,29 @@ def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, 
 
 def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], selection_tables: list[Table],
                  folder: Path) -> None:
-    """Write summary.json, verdict.png, accuracy.png, confusion.png and report.html to `folder`."""
+    """Write summary.json, the figures (*.png) and report.html to `folder`."""
     made_by = [{"name": arm.synthetic_name, "fold": fold.number, **fold.facts[arm.name]}
                for fold in folds for arm in fold.arms if arm.kind.is_synthetic and not arm.kind.has_real]
     write_json(folder / "summary.json",
                {**summary, "selection": [vars(table) for table in selection_tables], "sets": made_by})
-    if compared_choices(summary):
-        save_figure(verdict_figure(summary), folder / "verdict.png")
-    save_figure(accuracy_figure(summary), folder / "accuracy.png")
-    save_figure(confusion_figure(summary), folder / "confusion.png")
+    pictures = {"accuracy.png": (accuracy_figure, "Test accuracy of each arm, and its difference from real only"),
+                "confusion.png": (confusion_figure,
+                                  "Real only, and the most accurate arm with synthetic images; all runs")}
+    if headline_contrasts(summary):
+        pictures["verdict.png"] = verdict_figure, "What the synthetic images change"
+    if person_contrasts(summary):
+        pictures["persons.png"] = person_figure, "A line per user, from the baseline to the arm with synthetic images"
+    for name, (draw, _) in pictures.items():
+        save_figure(draw(summary), folder / name)
+
+    def shown(name: str) -> list[Picture]:
+        return [Picture(folder / name, pictures[name][1])] if name in pictures else []
     render_report(folder / "report.html", "Do the synthetic images help?", study_verdict(summary, folder), [
-        Section("All arms", tables=result_tables(summary), pictures=[
-            Picture(folder / "accuracy.png", "Test accuracy of each arm, and its difference from the arm that it is "
-                    "compared with")]),
-        Section("Who is mistaken for whom", pictures=[
-            Picture(folder / "confusion.png", "Real only, and the most accurate arm with synthetic images; all runs")]),
+        Section("All arms", checkpoint_lines(summary), result_tables(summary), shown("accuracy.png")),
+        *([Section("User by user", pictures=shown("persons.png"))] if shown("persons.png") else []),
+        Section("Who is mistaken for whom", pictures=shown("confusion.png")),
         *([Section("Selected synthetic images", tables=selection_tables)] if selection_tables else []),
-        Section("Method", method(config, folds)),
+        Section("Method", [*method(config, folds), *interval_method(summary)]),
     ])
 
 

@@ -20,6 +20,8 @@ from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from microdoppler.study.scores import score
 
+SEEDS_APART = 10**6     # between the random numbers of two folds
+
 
 @dataclass(frozen=True, eq=False)
 class Fold:
@@ -75,6 +77,12 @@ class PlannedRun:
     seed: int
     key: str
 
+    @property
+    def training_seed(self) -> int:
+        """The seed of the training. Every fold has random numbers of its own: runs of different folds are independent,
+        as the variance of a difference assumes (see variance.py)."""
+        return _training_seed(self.fold, self.seed)
+
     def run(self, outcome: Outcome) -> Run:
         """The run with its outcome."""
         return Run(self.arm, self.fold.number, self.seed, outcome.probabilities, self.fold.test.labels.numpy(),
@@ -91,7 +99,7 @@ class PlannedRun:
                 "image_size": self.fold.test.images.shape[-1], **sizes, **self.fold.split,
                 **self.fold.facts.get(arm.name, {}), "seconds": f"{outcome.seconds:.1f}",
                 "num_test": len(self.fold.test.images),
-                **{name: f"{scores[name]:.6f}" for name in ("accuracy", "macro_f1", "ece")},
+                **{name: f"{scores[name]:.6f}" for name in ("accuracy", "macro_f1", "ece", "nll")},
                 **{f"recall_{self.fold.users[label]}": f"{recall:.6f}"
                    for label, recall in scores["recalls"].items()}}
 
@@ -121,9 +129,9 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
     with Progress(total=sum(planned.arm.num_steps(recipe) for planned in missing.values()), unit="step",
                   hidden=not missing) as bar:
         for number, planned in enumerate(missing.values(), start=1):
-            arm, seed = planned.arm, planned.seed
+            arm, seed = planned.arm, planned.training_seed
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
-                                f"seed {seed}")
+                                f"seed {planned.seed}")
             started = time.perf_counter()
             network = plan_network(recipe.network, planned.fold.test.images.shape[-1])
             model = train_classifier(arm.batches(recipe, num_classes, seed), network=network, num_classes=num_classes,
@@ -139,8 +147,12 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
 def _run_key(fold: Fold, arm: Arm, num_classes: int, recipe: Recipe, computed: dict[str, str], seed: int) -> str:
     """A hash of everything that the stored file of a run depends on."""
     parts = [RECIPE_VERSION, arm.key_parts, arm.num_steps(recipe), asdict(recipe), computed, num_classes,
-             fold.test.digest, list(fold.test_paths), seed]
+             fold.test.digest, list(fold.test_paths), _training_seed(fold, seed)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _training_seed(fold: Fold, seed: int) -> int:
+    return seed + SEEDS_APART * fold.number
 
 
 class RunLog:

@@ -62,17 +62,18 @@ def test_outputs(config, tmp_path, capsys):
     assert {(row["num_real"], row["num_added"]) for row in rows} == {("15", "0"), ("15", "12"), ("0", "12")}
     assert all({"recall_1", "recall_2", "recall_3"} <= set(row) and row["num_test"] == "15" for row in rows)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    assert [choice["num_candidates"] for choice in summary["choices"]] == [2, 2, 2]
+    of_sets = [contrast for contrast in summary["contrasts"] if "synthetic" in contrast["kind"]]
+    assert [contrast["num_candidates"] for contrast in of_sets] == [2] * (len(of_sets) - 1) + [6]       # 3 augmentations
     for arm in summary["arms"]:
         own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
                                                                                             arm["synthetic"])]
         assert [run["accuracy"] for run in arm["runs"]] == pytest.approx(own, abs=1e-6)
-    for name in ("verdict.png", "accuracy.png", "confusion.png"):
+    for name in ("verdict.png", "accuracy.png", "persons.png", "confusion.png"):
         Image.open(folder / name).verify()
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/png;base64,") == 4
     printed = capsys.readouterr().out
-    assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
+    assert "best set: " in printed and "\nb: " in printed and "cross-fitted" in printed and "report.html" in printed
 
 
 def test_the_command_that_generation_names_next_means_the_same_data_and_split(config, tmp_path):
