@@ -1,6 +1,7 @@
 """The rows of the benchmark. One function times ours and the reference, (median seconds of ours, of the reference) per
 unit; another counts the arithmetic."""
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable
 
@@ -13,16 +14,20 @@ from benchmarks import reference
 from benchmarks.measure import alternate
 from groundwork.images import load_image, load_images, save_image
 from groundwork.memory import keep_freed_memory
+from groundwork.progress import Progress
 from microdoppler.data.latents import LatentCache, LatentScaling, load_or_encode
 from microdoppler.data.spectrograms import find_classes, find_images, paths_and_labels
 from microdoppler.data.stitching import Cut
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
 from microdoppler.pipeline.generation import ImageGenerator, Sampling
-from microdoppler.pipeline.synthetic_folder import generate_missing
+from microdoppler.pipeline.image_folder import write_images
+from microdoppler.pipeline.synthetic_folder import sample
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
+from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import plan_network
+from microdoppler.study.recipe import Recipe
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
@@ -163,14 +168,15 @@ def generating_images(bench: Bench) -> tuple[float, float]:
     ours, theirs = _generators(bench)
     count = _images_at_once(bench)
     classes = torch.arange(count, device=bench.device) % bench.config.num_users
-    wanted, plain_vae = {f"{i}.png": (1 + int(classes[i]), i) for i in range(count)}, reference.PlainVAE(bench.vae)
+    wanted = {f"{i}.png": {"user": 1 + int(classes[i]), "seed": i} for i in range(count)}
+    plain_vae = reference.PlainVAE(bench.vae)
 
     def theirs_with_files() -> None:
         for i, latent in enumerate(theirs.sample(classes, cond_scale=6.0)):
             image = plain_vae.decode(latent)
             save_image(bench.scratch / f"reference-{i}.png", (image * 255).byte().permute(1, 2, 0).cpu().numpy())
-    return bench.alternate(lambda: generate_missing(ours, wanted, bench.scratch, count, show_progress=False),
-                           theirs_with_files, count)
+    return bench.alternate(lambda: write_images(bench.scratch, wanted, lambda entries: sample(ours, entries), count,
+                                                Progress(total=count, hidden=True)), theirs_with_files, count)
 
 
 def encoding(bench: Bench) -> tuple[float, float]:
@@ -200,9 +206,11 @@ def classifier(bench: Bench) -> tuple[float, float]:
                                       config.classifier_lr, bench.device)
 
     def ours() -> None:
-        train_classifier(Arm("real only", real).batches(steps, config.classifier_batch_size, (0, 0), seed=0),
-                         network=plan_network("resnet18", config.classifier_image_size), num_classes=config.num_users,
-                         num_steps=steps, lr=config.classifier_lr, seed=0, device=bench.device)
+        recipe = Recipe(epochs=steps * config.classifier_batch_size, batch_size=config.classifier_batch_size,
+                        lr=config.classifier_lr)     # more than enough steps
+        batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, seed=0)
+        train_classifier(islice(batches, steps), network=plan_network("resnet18", config.classifier_image_size),
+                         num_classes=config.num_users, num_steps=steps, lr=recipe.lr, seed=0, device=bench.device)
     return bench.alternate(ours, lambda: theirs.run(steps), steps)
 
 

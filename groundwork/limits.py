@@ -58,6 +58,7 @@ Duration = Annotated[float, _within(0, 100_000, allow_inf_nan=False)]
 Weight = Annotated[float, _within(0, 1000, allow_inf_nan=False)]
 Share = Annotated[float, _within(0, 1, allow_inf_nan=False)]
 PositiveShare = Annotated[float, _number("more than 0, 1 at most", gt=0, le=1)]
+ValidationShare = Annotated[float, _number("from 0 to below 0.5", ge=0, lt=0.5)]
 Positive = Annotated[float, _number("more than 0, 1 000 000 at most", gt=0, le=1e6)]
 _BelowOne = Annotated[float, _number("from 0 to below 1", ge=0, lt=1)]
 _Finite = Annotated[float, _number("finite", allow_inf_nan=False)]
@@ -69,6 +70,11 @@ SpeedRange = Annotated[tuple[_Finite, _Finite], AfterValidator(_rising_or_zeros)
                        Field(description="two speeds in -10 000 … 10 000, the lower one first, or two zeros")]
 TwoNumbers = Annotated[tuple[_Finite, _Finite], Field(description="two finite numbers")]
 FourNumbers = Annotated[tuple[_Finite, _Finite, _Finite, _Finite], Field(description="four finite numbers")]
+Augmentation = Literal["classical", "MixUp", "CutMix"]     # of a classifier's training images
+Augmentations = tuple[Augmentation, ...]
+Mixing = Literal["shares", "concat"]        # of real and added images
+Budget = Literal["steps", "epochs"]         # what the classifiers of all arms have in common
+UserNumbers = Annotated[tuple[CountOrZero, ...], Field(description="users' numbers, such as 4 9")]
 TrainSize = Count | Annotated[float, _number("a share between 0 and 1", gt=0, lt=1)] | Literal["all_but_test"]
 Multiples = Annotated[tuple[Few, ...], Field(min_length=1, max_length=8, description="one to eight numbers in 1 … 64")]
 

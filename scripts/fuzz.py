@@ -33,7 +33,8 @@ from groundwork.limits import to_plain
 from groundwork.progress import Progress
 from microdoppler.data.latents import LatentStatistics, load_cached
 from microdoppler.data.recordings import by_names
-from microdoppler.data.split import Split, SplitSettings, split_images
+from microdoppler.data.split import Split, split_images
+from microdoppler.data.split_settings import SplitSettings
 from microdoppler.data.synthetic_sets import read_manifest
 from microdoppler.pipeline.constants import config_of
 from microdoppler.study.runs import RunLog

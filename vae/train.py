@@ -54,10 +54,11 @@ class TrainingData:
 
 
 def read_split(split: str | Path) -> TrainingData:
-    """Read which images to train on from a split. Only its `train_images` are used.
+    """Read which images to train on from a split, and those of its validation part. Its test images are not used.
 
-    The last VALIDATION_SHARE of each user's training windows are for validation. The windows before them are left out,
-    as many as the split's guard. Raises InputError if there is no split, or if a user has too few windows.
+    If the split has no validation part, the last VALIDATION_SHARE of each user's training windows are for validation.
+    The windows before them are left out, as many as the split's guard. Raises InputError if there is no split, or if a
+    user has too few windows.
     """
     if not Path(split).is_file():
         raise InputError(f"--split {split} does not exist; make it with python -m microdoppler.split --data_path …")
@@ -66,10 +67,13 @@ def read_split(split: str | Path) -> TrainingData:
         guard = int(content["guard"])
         preparation = Preparation.from_json(content["preparation"]) if "preparation" in content else Preparation()
         users = {user: _in_time_order(entry) for user, entry in content["users"].items()}
+        kept = [name for entry in content["users"].values() for name in entry.get("validation_images", ())]
     except (TypeError, KeyError, AttributeError, ValueError):
         raise InputError(f"--split {split} is no split: expected users, each with train_images; "
                          "make it with python -m microdoppler.split") from None
-    check_inside((name for names in users.values() for name in names), split)
+    check_inside([*kept, *(name for names in users.values() for name in names)], split)
+    if kept:
+        return TrainingData([name for names in users.values() for name in names], kept, preparation)
     training: list[str] = []
     validation: list[str] = []
     for user, names in users.items():

@@ -1,7 +1,8 @@
 """Overlap audit of a split: the most similar training image of every test image, and whether the split leaks.
 
 Each test image is compared with the training images of the same user at all time shifts (`overlap.best_match`). With a
-correlation of NEAR_COPY or more it is a near-copy: it shows nearly the same stretch of a recording.
+correlation of NEAR_COPY or more it is a near-copy: it shows nearly the same stretch of a recording. The images of the
+validation part are compared likewise.
 """
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,12 +17,13 @@ from groundwork.images import load_image
 from groundwork.preparation import Preparation
 from microdoppler.data.overlap import COMPARED_SIZE, NEAR_COPY, Overlaps
 from microdoppler.data.recordings import TABLE, Recording
-from microdoppler.data.split import Split, SplitSettings, cut_at_recordings, split_images
+from microdoppler.data.split import Split, cut_at_recordings, split_images
+from microdoppler.data.split_settings import SplitSettings
 from microdoppler.figures.axes import PictureAxes, simulated_axes
 from microdoppler.figures.fonts import plain_text
 from microdoppler.figures.report import Table, save_figure
 
-MAX_NEAR_COPIES = 0.01      # share of the test images; from this share on, the audit warns
+MAX_NEAR_COPIES = 0.01      # share of the test or validation images; from this share on, the audit warns
 # See Overlaps.contradiction. Six real persons have 0.06 in the order of their numbers, and 0.92 … 1 in a random order
 # or with two to five recordings interleaved.
 MAX_CONTRADICTION = 0.3
@@ -47,21 +49,32 @@ class Match:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of an audit. matches: {user number: one match per test image}; guard: see `guard_needed`."""
+    """The result of an audit.
+
+    matches, validation_matches: {user number: one match per test image, per validation image}; guard: see
+    `guard_needed`.
+    """
     split: Split
     overlaps: Overlaps
     matches: dict[int, list[Match]]
+    validation_matches: dict[int, list[Match]]
     guard: int | None
 
     def near_copy_share(self, users: list[int]) -> float:
         """The share (0 … 1) of these users' test images that are near-copies of a training image."""
-        is_near_copy = [match.correlation >= NEAR_COPY for user in users for match in self.matches[user]]
-        return float(np.mean(is_near_copy))
+        return _near_copy_share([match for user in users for match in self.matches[user]])
+
+    @cached_property
+    def validation_near_copies(self) -> float | None:
+        """The share (0 … 1) of the validation images that are near-copies of a training image; None without any."""
+        matches = [match for own in self.validation_matches.values() for match in own]
+        return _near_copy_share(matches) if matches else None
 
     @cached_property
     def worst(self) -> list[Match]:
-        """The matches of all users, the most similar first."""
-        all_matches = (match for user_matches in self.matches.values() for match in user_matches)
+        """The matches of all users' test and validation images, the most similar first."""
+        all_matches = (match for matches in (self.matches, self.validation_matches) for own in matches.values()
+                       for match in own)
         return sorted(all_matches, key=lambda match: -match.correlation)
 
     @property
@@ -69,10 +82,13 @@ class Audit:
         """Lines to print: the share of near-copies and the hop; warnings with advice if the share is too large, or if
         order or recordings contradict the overlaps."""
         share, hop = self.near_copy_share(self.split.users), self.overlaps.hop_columns
+        validated = self.validation_near_copies
         found = f"{hop} of {self.overlaps.width} columns" if hop else "unknown: cannot tell whether windows overlap"
-        result = f"overlap audit: {share:.1%} of the test images are near-copies of training images; hop {found}"
+        result = (f"overlap audit: {share:.1%} of the test images"
+                  + ("" if validated is None else f" and {validated:.1%} of the validation images")
+                  + f" are near-copies of training images; hop {found}")
         contradicts = self.overlaps.contradiction > MAX_CONTRADICTION
-        if share < MAX_NEAR_COPIES:
+        if max(share, validated or 0) < MAX_NEAR_COPIES:
             lines = [result]
         elif cut_at_recordings(self.split) and self.split.settings.test_data is None and not contradicts:
             lines = [f"note: {result}. They are of different recordings: either the motion repeats itself, or images "
@@ -110,43 +126,54 @@ class Audit:
         users = {str(user): {"num_test": len(self.matches[user]), "near_copies": self.near_copy_share([user]),
                              "passes": passes_of(self.overlaps, user)} for user in self.split.users}
         return {"strategy": self.split.settings.strategy, "near_copies": self.near_copy_share(self.split.users),
-                "near_copy_correlation": NEAR_COPY, "hop_columns": self.overlaps.hop_columns,
+                "validation_near_copies": self.validation_near_copies, "near_copy_correlation": NEAR_COPY,
+                "hop_columns": self.overlaps.hop_columns,
                 "image_columns": self.overlaps.width, "guard": self.guard, "users": users,
                 "worst": [vars(match) for match in self.worst[:WORST_PAIRS]]}
 
 
 def audit_split(split: Split, overlaps: Overlaps) -> Audit:
-    """Find the most similar training image of every test image, and the guard that the split needs.
+    """Find the most similar training image of every test and validation image, and the guard that the split needs.
 
     Raises InputError when images of the split are missing in `overlaps`, since they cannot be decoded any more.
     """
-    matches: dict[int, list[Match]] = {}
-    for user in split.users:
-        index_of = {name: i for i, name in enumerate(overlaps.names[user])}
-        missing = [name for name in (*split.train_images[user], *split.test_images[user]) if name not in index_of]
-        if missing:
-            raise InputError(f"{shortened(missing)} of the split cannot be decoded any more; put them back, or move "
-                             "data_split.json away, for a new split")
-        train = [index_of[name] for name in split.train_images[user]]
-        matches[user] = []
-        for name in split.test_images[user]:
-            correlations = overlaps.correlation[user][index_of[name], train]
-            best = train[int(correlations.argmax())]
-            matches[user].append(Match(name, overlaps.names[user][best], float(correlations.max()),
-                                       float(overlaps.shift[user][index_of[name], best]) / COMPARED_SIZE))
     is_given = split.settings.test_data is not None
-    return Audit(split, overlaps, matches,
+    return Audit(split, overlaps, {user: _matches(split, overlaps, user, split.test_images[user])
+                                   for user in split.users},
+                 {user: _matches(split, overlaps, user, split.validation_images[user]) for user in split.users},
                  None if is_given else guard_needed(overlaps, split.settings, split.folders))
+
+
+def _matches(split: Split, overlaps: Overlaps, user: int, images: list[str]) -> list[Match]:
+    """The most similar training image of each of a user's images."""
+    index_of = {name: i for i, name in enumerate(overlaps.names[user])}
+    if missing := [name for name in (*split.train_images[user], *images) if name not in index_of]:
+        raise InputError(f"{shortened(missing)} of the split cannot be decoded any more; put them back, or move "
+                         "data_split.json away, for a new split")
+    train = [index_of[name] for name in split.train_images[user]]
+    matches = []
+    for name in images:
+        correlations = overlaps.correlation[user][index_of[name], train]
+        best = train[int(correlations.argmax())]
+        matches.append(Match(name, overlaps.names[user][best], float(correlations.max()),
+                             float(overlaps.shift[user][index_of[name], best]) / COMPARED_SIZE))
+    return matches
+
+
+def _near_copy_share(matches: list[Match]) -> float:
+    """The share (0 … 1) of these matches, at least one, that are near-copies."""
+    return float(np.mean([match.correlation >= NEAR_COPY for match in matches]))
 
 
 def guard_needed(overlaps: Overlaps, settings: SplitSettings, folders: dict[int, str]) -> int | None:
     """The smallest split_guard, in windows, for runs of training windows inside recordings.
 
     With it, the share of near-copies among the test images is below MAX_NEAR_COPIES. None when no guard does that and
-    leaves every user a test image. settings: of the split; folders: {user number: name of the class folder}.
+    leaves every user a test image. settings: of the split; folders: {user number: name of the class folder}. The
+    validation part counts as trained on: it is of the same run, and its own guard is no wider.
     """
     runs = {user: [Recording("all", names, list(range(len(names))))] for user, names in overlaps.names.items()}
-    unguarded = split_images(runs, replace(settings, strategy="contiguous", guard=0), folders)
+    unguarded = split_images(runs, replace(settings, strategy="contiguous", guard=0, validation=0.0), folders)
     distances, copies = [], []      # per user, for each test image
     for user, names in overlaps.names.items():
         index_of = {name: i for i, name in enumerate(names)}
@@ -200,6 +227,6 @@ def write_audit(audit: Audit, data_path: Path, folder: Path) -> None:
     """Write split_audit.json and split_audit.png, the most similar pairs, to `folder`."""
     write_json(folder / "split_audit.json", audit.to_json())
     preparation = audit.split.preparation
-    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "test", simulated_axes(data_path),
+    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "held-out", simulated_axes(data_path),
                              preparation, preparation),
                 folder / "split_audit.png")

@@ -78,7 +78,8 @@ def _holds_own_files(folder: Path) -> bool:
     if any(next(folder.glob(pattern), None) for pattern in OWN_FILES):
         return True
     try:
-        return {"checkpoint", "images"} <= set(read_json(folder / "manifest.json"))      # of generate.py
+        keys = set(read_json(folder / "manifest.json"))      # of generate.py: a synthetic set, or its control
+        return "images" in keys and bool({"checkpoint", "cuts_per_hop"} & keys)
     except (InputError, TypeError):
         return False
 

@@ -1,12 +1,15 @@
-"""The split into training and test images. It is made once and stored in data_split.json, which all programs read.
+"""The split into training, validation and test images, made once and stored in data_split.json for all programs.
 
 Windows overlap by 75 %, so a random split puts near-copies of training images into the test set. The default strategy
 therefore trains on whole recordings of each user and tests on others. Where a user has too few recordings for that, it
 trains on one run of consecutive windows. The windows next to it (the guard) are then in neither set.
+
+The last passes of each user's training run are the validation part (validation_part.py). Constants are chosen on it, so
+that test images are looked at once, by classify.py.
 """
 import hashlib
 import os
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -18,77 +21,23 @@ from groundwork.preparation import Preparation
 from microdoppler.data.class_names import default_names
 from microdoppler.data.folders import user_number
 from microdoppler.data.recordings import Recording, RecordingsOfUsers, all_images
-
-STRATEGIES = ("contiguous", "random")
-FOLDS = (0, 1, 2)
-ALL_BUT_TEST = "all_but_test"
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """The settings that a split of given images depends on. Raises InputError when one is impossible.
-
-    The names of the fields are keys in data_split.json, in runs.csv and in the split's identity.
-    """
-    num_users: int
-    images_per_user_train: int | float | str    # a number, a share of each user's images below 1, or all_but_test
-    strategy: str
-    fold: int           # contiguous only: which third of the recordings to train on, 0, 1 or 2
-    guard: int          # contiguous only: windows on each side of a run inside a recording that are in neither set
-    seed: int           # random only
-    class_folders: bool = False     # every folder is a user, whatever its name, not only those called ID_<number>
-    recording_pattern: str | None = None    # see recordings.py
-    test_data: str | None = None    # absolute path of a given test set; then all images in data_path may be trained on
-    preparation: Preparation = Preparation()
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise InputError(f"split_strategy is '{self.strategy}'; expected one of {', '.join(STRATEGIES)}")
-        if self.fold not in FOLDS:
-            raise InputError(f"split_fold is {self.fold}; expected 0, 1 or 2")
-        for name in ("num_users", "fold", "guard", "seed"):
-            if type(getattr(self, name)) is not int:
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected a whole number")
-        if self.num_users < 1:
-            raise InputError(f"num_users is {self.num_users}; expected at least 1")
-        size = self.images_per_user_train
-        if not (type(size) is int and size >= 1 or type(size) is float and 0 < size < 1 or size == ALL_BUT_TEST):
-            raise InputError(f"images_per_user_train is {size}; expected a number, a share between 0 and 1, or "
-                             f"{ALL_BUT_TEST}")
-        if self.guard < 0:
-            raise InputError(f"split_guard is {self.guard}; expected 0 or more")
-        if not 0 <= self.seed <= 2_000_000_000:
-            raise InputError(f"seed is {self.seed}; expected 0 … 2 000 000 000")
-
-    def used(self) -> dict:
-        """The settings that the strategy uses. Two splits of the same images are equal when these are.
-
-        Those from class_folders on are left out if they are as by default, since older splits do not have them. Of a
-        given test set, only that there is one: its folder may be moved, and is private where weights are shared.
-        """
-        unused = {"contiguous": ("seed",), "random": ("fold", "guard")}[self.strategy]
-        defaults = {item.name: item.default for item in fields(self) if item.default is not MISSING}
-        plain = self.to_json() | ({} if self.test_data is None else {"test_data": "given"})
-        return {name: value for name, value in plain.items()
-                if name not in unused and (name not in defaults or getattr(self, name) != defaults[name])}
-
-    def to_json(self) -> dict:
-        """The settings as JSON's types."""
-        return {**asdict(self), "preparation": self.preparation.to_json()}
+from microdoppler.data.split_settings import ALL_BUT_TEST, FOLDS, SplitSettings
+from microdoppler.data.validation_part import last_passes, leaves_too_few
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of the training set and of the test set.
+    """The images to train on, those to choose constants on, and those to test on.
 
-    train_images, test_images: {user number: paths}, in time order if the strategy is contiguous; folders: {user number:
-    name of the class folder}; names: {user number: name in figures and tables}; recordings: {user number: recordings},
-    of all images of the user, including those in neither set.
+    train_images, validation_images, test_images: {user number: paths}, in time order if the strategy is contiguous; all
+    users have validation images, or none; folders: {user number: name of the class folder}; names: {user number: name
+    in figures and tables}; recordings: {user number: recordings}, of all images of the user, including those in no set.
 
     Paths are relative to data_path. Those of a given test set (settings.test_data) are absolute.
     """
     settings: SplitSettings
     train_images: dict[int, list[str]]
+    validation_images: dict[int, list[str]]
     test_images: dict[int, list[str]]
     names: dict[int, str]
     folders: dict[int, str]
@@ -128,7 +77,8 @@ class Split:
                      if Path(recording["images"][0]).is_absolute()]
             users[str(user)] = {
                 "label": label, "folder": self.folders[user], "name": self.names[user],
-                "train_images": self.train_images[user], "test_images": stored(self.test_images[user]),
+                "train_images": self.train_images[user], "validation_images": self.validation_images[user],
+                "test_images": stored(self.test_images[user]),
                 "recordings": recordings[:len(recordings) - len(given)], "test_recordings": given}
         return {**self.settings.to_json(), "users": users}
 
@@ -144,23 +94,28 @@ class Split:
             settings = _settings_of({key: item for key, item in value.items() if key != "users"})
             train, test = ({user: list(entry[part]) for user, entry in users.items()}
                            for part in ("train_images", "test_images"))
+            # Older splits have no validation part
+            validation = {user: list(entry.get("validation_images", ())) for user, entry in users.items()}
             recordings, given = ({user: [Recording(**recording) for recording in entry.get(part, ())]
                                   for user, entry in users.items()} for part in ("recordings", "test_recordings"))
             # Older splits do not store folders
             folders = {user: str(entry.get("folder") or train[user][0].split("/")[0]) for user, entry in users.items()}
             defaults = default_names(folders, settings.class_folders)
             names = {user: str(entry.get("name", defaults[user])) for user, entry in users.items()}
-            listed = [name for part in (train, test) for own in part.values() for name in own]
-            check_inside(listed + [name for part in (recordings, given) for own in part.values()
+            in_data = [name for part in (train, validation) for own in part.values() for name in own]
+            in_test = [name for own in test.values() for name in own]
+            check_inside(in_data + in_test + [name for part in (recordings, given) for own in part.values()
                                    for name in all_images(own)], path)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is no split of ours ({type(error).__name__}: {error}); delete it, "
                              "and it is made again") from None
-        if len(set(listed)) < len(listed) and settings.test_data is None:
+        listed = in_data + (in_test if settings.test_data is None else [])
+        if len(set(listed)) < len(listed):
             twice = next(name for name in listed if listed.count(name) > 1)
-            raise InputError(f"{path} lists {twice} twice; an image is in one place, to train or to test")
+            raise InputError(f"{path} lists {twice} twice; an image is in one place, to train, to validate or "
+                             "to test")
         for user, folder in folders.items():
             if "/" in folder or not settings.class_folders and user_number(folder) != user:
                 raise InputError(f"{path} says that the images of user {user} are in {folder}; expected ID_{user}")
@@ -172,13 +127,14 @@ class Split:
             recordings = {user: own + [replace(recording, images=[in_test_data(name, settings.test_data)
                                                                   for name in recording.images])
                                        for recording in given[user]] for user, own in recordings.items()}
-        return Split(settings, train, test, names, folders, recordings)
+        return Split(settings, train, validation, test, names, folders, recordings)
 
 
 def _settings_of(plain: dict[str, Any]) -> SplitSettings:
     """Settings from data_split.json."""
     preparation = Preparation.from_json(plain["preparation"]) if "preparation" in plain else Preparation()
-    return SplitSettings(**{**plain, "preparation": preparation})
+    return SplitSettings(**{**plain, "preparation": preparation,
+                            "leave_out_users": tuple(map(int, plain.get("leave_out_users", ())))})
 
 
 def in_test_data(name: str, test_data: str) -> str:
@@ -199,25 +155,55 @@ def split_images(recordings: RecordingsOfUsers, settings: SplitSettings, folders
     folders: {user number: name of the class folder}; test_recordings: of a given test set. Raises InputError that names
     users with too few images.
     """
-    parts: dict[int, tuple[list[str], list[str]]] = {}
-    for user, own in recordings.items():
-        if test_recordings is not None:
-            parts[user] = training_images(own, settings), all_images(test_recordings[user])
-        elif settings.strategy == "random":
-            parts[user] = _random(user, own, settings)
-        else:
-            parts[user] = _contiguous(own, settings)
-    short = [f"{folders[user]} has {len(all_images(recordings[user]))}" for user, (train, test) in parts.items()
-             if len(train) < num_training(len(all_images(recordings[user])), settings) or not train or not test]
+    runs = {user: _run_and_test(user, own, settings, (test_recordings or {}).get(user))
+            for user, own in recordings.items()}
+    short = [f"{folders[user]} has {len(all_images(recordings[user]))}" for user, (run, test) in runs.items()
+             if len(run) < num_training(len(all_images(recordings[user])), settings) or not run or not test]
     if short:
         needed = [f"{settings.images_per_user_train} to train"] + (
             [f"a guard of {settings.guard} on each side of them"] if settings.guard else [])
         raise InputError(f"too few images: {shortened(short)}; needed per user: {', '.join(needed)}, and 1 to test: "
                          f"lower images_per_user_train{' or split_guard' if settings.guard else ''}, or add images")
-    all_recordings = with_test(recordings, test_recordings)
-    return Split(settings, {user: train for user, (train, _) in parts.items()},
-                 {user: test for user, (_, test) in parts.items()}, default_names(folders, settings.class_folders),
-                 folders, all_recordings)
+    parts = {user: _training_and_validation(user, run, recordings[user], settings) for user, (run, _) in runs.items()}
+    if few := [f"{folders[user]} keeps {len(train)} of {len(runs[user][0])}" for user, (train, _) in parts.items()
+               if leaves_too_few(len(train), len(runs[user][0]))]:
+        raise InputError(f"split_validation {settings.validation:g} leaves too few images to train on: "
+                         f"{shortened(few)}; expected more than half of them: lower split_validation, 0 for none, or "
+                         "raise images_per_user_train")
+    train, validation = ({user: part[which] for user, part in parts.items()} for which in (0, 1))
+    return Split(settings, train, validation, {user: test for user, (_, test) in runs.items()},
+                 default_names(folders, settings.class_folders), folders, with_test(recordings, test_recordings))
+
+
+def users_too_short_to_validate(recordings: RecordingsOfUsers, settings: SplitSettings,
+                                test_recordings: RecordingsOfUsers | None = None) -> list[int]:
+    """The users whose training run is too short for the validation part of these settings."""
+    short = []
+    for user, own in recordings.items():
+        run, _ = _run_and_test(user, own, settings, (test_recordings or {}).get(user))
+        train, _ = _training_and_validation(user, run, own, settings)
+        short += [user] if leaves_too_few(len(train), len(run)) else []
+    return short
+
+
+def _run_and_test(user: int, own: Sequence[Recording], settings: SplitSettings,
+                  test_recordings: Sequence[Recording] | None) -> tuple[list[str], list[str]]:
+    """(images that may be trained on, test images) of one user. test_recordings: of a given test set."""
+    if test_recordings is not None:
+        return training_images(own, settings), all_images(test_recordings)
+    return _random(user, own, settings) if settings.strategy == "random" else _contiguous(own, settings)
+
+
+def _training_and_validation(user: int, run: list[str], own: Sequence[Recording], settings: SplitSettings
+                             ) -> tuple[list[str], list[str]]:
+    """(training, validation) images among those that may be trained on. Of a random split, any of them."""
+    if settings.validation == 0:
+        return run, []
+    if settings.strategy == "contiguous":
+        return last_passes(run, own, settings.validation, settings.guard)
+    count = max(1, round(settings.validation * len(run)))
+    chosen = set(_shuffled(user, run, settings)[-count:])
+    return [image for image in run if image not in chosen], [image for image in run if image in chosen]
 
 
 def with_test(recordings: RecordingsOfUsers, test_recordings: RecordingsOfUsers | None) -> RecordingsOfUsers:
@@ -279,15 +265,20 @@ def _starts_at_recordings(own: Sequence[Recording], length: int) -> list[int] | 
 
 
 def _random(user: int, own: Sequence[Recording], settings: SplitSettings) -> tuple[list[str], list[str]]:
-    """(training, test) images of one user: names sorted as strings, permuted by RandomState(seed + user).
+    """(training, test) images of one user, shuffled."""
+    order = _shuffled(user, all_images(own), settings)
+    size = num_training(len(order), settings) if settings.images_per_user_train != ALL_BUT_TEST else (
+        len(order) - len(order) // 3)
+    return order[:size], order[size:]
+
+
+def _shuffled(user: int, images: Sequence[str], settings: SplitSettings) -> list[str]:
+    """Names sorted as strings, permuted by RandomState(seed + user).
 
     This is the split of the experiments that came before this project. A seed has 32 bits; a user's number may have
     more, as a telephone number has.
     """
-    order = np.random.RandomState((settings.seed + user) % 2 ** 32).permutation(sorted(all_images(own))).tolist()
-    size = num_training(len(order), settings) if settings.images_per_user_train != ALL_BUT_TEST else (
-        len(order) - len(order) // 3)
-    return order[:size], order[size:]
+    return np.random.RandomState((settings.seed + user) % 2 ** 32).permutation(sorted(images)).tolist()
 
 
 def cut_at_recordings(split: Split) -> bool:
@@ -300,14 +291,22 @@ def cut_at_recordings(split: Split) -> bool:
 
 
 def describe(split: Split) -> str:
-    """One line to print: numbers of users and images, and how they are divided."""
+    """One line to print: the number of users, and of how many images of each user is made what."""
     settings = split.settings
-    counts = [sum(map(len, part.values())) for part in (split.train_images, split.test_images)]
     how = settings.strategy
     if settings.test_data is not None:
         how = f"test set given: {settings.test_data}"
     elif settings.strategy == "contiguous":
         how += f", fold {settings.fold}, " + (
             "whole recordings" if cut_at_recordings(split) else f"guard {settings.guard}")
-    return f"split: {len(split.users)} users, {counts[0]} training and {counts[1]} test images ({how})"
+    parts = {"to train on": split.train_images, "to validate on": split.validation_images,
+             "to test on": split.test_images}
+    counts = {part: [len(images[user]) for user in split.users] for part, images in parts.items()}
+    counts["left out"] = [len(all_images(split.recordings[user])) - sum(used) for user, used in zip(
+        split.users, zip(*counts.values()))]
+    described = [f"{_range(numbers)} {part}" for part, numbers in counts.items() if max(numbers)]
+    return f"split: {len(split.users)} users, images of each: {', '.join(described)} ({how})"
 
+
+def _range(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} … {max(numbers)}"

@@ -19,7 +19,9 @@ from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
 from microdoppler.data.recordings import (FROM_NAMES, RecordingsOfUsers, all_images, describe_recordings,
                                           find_recordings, join_continued, one_run)
 from microdoppler.data.spectrograms import class_of, drop_broken, find_classes, find_images, folders_by_class
-from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, in_test_data, split_images, with_test
+from microdoppler.data.split import Split, in_test_data, split_images, users_too_short_to_validate, with_test
+from microdoppler.data.split_settings import ALL_BUT_TEST, FOLDS, SplitSettings
+from microdoppler.data.validation_part import USUAL_SHARE
 from microdoppler.figures.report import save_figure
 
 SPLIT_FILE = "data_split.json"
@@ -40,6 +42,7 @@ class SplitOptions:
     split_strategy: str | None = None
     split_fold: int | None = None
     split_guard: int | None = None
+    split_validation: float | None = None
     seed: int | None = None
     class_folders: bool | None = None
     recording_pattern: str | None = None
@@ -47,6 +50,7 @@ class SplitOptions:
     fit: str | None = None
     crop: tuple[float, float, float, float] | None = None
     levels: tuple[float, float] | None = None
+    leave_out_users: tuple[int, ...] | None = None
 
     @property
     def preparation(self) -> Preparation:
@@ -58,9 +62,10 @@ class SplitOptions:
         """The options that describe a split completely."""
         preparation = settings.preparation
         return SplitOptions(settings.num_users, settings.images_per_user_train, settings.strategy, settings.fold,
-                            settings.guard, settings.seed, settings.class_folders, settings.recording_pattern,
+                            settings.guard, settings.validation, settings.seed, settings.class_folders,
+                            settings.recording_pattern,
                             Path(settings.test_data) if settings.test_data is not None else None, preparation.fit,
-                            preparation.crop, preparation.levels)
+                            preparation.crop, preparation.levels, settings.leave_out_users)
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     """
     split = load_split(path, options.test_data)
     was = vars(SplitOptions.of(split.settings))
-    options = replace(options, test_data=options.test_data and Path(os.path.abspath(options.test_data)))
+    options = replace(options, test_data=options.test_data and Path(os.path.abspath(options.test_data)),
+                      leave_out_users=options.leave_out_users and tuple(sorted(options.leave_out_users)))
     ignored = ("seed",) if split.settings.strategy == "contiguous" else ("split_fold", "split_guard")
     changed = [f"{name} {_text(was[name])} (now {_text(value)})" for name, value in vars(options).items()
                if value is not None and name not in ignored and _plain(value) != _plain(was[name])]
@@ -130,7 +136,8 @@ def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
                          + NEW_SPLIT)
     if not data_path.is_dir():
         raise InputError(f"data_path {data_path} is no folder; give the one that {path} was made from with --data_path")
-    listed = {name for part in (split.train_images, split.test_images) for own in part.values() for name in own}
+    listed = {name for part in (split.train_images, split.validation_images, split.test_images)
+              for own in part.values() for name in own}
     listed |= {name for own in split.recordings.values() for name in all_images(own)}
     if missing := [name for name in sorted(listed) if not (data_path / name).is_file()]:
         if any(Path(name).is_absolute() for name in missing):
@@ -152,20 +159,24 @@ def unused_lines(data_path: Path, images: dict[int, list[str]], split: Split) ->
     if added := [name for own in images.values() for name in own if name not in known]:
         lines.append(f"note: {len(added)} images that are not in the split are not used ({shortened(added, 3)}); they "
                      f"were added later or cannot be decoded. To use them, {NEW_SPLIT}")
-    return lines + unused_folders(data_path, split.folders, split.settings.class_folders)
+    return lines + unused_folders(data_path, split.folders, split.settings)
 
 
-def unused_folders(data_path: Path, folders: dict[int, str], class_folders: bool) -> list[str]:
+def unused_folders(data_path: Path, folders: dict[int, str], settings: SplitSettings) -> list[str]:
     """A line about folders of data_path that are no users here; none if all are used."""
+    class_folders, left_out = settings.class_folders, settings.leave_out_users
     unused = [folder.name for folder in folders_by_class(data_path).values() if folder.name not in folders.values()
               and (class_folders or user_number(folder.name) is not None) and not is_own_output(folder)]
-    return [f"note: not used, as num_users is {len(folders)}: {shortened(unused)}"] if unused else []
+    reason = f"num_users is {len(folders)}" + (
+        f" and leave_out_users {' '.join(map(str, left_out))}" if left_out else "")
+    return [f"note: not used, as {reason}: {shortened(unused)}"] if unused else []
 
 
 def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Split, list[str]]:
     """A new split, and lines to print: how it follows from the data. Raises InputError as open_split does."""
     preparation = options.preparation
-    folders = find_classes(data_path, options.num_users or 0, bool(options.class_folders))
+    folders = find_classes(data_path, options.num_users or 0, bool(options.class_folders),
+                           options.leave_out_users or ())
     class_folders = options.class_folders
     if class_folders is None:
         class_folders = any(user_number(folder) is None for folder in folders.values())
@@ -183,11 +194,13 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     overlaps = load_or_find_overlaps(data_path, with_test(recordings, test_recordings), path.parent, preparation)
     if source == FROM_NAMES:
         recordings = join_continued(recordings, overlaps.overlaps_previous)
-    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
+    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, settings),
               describe_recordings(recordings, source)]
     if options.split_guard is None and settings.strategy == "contiguous":
         settings, reason = with_guard(settings, overlaps)
         reasons.append(reason)
+    settings, reason = with_validation(settings, options.split_validation, recordings, folders, test_recordings)
+    reasons += [reason] if reason else []
     if reasons:
         lines.append("from the data: " + "; ".join(reasons))
     return split_images(recordings, settings, folders, test_recordings), lines
@@ -235,7 +248,7 @@ def fill_in(options: SplitOptions, recordings: RecordingsOfUsers, num_users: int
                          options.split_guard or 0, USUAL_SEED if options.seed is None else options.seed, class_folders,
                          options.recording_pattern,
                          None if options.test_data is None else os.path.abspath(options.test_data),
-                         preparation), reasons
+                         preparation, leave_out_users=tuple(sorted(options.leave_out_users or ()))), reasons
 
 
 def with_guard(settings: SplitSettings, overlaps: Overlaps) -> tuple[SplitSettings, str]:
@@ -248,6 +261,26 @@ def with_guard(settings: SplitSettings, overlaps: Overlaps) -> tuple[SplitSettin
         return replace(settings, guard=USUAL_GUARD), f"split_guard {USUAL_GUARD}, the usual one: no overlap was found"
     guard = math.ceil(1 / overlaps.hop) - 1
     return replace(settings, guard=guard), f"split_guard {guard}, as the overlaps need"
+
+
+def with_validation(settings: SplitSettings, share: float | None, recordings: RecordingsOfUsers,
+                    folders: dict[int, str], test_recordings: RecordingsOfUsers | None) -> tuple[SplitSettings, str]:
+    """The settings with the share of the validation part, and in words why it is so, "" where it was given.
+
+    The share must be the same in all folds. So if it is open, and the training run of a user is too short for the
+    usual one in any fold, there is no validation part.
+    """
+    if share is not None:
+        return replace(settings, validation=share), ""
+    settings = replace(settings, validation=USUAL_SHARE)
+    of_folds = [replace(settings, fold=fold) for fold in FOLDS] if settings.strategy == "contiguous" else [settings]
+    short = {user for fold in of_folds for user in users_too_short_to_validate(recordings, fold, test_recordings)}
+    if short:
+        named = shortened([folders[user] for user in sorted(short)])
+        return replace(settings, validation=0.0), (
+            f"split_validation 0: {named} has too few training images to give up {USUAL_SHARE:.0%} and a guard for "
+            "validation; to choose constants on a validation part, raise images_per_user_train")
+    return settings, f"split_validation {USUAL_SHARE:g} of each user's images to train on"
 
 
 def _named(split: Split, class_names: Path | None) -> Split:

@@ -5,6 +5,7 @@ from typing import Any, Sequence
 from groundwork.errors import InputError, differences, printable, shortened
 from groundwork.files import check_inside, read_json
 from groundwork.images import open_image
+from microdoppler.data.control_sets import is_control
 from microdoppler.data.spectrograms import class_of, find_images, folders_by_class
 from microdoppler.data.split import Split
 
@@ -93,6 +94,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not (isinstance(manifest, dict) and isinstance(manifest.get("vae", ""), str)
             and all(isinstance(manifest.get(key, {}), dict) for key in ("split", "images"))):
         raise InputError(f"{folder / 'manifest.json'} is no manifest of generate.py; generate the set again")
+    if is_control(manifest):
+        raise InputError(f"--synthetic {folder} is the control of a synthetic set, which is found by itself; give only "
+                         "the sets")
     check_inside(manifest.get("images", {}), folder / "manifest.json")
     absent = sum(not (folder / name).exists() for name in manifest.get("images", {}))
     if absent:

@@ -14,7 +14,7 @@ from microdoppler.data.overlap import Overlaps
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split, describe
 from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, open_split
-from microdoppler.data.stitching import add_doppler_shifts, plan_cuts
+from microdoppler.data.stitching import Cut, add_doppler_shifts, plan_cuts
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.figures.axes import known_axes
 from microdoppler.figures.legend import Legend
@@ -86,17 +86,22 @@ def open_vae(config: Config, device: torch.device) -> tuple[Config, KL_VAE]:
     return config, vae
 
 
+def training_cuts(config: Config, data: Data) -> tuple[list[Cut], torch.Tensor]:
+    """The n windows that a diffusion model is trained on, and their labels (n,) int64."""
+    paths, labels = paths_and_labels(data.split.train_images)
+    successor_of = data.overlaps.successor_of if config.cuts_per_hop > 1 else {}
+    cuts = add_doppler_shifts(plan_cuts(paths, successor_of, config.cuts_per_hop), config.doppler_shift, config.seed)
+    label_of = dict(zip(paths, labels.tolist()))
+    return cuts, torch.tensor([label_of[cut.path] for cut in cuts])
+
+
 def open_cache(config: Config, data: Data, vae: KL_VAE, device: torch.device) -> LatentCache:
     """The latents of all training windows, encoded on first use and stored in latents_cache_folder.
 
     With cuts_per_hop above 1, windows between recorded neighbours are added. doppler_shift moves each window up or down
     by a random share of its height. Raises InputError when auto_normalize is True and the latents are outside [0, 1].
     """
-    paths, labels = paths_and_labels(data.split.train_images)
-    successor_of = data.overlaps.successor_of if config.cuts_per_hop > 1 else {}
-    cuts = add_doppler_shifts(plan_cuts(paths, successor_of, config.cuts_per_hop), config.doppler_shift, config.seed)
-    label_of = dict(zip(paths, labels.tolist()))
-    labels = torch.tensor([label_of[cut.path] for cut in cuts])
+    cuts, labels = training_cuts(config, data)
     cache = load_or_encode(vae, data.path, cuts, labels, image_size=config.image_size,
                            preparation=data.split.preparation, folder=config.latents_cache_folder,
                            batch_size=config.vae_batch_size, device=device)

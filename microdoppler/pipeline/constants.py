@@ -13,9 +13,9 @@ from train_latent_cfg import PRESETS, Config
 # sampling and so on.
 FIXED_BY_CHECKPOINT = (
     "num_users", "class_folders", "images_per_user_train", "split_strategy", "split_fold", "split_guard",
-    "cuts_per_hop", "doppler_shift", "image_size", "latent_size", "latent_channels", "standardize_latents", "seed",
-    "dim", "dim_mults", "attn_dim_head", "attn_heads", "timesteps", "objective", "beta_schedule", "auto_normalize",
-    "min_loss_weight", "save_and_sample_every")
+    "split_validation", "cuts_per_hop", "doppler_shift", "image_size", "latent_size", "latent_channels",
+    "standardize_latents", "seed", "dim", "dim_mults", "attn_dim_head", "attn_heads", "timesteps", "objective",
+    "beta_schedule", "auto_normalize", "min_loss_weight", "save_and_sample_every")
 
 
 def check_constants(config: Config) -> None:
@@ -84,8 +84,8 @@ def config_of(checkpoint: dict) -> Config:
     InputError when the checkpoint's config is not one that this project wrote.
     """
     # Constants that older versions did not have, with the values that reproduce what those versions did.
-    defaults = replace(Config(), cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0, image_size=256, latent_size=32,
-                       latent_channels=4, num_users=31)
+    defaults = replace(Config(), split_validation=0.0, cuts_per_hop=1, doppler_shift=0.0, min_loss_weight=0.0,
+                       image_size=256, latent_size=32, latent_channels=4, num_users=31)
     if not checkpoint.get("config"):
         known = infer_config(checkpoint)
         return replace(defaults, num_users=known.pop("num_classes"), latent_channels=known.pop("channels"),

@@ -1,6 +1,4 @@
 """Generate a folder of synthetic spectrograms that is laid out like the real data set, or complete one."""
-import re
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +11,10 @@ from denoising_diffusion_pytorch.trainer import init_distributed
 from groundwork.command_line import command
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences, shortened
-from groundwork.files import TEMPORARY, check_inside, read_json, write_json
-from groundwork.images import load_images, save_image
+from groundwork.images import load_images
 from groundwork.limits import checks_arguments
-from groundwork.lock import OF_A_LOCK, sole_writer
-from groundwork.memory import AdaptiveBatches
+from groundwork.lock import sole_writer
 from groundwork.preparation import Preparation
-from groundwork.progress import Progress
 from microdoppler.data.spectrograms import find_images
 from microdoppler.data.split_file import SplitOptions
 from microdoppler.figures.film import check_film_path
@@ -28,11 +23,11 @@ from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
 from microdoppler.pipeline.animation import save_animation
 from microdoppler.pipeline.constants import option_words
+from microdoppler.pipeline.control import Control
 from microdoppler.pipeline.generation import ImageGenerator, Sampling, find_checkpoint, image_seed
+from microdoppler.pipeline.image_folder import Entry, complete, image_name, open_manifest
 from train_latent_cfg import Config
 
-MANIFEST = "manifest.json"
-DEFAULTS_OF_OLDER_MANIFESTS = {"noise_level": 1.0, "guidance_interval": [0.0, 1.0]}
 GRID_COLUMNS = 8
 SAMPLES_OF_ALL, SAMPLES_OF_SOME = 50, 16     # images of each user by default, with --all_users and with --user_id
 # Constants that classify.py and training must have in common; the split file has those of the split.
@@ -52,27 +47,6 @@ def choose_users(all_users: bool, user_id: tuple[int, ...], legend: Legend) -> l
     return legend.users if all_users else sorted(set(user_id))
 
 
-def open_manifest(output_dir: Path, settings: dict) -> dict:
-    """The manifest of output_dir as it is there, or a new one with these settings.
-
-    Raises InputError when the images there were made with other settings, or when the folder holds something else.
-    """
-    path = output_dir / MANIFEST
-    if not path.exists():
-        if output_dir.is_dir() and any(
-                path.name not in OF_A_LOCK and not TEMPORARY.fullmatch(path.name) for path in output_dir.iterdir()):
-            raise InputError(f"{output_dir} is not empty and has no {MANIFEST}; choose another --output_dir")
-        return {**settings, "images": {}}
-    manifest = read_json(path)
-    if not (isinstance(manifest, dict) and isinstance(manifest.get("images"), dict)):
-        raise InputError(f"{path} is no manifest of ours; choose another --output_dir")
-    check_inside(manifest["images"], path)
-    changed = differences({"forced": None} | DEFAULTS_OF_OLDER_MANIFESTS | manifest, {"forced": None} | settings)
-    if changed:
-        raise InputError(f"{output_dir} holds images made with {changed}; choose another --output_dir")
-    return manifest
-
-
 @checks_arguments
 def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = False,
          samples_per_user: int | None = None, user_id: tuple[int, ...] = (), num_samples: int | None = None,
@@ -81,6 +55,9 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
          latents_cache_folder: Path | None = None, save_grid: bool = False, animate: Path | None = None,
          force: bool = False) -> None:
     """Generate spectrograms from a checkpoint, step 4 of 5. A repeated run generates only images that are missing.
+
+    With --all_users it also writes a control set to <output_dir>_control, if the training images are there: windows
+    that the generator was trained on, encoded and decoded by its VAE. classify.py and fidelity compare with them.
 
     Several processes (accelerate launch) share the images among them. Options that default to None keep the constants
     of the checkpoint.
@@ -122,7 +99,11 @@ def generate(*, checkpoint: Path = Config.results_folder, all_users: bool = Fals
     if animate:
         return save_animation(animate, generator, users, batch_size) if processes.is_main_process else None
     with sole_writer(output_dir) if processes.is_main_process else nullcontext():
+        with processes.main_process_first():        # it may have to look for overlaps, which the others then read
+            control = Control.of(generator, output_dir) if all_users else None
         names = generate_all(generator, users, count, output_dir, checkpoint, batch_size, processes)
+        if control:
+            control.write(generator, count, processes)
         if save_grid and processes.is_main_process:
             save_figure(draw_grid(output_dir, names, users, generator), grid_path(output_dir))
     if users == generator.legend.users:     # classify.py needs images of all
@@ -151,49 +132,17 @@ def generate_all(generator: ImageGenerator, users: list[int], count: int, output
     print(f"{checkpoint}, step {manifest['step']}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
     if changed := differences(generator.own_sampling, settings):
         print(f"other than the checkpoint's own: {changed}")
-    wanted = {image_name(generator.legend.classes[user], index): (user, image_seed(settings["seed"], user, index))
+    wanted = {image_name(generator.legend.classes[user], "synthetic", index):
+              {"user": user, "seed": image_seed(settings["seed"], user, index)}
               for user in users for index in range(1, count + 1)}
-    missing = [name for name in wanted if not (output_dir / name).exists()]
-    manifest["images"] |= {name: {"user": user, "seed": seed} for name, (user, seed) in wanted.items()}
-    processes.wait_for_everyone()       # until all processes have looked for missing images; then one may write
-    if processes.is_main_process:
-        write_json(output_dir / MANIFEST, manifest)
-    processes.wait_for_everyone()       # until the manifest is written, which describes the images
-    share = missing[processes.process_index::processes.num_processes]
-    generate_missing(generator, {name: wanted[name] for name in share}, output_dir, batch_size,
-                     show_progress=processes.is_main_process)
-    processes.wait_for_everyone()
-    print(f"{len(missing)} images generated, {len(wanted) - len(missing)} were there already: {output_dir}")
+    print(complete(output_dir, manifest, wanted, lambda entries: sample(generator, entries), batch_size=batch_size,
+                   label="generating", processes=processes))
     return list(wanted)
 
 
-def image_name(class_: str, index: int) -> str:
-    """Relative path in the style of the data set: ID_3/ID3_synthetic_Doppler1.png; for another folder name
-    <folder>/<folder>_synthetic_Doppler1.png."""
-    return f"{class_}/{re.sub('^ID_', 'ID', class_)}_synthetic_Doppler{index}.png"
-
-
-def generate_missing(generator: ImageGenerator, wanted: dict[str, tuple[int, int]], output_dir: Path, batch_size: int,
-                     show_progress: bool) -> None:
-    """Generate the images {name: (user, seed)} and write them. One batch is written while the next is generated."""
-    names, batches = list(wanted), AdaptiveBatches(batch_size, "image")
-    writing: list[Future] = []
-    with (ThreadPoolExecutor() as writers,
-          Progress(total=len(names), desc="generating", unit="image", hidden=not show_progress) as bar):
-        for start in range(0, len(names), batch_size):
-            batch = names[start:start + batch_size]
-            images = batches.map(generator.sample_images, *map(list, zip(*(wanted[name] for name in batch))))
-            wait_for_all(writing)       # so that a full disk is reported now and not at the end
-            writing = [writers.submit(save_image, output_dir / name, image.numpy())
-                       for name, image in zip(batch, images)]
-            bar.update(len(batch))
-        wait_for_all(writing)
-
-
-def wait_for_all(writing: list[Future]) -> None:
-    """Wait until all files are written. Raises the error of the first one that failed."""
-    for future in writing:
-        future.result()
+def sample(generator: ImageGenerator, entries: list[Entry]) -> torch.Tensor:
+    """The images that these entries of the manifest describe: (n, h, w, 3 or 1) uint8."""
+    return generator.sample_images([entry["user"] for entry in entries], [entry["seed"] for entry in entries])
 
 
 def grid_path(output_dir: Path) -> Path:

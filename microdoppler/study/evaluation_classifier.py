@@ -17,11 +17,11 @@ from microdoppler.data.split import Split
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.augmentation import SuccessorIndex
 from microdoppler.study.classifier import RECIPE_VERSION, build_classifier, train_classifier
+from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import Network, plan_network
+from microdoppler.study.recipe import Recipe
 
-EPOCHS = 25
-BATCH_SIZE = 16
-LR = 2e-3
+RECIPE = Recipe(epochs=25, batch_size=16, lr=2e-3)
 SEED = 1_000_003        # not one of the study's seeds: it must not be one of the classifiers that the study trains
 
 
@@ -45,7 +45,7 @@ def load_or_train_evaluation_classifier(real: ImageSet, *, network: Network, num
     It is read from folder/recogniser-<digest>.pt, or trained and written there. The digest covers network, images
     and training.
     """
-    made_from = [RECIPE_VERSION, str(network), real.digest, num_classes, EPOCHS, BATCH_SIZE, LR, SEED, device.type,
+    made_from = [RECIPE_VERSION, str(network), real.digest, num_classes, RECIPE, SEED, device.type,
                  half_precision(device)]
     path = Path(folder) / f"recogniser-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]}.pt"
     if path.exists():
@@ -56,11 +56,10 @@ def load_or_train_evaluation_classifier(real: ImageSet, *, network: Network, num
         except (InputError, RuntimeError):      # damaged: it can be trained again
             pass
     print(f"evaluation classifier: {network}, trained once on {len(real.images)} images of {network.image_size} px")
-    num_steps = max(1, EPOCHS * len(real.images) // BATCH_SIZE)
-    arm = Arm("real + classical", real, classical=True)
-    with Progress(total=num_steps, desc="training the evaluation classifier", unit="step") as bar:
-        model = train_classifier(arm.batches(num_steps, BATCH_SIZE, (0, 0), SEED), num_classes=num_classes,
-                                 network=network, num_steps=num_steps, lr=LR, seed=SEED, device=device,
+    arm = Arm(KINDS["real + classical"], real)
+    with Progress(total=arm.num_steps(RECIPE), desc="training the evaluation classifier", unit="step") as bar:
+        model = train_classifier(arm.batches(RECIPE, num_classes, SEED), network=network, num_classes=num_classes,
+                                 num_steps=arm.num_steps(RECIPE), lr=RECIPE.lr, seed=SEED, device=device,
                                  on_step=bar.update)
     save_tensors(path, model.state_dict())
     return model

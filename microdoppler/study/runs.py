@@ -3,7 +3,7 @@ import csv
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -17,7 +17,10 @@ from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import RECIPE_VERSION, predict, train_classifier
 from microdoppler.study.networks import plan_network
+from microdoppler.study.recipe import Recipe
 from microdoppler.study.scores import score
+
+SEEDS_APART = 10**6     # between the random numbers of two folds
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +29,10 @@ class Fold:
     number: int
     arms: Sequence[Arm]
     test: ImageSet
+    test_paths: Sequence[str]               # of each test image: its path, relative to the data folder
     passes: Sequence[str]                   # of each test image: the name of its pass
     split: dict[str, Any]                   # columns of runs.csv: how the images were split
-    facts: dict[str, dict[str, Any]]        # {name of an arm: columns of runs.csv: the origin of its synthetic images}
+    facts: dict[str, dict[str, Any]]        # {name of an arm: columns of runs.csv: the origin of its added images}
     users: Sequence[int]                    # the user number of each label
 
 
@@ -65,7 +69,7 @@ class Run:
 class PlannedRun:
     """A run that is to be trained, or read if its outcome is stored.
 
-    key: a hash of everything that the outcome depends on. Runs with the same images (such as those of an arm whose
+    key: a hash of everything that its stored file depends on. Runs with the same images (such as those of an arm whose
     selection kept all images) have the same key and share one training.
     """
     fold: Fold
@@ -73,35 +77,42 @@ class PlannedRun:
     seed: int
     key: str
 
+    @property
+    def training_seed(self) -> int:
+        """The seed of the training. Every fold has random numbers of its own: runs of different folds are independent,
+        as the variance of a difference assumes (see variance.py)."""
+        return _training_seed(self.fold, self.seed)
+
     def run(self, outcome: Outcome) -> Run:
         """The run with its outcome."""
         return Run(self.arm, self.fold.number, self.seed, outcome.probabilities, self.fold.test.labels.numpy(),
                    self.fold.passes)
 
-    def row(self, outcome: Outcome, recipe: dict[str, Any]) -> dict[str, Any]:
-        """The row in runs.csv: {column: value}. recipe: the columns that all runs of the study have in common."""
+    def row(self, outcome: Outcome, recipe: Recipe, computed: dict[str, str]) -> dict[str, Any]:
+        """The row in runs.csv: {column: value}. computed: the columns that say how it was computed."""
         scores = score(outcome.probabilities, self.fold.test.labels.numpy())
-        sizes = {f"num_{kind}": len(part.images) if part else 0
-                 for kind, part in (("real", self.arm.real), ("synthetic", self.arm.synthetic))}
-        return {"key": self.key, "arm": self.arm.kind, "synthetic": self.arm.synthetic_name, "fold": self.fold.number,
-                "seed": self.seed, **recipe, "image_size": self.fold.test.images.shape[-1], **sizes, **self.fold.split,
-                **self.fold.facts.get(self.arm.name, {}), "seconds": f"{outcome.seconds:.1f}",
+        arm = self.arm
+        sizes = {"num_real": len(arm.real.images) if arm.kind.has_real else 0,
+                 "num_added": len(arm.added.images) if arm.added else 0}
+        return {"key": self.key, "arm": arm.kind.name, "synthetic": arm.synthetic_name, "fold": self.fold.number,
+                "seed": self.seed, **asdict(recipe), "num_steps": arm.num_steps(recipe), **computed,
+                "image_size": self.fold.test.images.shape[-1], **sizes, **self.fold.split,
+                **self.fold.facts.get(arm.name, {}), "seconds": f"{outcome.seconds:.1f}",
                 "num_test": len(self.fold.test.images),
-                **{name: f"{scores[name]:.6f}" for name in ("accuracy", "macro_f1", "ece")},
+                **{name: f"{scores[name]:.6f}" for name in ("accuracy", "macro_f1", "ece", "nll")},
                 **{f"recall_{self.fold.users[label]}": f"{recall:.6f}"
                    for label, recall in scores["recalls"].items()}}
 
 
-def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], recipe: dict[str, Any],
-              device: torch.device, folder: Path) -> list[Run]:
+def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], recipe: Recipe, device: torch.device,
+              folder: Path) -> list[Run]:
     """Train and test every arm of every fold with every seed. Runs that are stored in `folder` are not trained again.
 
-    recipe: network, num_steps, batch_size, lr and synthetic_shares of all runs. Writes folder/predictions/<key>.npz for
-    each training, and folder/runs.csv with a row for each run of this study and of earlier ones in the same folder.
-    Raises InputError when runs.csv cannot be read.
+    Writes folder/predictions/<key>.npz for each training, and folder/runs.csv with a row for each run of this study and
+    of earlier ones in the same folder. Raises InputError when runs.csv cannot be read.
     """
-    common = {**recipe, "device": device.type, "precision": str(half_precision(device))}
-    plan = [PlannedRun(fold, arm, seed, _run_key(arm, fold.test, num_classes, common, seed))
+    computed = {"device": device.type, "precision": str(half_precision(device))}
+    plan = [PlannedRun(fold, arm, seed, _run_key(fold, arm, num_classes, recipe, computed, seed))
             for seed in seeds for fold in folds for arm in fold.arms]
     log = RunLog(folder)
     outcomes = {planned.key: outcome for planned in plan if (outcome := log.read(planned.key))}
@@ -111,31 +122,37 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             missing.setdefault(planned.key, planned)
 
     def write_rows() -> None:
-        log.write_rows([planned.row(outcomes[planned.key], common) for planned in plan if planned.key in outcomes])
+        log.write_rows([planned.row(outcomes[planned.key], recipe, computed) for planned in plan
+                        if planned.key in outcomes])
 
     write_rows()
-    with Progress(total=len(missing) * recipe["num_steps"], unit="step", hidden=not missing) as bar:
+    with Progress(total=sum(planned.arm.num_steps(recipe) for planned in missing.values()), unit="step",
+                  hidden=not missing) as bar:
         for number, planned in enumerate(missing.values(), start=1):
-            arm, seed = planned.arm, planned.seed
+            arm, seed = planned.arm, planned.training_seed
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
-                                f"seed {seed}")
+                                f"seed {planned.seed}")
             started = time.perf_counter()
-            network = plan_network(recipe["network"], planned.fold.test.images.shape[-1])
-            model = train_classifier(
-                arm.batches(recipe["num_steps"], recipe["batch_size"], recipe["synthetic_shares"], seed),
-                network=network, num_classes=num_classes, num_steps=recipe["num_steps"], lr=recipe["lr"], seed=seed,
-                device=device, on_step=bar.update)
+            network = plan_network(recipe.network, planned.fold.test.images.shape[-1])
+            model = train_classifier(arm.batches(recipe, num_classes, seed), network=network, num_classes=num_classes,
+                                     num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed, device=device,
+                                     on_step=bar.update)
             outcome = Outcome(predict(model, planned.fold.test.images).numpy(), time.perf_counter() - started)
             outcomes[planned.key] = outcome
-            log.write(planned.key, outcome)
+            log.write(planned, outcome)
             write_rows()
     return [planned.run(outcomes[planned.key]) for planned in plan]
 
 
-def _run_key(arm: Arm, test: ImageSet, num_classes: int, common: dict[str, Any], seed: int) -> str:
-    """A hash of everything that the outcome of a run depends on."""
-    parts = [RECIPE_VERSION, arm.key_parts, test.digest, num_classes, sorted(common.items()), seed]
+def _run_key(fold: Fold, arm: Arm, num_classes: int, recipe: Recipe, computed: dict[str, str], seed: int) -> str:
+    """A hash of everything that the stored file of a run depends on."""
+    parts = [RECIPE_VERSION, arm.key_parts, arm.num_steps(recipe), asdict(recipe), computed, num_classes,
+             fold.test.digest, list(fold.test_paths), _training_seed(fold, seed)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _training_seed(fold: Fold, seed: int) -> int:
+    return seed + SEEDS_APART * fold.number
 
 
 class RunLog:
@@ -161,10 +178,16 @@ class RunLog:
         except (InputError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, key: str, outcome: Outcome) -> None:
-        """Store an outcome under its key."""
-        with atomic_path(self.folder / "predictions" / f"{key}.npz") as temporary:
-            np.savez(temporary, probabilities=outcome.probabilities, seconds=outcome.seconds)
+    def write(self, planned: PlannedRun, outcome: Outcome) -> None:
+        """Store the outcome of a run under its key, with what is needed to read it without the data set.
+
+        probabilities: (n, classes); paths: (n,), of the test images; labels: (n,), the right column of each; users:
+        (classes,), the user number of each column.
+        """
+        fold = planned.fold
+        with atomic_path(self.folder / "predictions" / f"{planned.key}.npz") as temporary:
+            np.savez(temporary, probabilities=outcome.probabilities, paths=list(fold.test_paths),
+                     labels=fold.test.labels.numpy(), users=list(fold.users), seconds=outcome.seconds)
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Add rows to runs.csv; they replace the rows of the same runs."""

@@ -18,7 +18,7 @@ from groundwork.errors import InputError, printable
 from groundwork.files import check_inside
 from groundwork.images import load_image, load_images
 from microdoppler.data.spectrograms import drop_broken
-from microdoppler.data.split import SplitSettings
+from microdoppler.data.split_settings import SplitSettings
 from microdoppler.data.split_file import SplitOptions, open_split
 from vae.train import read_split
 

@@ -12,7 +12,7 @@ from groundwork.errors import InputError
 from groundwork.images import load_images
 from microdoppler.data.recordings import by_names
 from microdoppler.data.spectrograms import drop_broken, paths_and_labels
-from microdoppler.data.split import SplitSettings
+from microdoppler.data.split_settings import SplitSettings
 from microdoppler.data.split_file import SplitOptions, open_split
 
 

@@ -17,7 +17,7 @@ from microdoppler.data.audit import Match, audit_split, guard_needed, pairs_figu
 from microdoppler.data.overlap import (MIN_OVERLAP, NEAR_COPY, Overlaps, best_match, find_overlaps,
                                        load_or_find_overlaps, neighbour_match, without_profile)
 from microdoppler.data.recordings import by_names
-from microdoppler.data.split import SplitSettings
+from microdoppler.data.split_settings import SplitSettings
 from microdoppler.data.stitching import Cut, add_doppler_shifts, cut_between, load_cuts, plan_cuts
 from microdoppler.figures.axes import PictureAxes
 

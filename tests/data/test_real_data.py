@@ -9,7 +9,8 @@ from groundwork.images import load_image, load_images
 from microdoppler.data.audit import audit_split
 from microdoppler.data.overlap import find_overlaps
 from microdoppler.data.recordings import all_images, find_recordings
-from microdoppler.data.split import SplitSettings, split_images
+from microdoppler.data.split import split_images
+from microdoppler.data.split_settings import SplitSettings
 from microdoppler.fidelity.gait_physics import MIN_WALKING, cadence_share, describe_gait
 from microdoppler.figures.axes import PictureAxes
 

@@ -15,9 +15,10 @@ from groundwork.errors import InputError
 from microdoppler.data.audit import MAX_CONTRADICTION, audit_split
 from microdoppler.data.recordings import Recording, all_images, by_names, describe_recordings, find_recordings
 from microdoppler.data.spectrograms import find_classes, find_images
-from microdoppler.data.split import ALL_BUT_TEST, Split, SplitSettings, cut_at_recordings, split_images
+from microdoppler.data.split import Split, cut_at_recordings, split_images
 from microdoppler.data.split_command import main as split_command
 from microdoppler.data.split_file import SplitOptions, locate_data, open_split
+from microdoppler.data.split_settings import ALL_BUT_TEST, SplitSettings
 from microdoppler.simulate.dataset import simulate_dataset
 
 SIDE, HOP = 64, 16
@@ -149,7 +150,8 @@ def test_recordings_stay_whole_and_nothing_leaks(tmp_path, name):
         split = split_images(found.split.recordings, replace(found.split.settings, fold=fold), found.split.folders)
         audit = audit_split(split, found.overlaps)
         assert cut_at_recordings(split) and audit.near_copy_share([1, 2]) == 0 and "warning" not in audit.line
-        assert all(len(own) == 16 for own in split.train_images.values())       # a third of user 1's and 2's 50
+        assert audit.validation_near_copies == 0
+        assert all(8 < len(split.train_images[user]) < 16 for user in (1, 2))       # of a third of user 1's and 2's 50
     assert found.overlaps.hop_columns == HOP
     assert len(found.overlaps.successor_of) == sum(sum(counts) - len(counts) for counts in PASSES.values())
     assert len(set(found.overlaps.pass_names([n for own in found.overlaps.names.values() for n in own]))) == 10
@@ -235,7 +237,7 @@ def test_users_may_have_different_numbers_of_images(tmp_path):
     assert any("images_per_user_train 10, a third of the 30 images" in line for line in number.lines)
     assert number.split.settings.guard == 3         # windows share 75, 50 and 25 % with the next three
     share = opened(tmp_path / "data", tmp_path / "b", images_per_user_train=0.5)
-    assert {user: len(own) for user, own in share.split.train_images.items()} == {1: 15, 2: 30}
+    assert {user: len(own) for user, own in share.split.train_images.items()} == {1: 15 - 3 - 3, 2: 30 - 3 - 6}
 
 
 def test_a_split_is_read_without_its_settings_and_others_are_refused(tmp_path):
@@ -254,8 +256,8 @@ def test_a_given_test_set_takes_the_place_of_the_split(tmp_path):
     assert (data_path, test_data) == (tmp_path / "all" / "train", tmp_path / "all" / "test")
     found = opened(data_path, tmp_path, test_data=test_data)
     split = found.split
-    assert {user: (len(split.train_images[user]), len(split.test_images[user])) for user in split.users} == {
-        3: (21, 12), 5: (22, 10)}
+    assert {user: tuple(len(part[user]) for part in (split.train_images, split.validation_images, split.test_images))
+            for user in split.users} == {3: (14, 4, 12), 5: (15, 4, 10)}       # of 21 and 22, with a guard of 3
     assert all((data_path / name).is_file() for own in split.test_images.values() for name in own)
     # The toy strips depend on user and pass only, so the test set repeats the first training recording: a leak
     line = audit_split(split, found.overlaps).line

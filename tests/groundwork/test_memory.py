@@ -19,7 +19,9 @@ from microdoppler.data.latents import load_or_encode
 from microdoppler.data.stitching import Cut
 from microdoppler.study.arms import Arm
 from microdoppler.study.classifier import features, predict, train_classifier
+from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import plan_network
+from microdoppler.study.recipe import Recipe
 from vae.kl_vae import KL_VAE
 
 CPU = torch.device("cpu")
@@ -85,9 +87,9 @@ def test_classification(monkeypatch):
     data, tried = toy_set(8, seed=0), []
 
     def train():
-        arm = Arm("real only", data)
-        return train_classifier(arm.batches(6, 8, (0, 0), 0), network=plan_network("resnet18", 32),
-                                num_classes=2, num_steps=6, lr=1e-3, seed=0, device=CPU)
+        batches = Arm(KINDS["real only"], data).batches(Recipe(epochs=3, batch_size=8, lr=1e-3), 2, seed=0)
+        return train_classifier(batches, network=plan_network("resnet18", 32), num_classes=2, num_steps=6, lr=1e-3,
+                                seed=0, device=CPU)
     model = train()
     whole = predict(model, data.images), features(model, data.images)
     short_of_memory(monkeypatch, torchvision.models.ResNet, "forward", 4, tried)

@@ -250,12 +250,16 @@ def test_two_processes_share_out_the_images_and_make_the_same_ones(script, demo,
         out = how("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users",
                   "--samples_per_user", "3", "--output_dir", tmp_path / name, "--device", "cpu", "--save_grid")
         images = {path.name: np.asarray(Image.open(path)).astype(int) for path in (tmp_path / name).rglob("ID*.png")}
-        return images, json.loads((tmp_path / name / "manifest.json").read_text()), out
+        control = {path.name: np.asarray(Image.open(path)).astype(int)
+                   for path in (tmp_path / f"{name}_control").rglob("ID*.png")}
+        assert len(control) == 9 + 30
+        return images | control, json.loads((tmp_path / name / "manifest.json").read_text()), out
     one, manifest, _ = generate(lambda *arguments: script(*arguments)[0], "one")
     two, same_manifest, out = generate(launch_two, "two")
-    assert len(two) == 9 and two.keys() == one.keys() and manifest == same_manifest
+    assert two.keys() == one.keys() and manifest == same_manifest
     assert all(abs(one[name] - two[name]).max() <= 1 for name in one)
-    assert out.count("9 images generated") == 1 and (tmp_path / "two_grid.png").exists()
+    assert out.count("\n9 images generated") == out.count("control set: 39 images generated") == 1
+    assert (tmp_path / "two_grid.png").exists()
 
 
 def test_tensorboard_is_told_what_the_metrics_and_the_pictures_say(demo):

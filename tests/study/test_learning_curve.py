@@ -1,0 +1,46 @@
+"""The learning curve: how many real images a synthetic set is worth."""
+import numpy as np
+import pytest
+
+from microdoppler.study.learning_curve import equivalent_size, worth, worth_sentence
+
+SIZES = [5, 10, 20, 40]
+
+
+def test_a_curve_that_gains_the_same_with_each_doubling_is_inverted_exactly():
+    accuracy = np.array([0.5, 0.6, 0.7, 0.8])
+    assert equivalent_size(SIZES, accuracy, 0.7) == 20
+    assert equivalent_size(SIZES, accuracy, 0.75) == pytest.approx(20 * 2 ** 0.5)
+    assert equivalent_size(SIZES, accuracy, 0.49) == -np.inf
+    assert equivalent_size(SIZES, accuracy, 0.81) == np.inf
+
+
+def test_a_dip_of_chance_does_not_make_the_answer_ambiguous():
+    """More images do no harm: 0.72 and 0.68 become 0.70 each, and everything below is reached before."""
+    accuracy = np.array([0.5, 0.72, 0.68, 0.8])
+    assert 5 < equivalent_size(SIZES, accuracy, 0.69) < 10
+    assert 20 < equivalent_size(SIZES, accuracy, 0.75) < 40
+
+
+def test_worth_and_its_interval():
+    """With noise on the measured accuracy alone, the interval is that noise sent through the inverse of the curve."""
+    curve, rng = np.array([0.5, 0.6, 0.7, 0.8]), np.random.default_rng(0)
+    noise = np.concatenate([[0], rng.normal(0, 0.02, 4000)])
+    real, other = np.tile(curve, (4001, 1)), (curve + 0.05) + noise[:, None]
+    result = worth(SIZES, real, other, place=1)
+    assert result["size"] == 10 and result["equivalent"] == pytest.approx(10 * 2 ** 0.5)
+    low, high = (10 * 2 ** ((0.05 + 1.96 * sign * 0.02) / 0.1) for sign in (-1, 1))
+    assert result["interval_95"] == pytest.approx([low, high], rel=0.02)
+
+
+def test_words():
+    known = worth_sentence({"size": 10, "equivalent": 14.1, "interval_95": [9.6, None]}, 40)
+    assert "as accurate as 14 real images alone (95 % interval 10 to more than 40)" in known
+    assert "the synthetic set is worth +4 real images per person" in known
+    beyond = worth_sentence({"size": 40, "equivalent": None, "interval_95": [38.0, None]}, 40)
+    assert "as accurate as more than 40 real images alone" in beyond and "worth" not in beyond
+
+
+def test_an_answer_below_the_curve_is_its_smallest_size():
+    real = np.tile([0.5, 0.6, 0.7, 0.8], (3, 1))
+    assert worth(SIZES, real, real - 0.3, place=3)["equivalent"] == 5
