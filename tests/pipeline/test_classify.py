@@ -18,7 +18,7 @@ from PIL import Image
 import classify
 from microdoppler.data.control_sets import CUT, control_folder, cut_entry, find_control
 from microdoppler.data.stitching import Cut, load_cuts
-from microdoppler.pipeline.classification import find_controls, load_fold, open_splits
+from microdoppler.pipeline.study_folds import find_controls, load_fold, open_splits
 from microdoppler.pipeline.constants import option_words
 from microdoppler.pipeline.synthetic_folder import classify_command
 from groundwork.command_line import run
