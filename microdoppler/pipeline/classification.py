@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from groundwork.command_line import quoted
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
@@ -20,6 +21,7 @@ from microdoppler.figures.report import Picture, Section, Table, render_report, 
 from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.study.arms import ImageSet, arms_of
+from microdoppler.study.best_networks import file_names
 from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
 from microdoppler.study.figures import (accuracy_figure, confusion_figure, headline_contrasts, person_contrasts,
                                         person_figure, verdict_figure)
@@ -31,6 +33,7 @@ from microdoppler.study.runs import Fold, run_study
 from microdoppler.study.selection import select_images
 from microdoppler.study.summary import summarize
 from microdoppler.study.tables import result_tables
+from microdoppler.study.trained_classifier import Classes
 from train_latent_cfg import Config
 
 ONE_USER = "num_users is 1; expected 2 or more: one person cannot be mistaken for another"
@@ -38,7 +41,7 @@ ONE_USER = "num_users is 1; expected 2 or more: one person cannot be mistaken fo
 
 @checks_arguments
 def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, ...] = (), seeds: int | None = None,
-         select: float | None = None, force: bool = False) -> dict[str, Any]:
+         select: float | None = None, force: bool = False, save_models: bool = False) -> dict[str, Any]:
     """Train classifiers on real and synthetic images and compare them, step 5 of 5.
 
     Arms: real only; real + each of classifier_augmentations; real + cuts (windows that the generator was trained on,
@@ -53,6 +56,8 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
         select: adds arms with selected synthetic images: those that the evaluation classifier assigns to their user
             with at least this confidence (0 … 1) and that are no near-copies of training images
         force: with one fold, also accept sets whose model was trained on another split; runs.csv records it
+        save_models: keep the best network of each arm in classify/models, for python -m microdoppler.predict: the one
+            with the highest validation accuracy, or without validation images that of the first fold and seed
     """
     check_new_config(config)
     seeds = config.classifier_seeds if seeds is None else seeds
@@ -75,9 +80,13 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
         controls = find_controls(sets, splits)
         loaded, tables = zip(*(load_fold(config, fold, replace(data, split=split), sets[fold], controls[fold], select,
                                          channels, device) for fold, split in splits.items()))
+        if save_models:
+            loaded = tuple(replace(fold, validation=load_validation(config, data.path, splits[fold.number], channels))
+                           for fold in loaded)
         runs = run_study(
             loaded, num_classes=config.num_users, device=device, folder=folder,
-            seeds=range(config.seed, config.seed + seeds), recipe=recipe_of(config))
+            seeds=range(config.seed, config.seed + seeds), recipe=recipe_of(config),
+            keep=classes_of(data.split, channels) if save_models else None)
         summary = summarize(runs, next(iter(splits.values())).names)
         selection_tables = [table for tables_of_fold in tables for table in tables_of_fold]
         write_report(summary, config, loaded, selection_tables, folder)
@@ -85,6 +94,10 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
     print("\n" + "\n\n".join(filter(None, [*(table.as_text() for table in shown), "\n".join(checkpoint_lines(summary)),
                                            study_verdict(summary).as_text()]))
           + f"\n\nreport: {folder / 'report.html'}")
+    if save_models:
+        file = folder / "models" / file_names([arm["name"] for arm in summary["arms"]])["real only"]
+        print(f"networks: {folder / 'models'}\nnext: " + quoted(
+            ["python", "-m", "microdoppler.predict", "--model", str(file), "--images", "FOLDER"]))
     return summary
 
 
@@ -190,6 +203,20 @@ def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], co
     made_by = {f"split_{name}": value for name, value in split.settings.to_json().items()}
     return Fold(number, arms, test, test_paths, overlaps.pass_names(test_paths),
                 {"data_path": str(config.data_path), **made_by}, facts, split.users), tables
+
+
+def load_validation(config: Config, data_path: Path, split: Split, channels: int) -> ImageSet | None:
+    """The validation images of a split; None if it has none."""
+    if not any(split.validation_images.values()):
+        return None
+    return load_real(data_path, split.validation_images, {}, config.classifier_image_size, "validation images",
+                     channels, split.preparation)
+
+
+def classes_of(split: Split, channels: int) -> Classes:
+    """What the classifiers of a split tell apart; channels: of the images, 3 or 1."""
+    return Classes(tuple(split.folders[user] for user in split.users), tuple(split.names[user] for user in split.users),
+                   channels, split.preparation)
 
 
 def select_sets(config: Config, number: int, data: Data, sets: dict[str, Path], synthetic: dict[str, ImageSet],

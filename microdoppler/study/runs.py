@@ -15,10 +15,12 @@ from groundwork.errors import InputError
 from groundwork.files import atomic_path, load_arrays
 from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet
+from microdoppler.study.best_networks import BestNetworks
 from microdoppler.study.classifier import RECIPE_VERSION, predict, train_classifier
 from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from microdoppler.study.scores import score
+from microdoppler.study.trained_classifier import Classes
 
 SEEDS_APART = 10**6     # between the random numbers of two folds
 
@@ -34,6 +36,7 @@ class Fold:
     split: dict[str, Any]                   # columns of runs.csv: how the images were split
     facts: dict[str, dict[str, Any]]        # {name of an arm: columns of runs.csv: the origin of its added images}
     users: Sequence[int]                    # the user number of each label
+    validation: ImageSet | None = None      # images that choose the network to keep, if the split has any
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,21 +108,27 @@ class PlannedRun:
 
 
 def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], recipe: Recipe, device: torch.device,
-              folder: Path) -> list[Run]:
+              folder: Path, keep: Classes | None = None) -> list[Run]:
     """Train and test every arm of every fold with every seed. Runs that are stored in `folder` are not trained again.
 
     Writes folder/predictions/<key>.npz for each training, and folder/runs.csv with a row for each run of this study and
-    of earlier ones in the same folder. Raises InputError when runs.csv cannot be read.
+    of earlier ones in the same folder. keep: what the classifiers tell apart, if the best network of each arm is to be
+    kept in folder/models (see best_networks.py); stored runs are then trained again where no network was kept. Raises
+    InputError when runs.csv cannot be read.
     """
+    network = plan_network(recipe.network, folds[0].test.images.shape[-1])
     computed = {"device": device.type, "precision": str(half_precision(device))}
     plan = [PlannedRun(fold, arm, seed, _run_key(fold, arm, num_classes, recipe, computed, seed))
             for seed in seeds for fold in folds for arm in fold.arms]
     log = RunLog(folder)
     outcomes = {planned.key: outcome for planned in plan if (outcome := log.read(planned.key))}
+    best = BestNetworks(folder / "models", network, keep, _candidates(plan)) if keep else None
     missing: dict[str, PlannedRun] = {}
     for planned in plan:
-        if planned.key not in outcomes:
+        if planned.key not in outcomes or (best and best.lacks(planned.arm.name, planned.key)):
             missing.setdefault(planned.key, planned)
+    if again := len(missing.keys() & outcomes.keys()):
+        print(f"stored runs that are trained again, since their networks were not kept: {again}")
 
     def write_rows() -> None:
         log.write_rows([planned.row(outcomes[planned.key], recipe, computed) for planned in plan
@@ -133,15 +142,31 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
                                 f"seed {planned.seed}")
             started = time.perf_counter()
-            network = plan_network(recipe.network, planned.fold.test.images.shape[-1])
             model = train_classifier(arm.batches(recipe, num_classes, seed), network=network, num_classes=num_classes,
                                      num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed, device=device,
                                      on_step=bar.update)
             outcome = Outcome(predict(model, planned.fold.test.images).numpy(), time.perf_counter() - started)
-            outcomes[planned.key] = outcome
-            log.write(planned, outcome)
-            write_rows()
+            if best:
+                facts = {"fold": planned.fold.number, "seed": planned.seed,
+                         "test_accuracy": float(planned.run(outcome).correct.mean())}
+                for name in {other.arm.name for other in plan if other.key == planned.key}:
+                    best.offer(name, planned.key, model, planned.fold.validation, facts)
+            if planned.key not in outcomes:
+                outcomes[planned.key] = outcome
+                log.write(planned, outcome)
+                write_rows()
     return [planned.run(outcomes[planned.key]) for planned in plan]
+
+
+def _candidates(plan: Sequence[PlannedRun]) -> dict[str, list[str]]:
+    """{name of an arm: keys of the runs among which its best network is chosen}: all runs that have validation images;
+    without any, the first run."""
+    keys: dict[str, list[str]] = {}
+    for planned in plan:
+        own = keys.setdefault(planned.arm.name, [])
+        if planned.fold.validation or not own:
+            own.append(planned.key)
+    return keys
 
 
 def _run_key(fold: Fold, arm: Arm, num_classes: int, recipe: Recipe, computed: dict[str, str], seed: int) -> str:
