@@ -63,7 +63,7 @@ def test_outputs(config, tmp_path, capsys):
     assert all({"recall_1", "recall_2", "recall_3"} <= set(row) and row["num_test"] == "15" for row in rows)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     of_sets = [contrast for contrast in summary["contrasts"] if "synthetic" in contrast["kind"]]
-    assert [contrast["num_candidates"] for contrast in of_sets] == [2] * (len(of_sets) - 1) + [6]       # 3 augmentations
+    assert [contrast["num_candidates"] for contrast in of_sets] == [2] * (len(of_sets) - 1) + [6]     # 3 augmentations
     for arm in summary["arms"]:
         own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
                                                                                             arm["synthetic"])]
