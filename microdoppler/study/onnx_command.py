@@ -5,7 +5,6 @@
 import contextlib
 import io
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -16,9 +15,6 @@ from groundwork.files import atomic_path, to_json
 from groundwork.limits import checks_arguments
 from microdoppler.study.classifier import normalise
 from microdoppler.study.trained_classifier import TrainedClassifier
-
-NEEDED = ("onnx", "onnxscript")
-
 
 class FromPixels(nn.Module):
     """A classifier with the images as other programs have them, and probabilities: all but reading the file."""
@@ -40,9 +36,12 @@ def main(model: Path, *, output: Path | None = None) -> Path:
         model: a file that classify.py --save_models wrote
         output: the file to write; default: beside the model, with the suffix .onnx
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise InputError(f"{' and '.join(missing)} cannot be imported, which writing ONNX needs; install them with "
-                         f"pip install {' '.join(NEEDED)}")
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"writing ONNX needs two packages that cannot be imported ({error}); pip install onnx "
+                         "onnxscript") from None
     classifier = TrainedClassifier.load(model)
     output = output or model.with_suffix(".onnx")
     write_onnx(classifier, output)

@@ -100,11 +100,11 @@ def result_lines(labels: list[int | None], probabilities: np.ndarray, names: tup
     """What the predictions say: a table with a row per user, and the accuracy where users are known."""
     predicted, lines = probabilities.argmax(axis=1), []
     unknown = [i for i, label in enumerate(labels) if label is None]
-    known = [i for i, label in enumerate(labels) if label is not None]
+    known = [(label, int(found)) for label, found in zip(labels, predicted) if label is not None]
     if known:
         rows, right = [], 0
-        for label in sorted({labels[i] for i in known if labels[i] is not None}):  # type: ignore[type-var]
-            own = Counter(int(predicted[i]) for i in known if labels[i] == label)
+        for label in sorted({label for label, _ in known}):
+            own = Counter(found for true, found in known if true == label)
             right += own[label]
             others = [f"{names[other]} ({count})" for other, count in own.most_common() if other != label]
             rows.append([names[label], str(own.total()), f"{own[label]} ({own[label] / own.total():.1%})",
