@@ -184,3 +184,17 @@ def facts_of(folder: Path, split: Split) -> dict[str, Any]:
     return {"synthetic_folder": str(folder), "forced": ", ".join(filter(None, forced)),
             **{f"model_{name}": manifest.get(name, "") for name in MODEL_FACTS},
             **{f"sampling_{name}": manifest.get(name, "") for name in SAMPLING_FACTS}}
+
+
+def started_from(folder: Path) -> dict[str, str]:
+    """{path of a synthetic image: path of the training window that it is a variation of}, from manifest.json.
+
+    Empty for a set from noise alone. Prints a warning when it is unknown, as in sets of older versions.
+    """
+    manifest = read_manifest(folder)
+    images = manifest.get("images", {})
+    known = {name: str(entry["start"]) for name, entry in images.items() if entry.get("start")}
+    if manifest.get("noise_level", 1) < 1 and len(known) < len(images):
+        print(f"warning: the manifest.json of {folder} does not say which training image each image is a variation of; "
+              "their variety is overrated: run generate.py again, which completes it and keeps the images")
+    return known
