@@ -1,4 +1,4 @@
-"""Step 5 of 5: compare ResNet18 classifiers that were trained with and without synthetic images.
+"""Step 5 of 5: compare classifiers that were trained with and without synthetic images.
 
 Options: the constants of Config (train_latent_cfg.py) and the parameters of classify
 (microdoppler/pipeline/classification.py).

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundwork.command_line import run
-from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
-                               FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
-                               SpeedRange, TrainSize, TwoNumbers, TwoShares, ValidationShare, Weight, convert_fields)
+from groundwork.limits import (Augmentations, BatchSize, Betas, Budget, ClassifierSize, Count, CountOrZero, Duration,
+                               EvenSize, Few, FourNumbers, Interval, Mixing, Multiples, NumSteps, Positive,
+                               PositiveShare, Seed, Share, Size, SpeedRange, TrainSize, TwoNumbers, TwoShares,
+                               UserNumbers, ValidationShare, Weight, convert_fields)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Config:
     fit: str | None = None  # images that are not square: stretch (None), crop or pad
     crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
     levels: TwoNumbers | None = None  # values of the image files that become black and white; None: their whole range
+    leave_out_users: UserNumbers | None = None  # users that nothing is trained on: classify.py tests them as unseen
     window_seconds: Duration = 0.0  # duration of an image file; 0: from simulation.json, else pictures have no axes
     velocity_range_mps: SpeedRange = (0.0, 0.0)  # m/s at its lowest and highest row; set it with window_seconds
     cuts_per_hop: Few = 4  # training windows per hop, cut from two stitched neighbours; 1: only the recorded windows
@@ -90,8 +92,12 @@ class Config:
     use_cfg_plus_plus: bool = False  # CFG++ guidance; cond_scale must then be in (0, 1]
     vae_batch_size: Size = 16  # images that go through the VAE at once
     # --- classifier
-    classifier_image_size: ClassifierSize = 128  # pixels, height = width
-    classifier_steps: NumSteps = 1500  # optimisation steps, the same in every arm
+    classifier: str = "resnet18"  # one of torchvision's classification models, trained from random weights
+    classifier_image_size: ClassifierSize = 256  # pixels, height = width: as the images, or their details are lost
+    classifier_epochs: Count = 50  # how often real only sees each of its images; 20 or fewer may reverse a verdict
+    classifier_budget: Budget = "steps"  # steps: as many for every arm; epochs: each arm sees its own images that often
+    classifier_mixing: Mixing = "shares"  # shares: see classifier_synthetic_shares; concat: shuffled as one set
+    classifier_augmentations: Augmentations = ("classical", "MixUp", "CutMix")  # each also with synthetic images
     classifier_batch_size: BatchSize = 32  # images per step
     classifier_lr: PositiveShare = 1e-3  # peak learning rate
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between
@@ -106,13 +112,13 @@ PRESETS = {
     "cpu-hours": replace(
         Config(), preset="cpu-hours", cond_drop_prob=0.15, train_batch_size=16,
         gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=2000, ema_decay=0.999, ema_update_every=1,
-        save_and_sample_every=500,
-        classifier_image_size=96, classifier_steps=1000, classifier_batch_size=16, classifier_lr=2e-3),
+        save_and_sample_every=500, classifier_image_size=96, classifier_epochs=25,
+        classifier_augmentations=("classical",), classifier_batch_size=64, classifier_lr=3e-3, classifier_seeds=2),
     "cpu-minutes": replace(
         Config(), preset="cpu-minutes", dim=32, cond_drop_prob=0.15,
         train_batch_size=32, gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.995,
-        ema_update_every=1, save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_steps=150,
-        classifier_batch_size=16, classifier_lr=3e-3),
+        ema_update_every=1, save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_epochs=25,
+        classifier_augmentations=("classical",), classifier_batch_size=64, classifier_lr=3e-3, classifier_seeds=2),
 }
 
 

@@ -1,6 +1,7 @@
 """The rows of the benchmark. One function times ours and the reference, (median seconds of ours, of the reference) per
 unit; another counts the arithmetic."""
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable
 
@@ -24,6 +25,9 @@ from microdoppler.pipeline.image_folder import write_images
 from microdoppler.pipeline.synthetic_folder import sample
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
+from microdoppler.study.kinds import KINDS
+from microdoppler.study.networks import plan_network
+from microdoppler.study.recipe import Recipe
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
@@ -202,9 +206,11 @@ def classifier(bench: Bench) -> tuple[float, float]:
                                       config.classifier_lr, bench.device)
 
     def ours() -> None:
-        train_classifier(Arm("real only", real).batches(steps, config.classifier_batch_size, (0, 0), seed=0),
-                         num_classes=config.num_users, num_steps=steps, lr=config.classifier_lr, seed=0,
-                         device=bench.device)
+        recipe = Recipe(epochs=steps * config.classifier_batch_size, batch_size=config.classifier_batch_size,
+                        lr=config.classifier_lr)     # more than enough steps
+        batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, seed=0)
+        train_classifier(islice(batches, steps), network=plan_network("resnet18", config.classifier_image_size),
+                         num_classes=config.num_users, num_steps=steps, lr=recipe.lr, seed=0, device=bench.device)
     return bench.alternate(ours, lambda: theirs.run(steps), steps)
 
 

@@ -53,7 +53,7 @@ Seed = Annotated[int, _within(0, 2_000_000_000)]
 EvenSize = Annotated[int, _number("an even number in 4 … 4 096 (half sines, half cosines of the time)", ge=4, le=4096,
                                   multiple_of=2)]
 BatchSize = Annotated[int, _number("2 … 4 096 (batch normalisation needs two images)", ge=2, le=4096)]
-ClassifierSize = Annotated[int, _number("32 … 4 096 (ResNet18 halves it five times)", ge=32, le=4096)]
+ClassifierSize = Annotated[int, _within(32, 4096)]
 Duration = Annotated[float, _within(0, 100_000, allow_inf_nan=False)]
 Weight = Annotated[float, _within(0, 1000, allow_inf_nan=False)]
 Share = Annotated[float, _within(0, 1, allow_inf_nan=False)]
@@ -70,6 +70,11 @@ SpeedRange = Annotated[tuple[_Finite, _Finite], AfterValidator(_rising_or_zeros)
                        Field(description="two speeds in -10 000 … 10 000, the lower one first, or two zeros")]
 TwoNumbers = Annotated[tuple[_Finite, _Finite], Field(description="two finite numbers")]
 FourNumbers = Annotated[tuple[_Finite, _Finite, _Finite, _Finite], Field(description="four finite numbers")]
+Augmentation = Literal["classical", "MixUp", "CutMix"]     # of a classifier's training images
+Augmentations = tuple[Augmentation, ...]
+Mixing = Literal["shares", "concat"]        # of real and added images
+Budget = Literal["steps", "epochs"]         # what the classifiers of all arms have in common
+UserNumbers = Annotated[tuple[CountOrZero, ...], Field(description="users' numbers, such as 4 9")]
 TrainSize = Count | Annotated[float, _number("a share between 0 and 1", gt=0, lt=1)] | Literal["all_but_test"]
 Multiples = Annotated[tuple[Few, ...], Field(min_length=1, max_length=8, description="one to eight numbers in 1 … 64")]
 

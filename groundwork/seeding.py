@@ -1,4 +1,7 @@
 """Random numbers that depend on what they are used for, not on the random numbers before them."""
+from contextlib import contextmanager
+from typing import Iterator
+
 import numpy as np
 import torch
 
@@ -13,3 +16,17 @@ def seeded(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator
     numbers.
     """
     return torch.Generator(device).manual_seed(derive_seed(*numbers))
+
+
+@contextmanager
+def global_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Within the block, PyTorch's global random numbers on the CPU and on `device`, which initial weights and dropout
+    take, follow from the seed. After it they go on as if nothing had been drawn.
+    """
+    is_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if is_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

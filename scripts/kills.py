@@ -52,7 +52,7 @@ def make_config(shared: Path, trial_folder: Path) -> Config:
         results_folder=trial_folder / "results", latents_cache_folder=shared / "latents_cache", device="cpu",
         num_users=3, image_size=64, images_per_user_train=10, dim=16, train_batch_size=8, train_num_steps=24,
         save_and_sample_every=6, log_every=4, num_samples=3, sampling_timesteps=2, classifier_image_size=32,
-        classifier_batch_size=4, classifier_steps=4, classifier_seeds=1)
+        classifier_batch_size=4, classifier_epochs=1, classifier_seeds=1)
 
 
 def prepare(shared: Path) -> None:

@@ -102,8 +102,9 @@ def find_control(synthetic_folder: Path) -> ControlSet | None:
         print(f"warning: {folder} lacks {absent} of its {len(images)} images and is not used; run generate.py again to "
               "finish it")
         return None
-    return ControlSet(folder, found[CUT], {user: {name: window.path for name, window in own.items()}
-                                           for user, own in found[WINDOW].items()})
+    return ControlSet(folder, dict(sorted(found[CUT].items())),     # users in the order of their labels
+                      {user: {name: window.path for name, window in own.items()}
+                       for user, own in sorted(found[WINDOW].items())})
 
 
 def _read(path: Path) -> dict[str, Any]:

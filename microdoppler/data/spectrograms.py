@@ -1,6 +1,7 @@
 """Find the spectrograms in class folders, and check that they can be decoded."""
 import itertools
 from pathlib import Path
+from typing import Sequence
 
 import torch
 
@@ -40,15 +41,16 @@ def folders_by_class(root: Path) -> dict[str, Path]:
     return folders
 
 
-def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool = False) -> dict[int, str]:
+def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool = False,
+                 leave_out: Sequence[int] = ()) -> dict[int, str]:
     """The users: {user number: name of the folder}, in rising order of their numbers.
 
     The number of a folder ID_<n> is n. Other folders get the free numbers from 1 on, in natural order of their names.
 
     num_users: only the first of them, in this order; 0: all. class_folders: True: all folders in data_path; False:
-    those called ID_<n>, or all if there are none.
+    those called ID_<n>, or all if there are none. leave_out: numbers of users who are in data_path, but not wanted.
 
-    Raises InputError when data_path is no folder, or holds fewer classes.
+    Raises InputError when data_path is no folder, or holds fewer classes, or none of a number in leave_out.
     """
     data_path = Path(data_path)
     if not data_path.is_dir():
@@ -69,8 +71,14 @@ def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool 
         content = shortened(sorted(path.name for path in data_path.iterdir())) or "nothing"
         raise InputError(f"data_path {data_path} holds no folder of a user; expected ID_1, ID_2, … or a folder per "
                          f"class, found {content}; give the right one with --data_path")
+    if unknown := sorted(set(leave_out) - set(numbers.values())):
+        raise InputError(f"--leave_out_users {' '.join(map(str, unknown))}: no such user in {data_path}; expected some "
+                         f"of {shortened([f'{number} {found[name]}' for name, number in numbers.items()])}")
+    numbers = {name: number for name, number in numbers.items() if number not in leave_out}
+    if not numbers:
+        raise InputError(f"--leave_out_users leaves out all users of {data_path}; expected some to train on")
     if num_users > len(numbers):
-        raise InputError(f"num_users is {num_users}, but {data_path} holds {len(numbers)}: "
+        raise InputError(f"num_users is {num_users}, but {data_path} holds {len(numbers)} to train on: "
                          f"{shortened([found[name] for name in numbers])}; set num_users to 0 for all, or add folders")
     in_order = sorted(numbers, key=numbers.__getitem__)
     return {numbers[name]: found[name] for name in in_order[:num_users or None]}

@@ -133,7 +133,8 @@ class Split:
 def _settings_of(plain: dict[str, Any]) -> SplitSettings:
     """Settings from data_split.json."""
     preparation = Preparation.from_json(plain["preparation"]) if "preparation" in plain else Preparation()
-    return SplitSettings(**{**plain, "preparation": preparation})
+    return SplitSettings(**{**plain, "preparation": preparation,
+                            "leave_out_users": tuple(map(int, plain.get("leave_out_users", ())))})
 
 
 def in_test_data(name: str, test_data: str) -> str:
@@ -172,6 +173,18 @@ def split_images(recordings: RecordingsOfUsers, settings: SplitSettings, folders
     train, validation = ({user: part[which] for user, part in parts.items()} for which in (0, 1))
     return Split(settings, train, validation, {user: test for user, (_, test) in runs.items()},
                  default_names(folders, settings.class_folders), folders, with_test(recordings, test_recordings))
+
+
+def fewer_training_images(split: Split, number: int) -> Split:
+    """The split with only the first `number` training images of each user, and everything else as it is.
+
+    Raises InputError when a user has fewer.
+    """
+    if short := [split.folders[user] for user, own in split.train_images.items() if len(own) < number]:
+        raise InputError(f"{shortened(short)} has fewer than {number} training images; expected at least as many of "
+                         "each user")
+    return replace(split, settings=replace(split.settings, images_per_user_train=number),
+                   train_images={user: own[:number] for user, own in split.train_images.items()})
 
 
 def users_too_short_to_validate(recordings: RecordingsOfUsers, settings: SplitSettings,

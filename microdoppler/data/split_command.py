@@ -4,7 +4,8 @@
 """
 from pathlib import Path
 
-from groundwork.limits import CountOrZero, FourNumbers, Seed, TrainSize, TwoNumbers, ValidationShare, checks_arguments
+from groundwork.limits import (CountOrZero, FourNumbers, Seed, TrainSize, TwoNumbers, UserNumbers, ValidationShare,
+                               checks_arguments)
 from microdoppler.data.audit import audit_split, write_audit
 from microdoppler.data.split import cut_at_recordings, describe
 from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, open_split
@@ -17,7 +18,7 @@ def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, 
          split_validation: ValidationShare | None = None, seed: Seed | None = None,
          class_folders: bool = False, class_names: Path | None = None, recording_pattern: str | None = None,
          test_data: Path | None = None, fit: str | None = None, crop: FourNumbers | None = None,
-         levels: TwoNumbers | None = None) -> None:
+         levels: TwoNumbers | None = None, leave_out_users: UserNumbers | None = None) -> None:
     """Make the split on its own, before training a VAE, and say how many of its test images are near-copies.
 
     Writes split_audit.json and split_audit.png (the most similar pairs) beside it. An existing split is only audited.
@@ -43,11 +44,13 @@ def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, 
         fit: images that are not square: stretch (default), crop or pad
         crop: left top right bottom of the part of the image files to keep: pixels, or shares of at most 1
         levels: values of the image files that become black and white; default: their whole range
+        leave_out_users: numbers of users that nothing is trained on, e.g. 4 9; classify.py then tests how well it tells
+            these unseen persons apart
     """
     data_path, test_data = locate_data(data_path, test_data)
     options = SplitOptions(num_users or None, images_per_user_train, split_strategy, split_fold, split_guard,
                            split_validation, seed, class_folders or None, recording_pattern, test_data, fit, crop,
-                           levels)
+                           levels, leave_out_users)
     opened = open_split(output, data_path, options, class_names)
     audit = audit_split(opened.split, opened.overlaps)
     write_audit(audit, data_path, output.parent)

@@ -50,6 +50,7 @@ class SplitOptions:
     fit: str | None = None
     crop: tuple[float, float, float, float] | None = None
     levels: tuple[float, float] | None = None
+    leave_out_users: tuple[int, ...] | None = None
 
     @property
     def preparation(self) -> Preparation:
@@ -64,7 +65,7 @@ class SplitOptions:
                             settings.guard, settings.validation, settings.seed, settings.class_folders,
                             settings.recording_pattern,
                             Path(settings.test_data) if settings.test_data is not None else None, preparation.fit,
-                            preparation.crop, preparation.levels)
+                            preparation.crop, preparation.levels, settings.leave_out_users)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     """
     split = load_split(path, options.test_data)
     was = vars(SplitOptions.of(split.settings))
-    options = replace(options, test_data=options.test_data and Path(os.path.abspath(options.test_data)))
+    options = replace(options, test_data=options.test_data and Path(os.path.abspath(options.test_data)),
+                      leave_out_users=options.leave_out_users and tuple(sorted(options.leave_out_users)))
     ignored = ("seed",) if split.settings.strategy == "contiguous" else ("split_fold", "split_guard")
     changed = [f"{name} {_text(was[name])} (now {_text(value)})" for name, value in vars(options).items()
                if value is not None and name not in ignored and _plain(value) != _plain(was[name])]
@@ -157,20 +159,24 @@ def unused_lines(data_path: Path, images: dict[int, list[str]], split: Split) ->
     if added := [name for own in images.values() for name in own if name not in known]:
         lines.append(f"note: {len(added)} images that are not in the split are not used ({shortened(added, 3)}); they "
                      f"were added later or cannot be decoded. To use them, {NEW_SPLIT}")
-    return lines + unused_folders(data_path, split.folders, split.settings.class_folders)
+    return lines + unused_folders(data_path, split.folders, split.settings)
 
 
-def unused_folders(data_path: Path, folders: dict[int, str], class_folders: bool) -> list[str]:
+def unused_folders(data_path: Path, folders: dict[int, str], settings: SplitSettings) -> list[str]:
     """A line about folders of data_path that are no users here; none if all are used."""
+    class_folders, left_out = settings.class_folders, settings.leave_out_users
     unused = [folder.name for folder in folders_by_class(data_path).values() if folder.name not in folders.values()
               and (class_folders or user_number(folder.name) is not None) and not is_own_output(folder)]
-    return [f"note: not used, as num_users is {len(folders)}: {shortened(unused)}"] if unused else []
+    reason = f"num_users is {len(folders)}" + (
+        f" and leave_out_users {' '.join(map(str, left_out))}" if left_out else "")
+    return [f"note: not used, as {reason}: {shortened(unused)}"] if unused else []
 
 
 def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Split, list[str]]:
     """A new split, and lines to print: how it follows from the data. Raises InputError as open_split does."""
     preparation = options.preparation
-    folders = find_classes(data_path, options.num_users or 0, bool(options.class_folders))
+    folders = find_classes(data_path, options.num_users or 0, bool(options.class_folders),
+                           options.leave_out_users or ())
     class_folders = options.class_folders
     if class_folders is None:
         class_folders = any(user_number(folder) is None for folder in folders.values())
@@ -188,7 +194,7 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     overlaps = load_or_find_overlaps(data_path, with_test(recordings, test_recordings), path.parent, preparation)
     if source == FROM_NAMES:
         recordings = join_continued(recordings, overlaps.overlaps_previous)
-    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, class_folders),
+    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, settings),
               describe_recordings(recordings, source)]
     if options.split_guard is None and settings.strategy == "contiguous":
         settings, reason = with_guard(settings, overlaps)
@@ -242,7 +248,7 @@ def fill_in(options: SplitOptions, recordings: RecordingsOfUsers, num_users: int
                          options.split_guard or 0, USUAL_SEED if options.seed is None else options.seed, class_folders,
                          options.recording_pattern,
                          None if options.test_data is None else os.path.abspath(options.test_data),
-                         preparation), reasons
+                         preparation, leave_out_users=tuple(sorted(options.leave_out_users or ()))), reasons
 
 
 def with_guard(settings: SplitSettings, overlaps: Overlaps) -> tuple[SplitSettings, str]:

@@ -36,11 +36,12 @@ from microdoppler.figures.report import Picture, Section, render_report, save_fi
 from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.evaluation_classifier import open_evaluation_classifier
+from microdoppler.study.networks import DEFAULT_NETWORK
 from microdoppler.study.selection import NearestTraining, nearest_training
 
 SHOWN_PAIRS = 4             # pairs of most similar images in the report
-IMAGE_SIZE = 128            # pixels at which images are compared; smaller if the synthetic images are smaller
-MIN_IMAGE_SIZE = 32         # pixels: a ResNet18 halves an image five times
+IMAGE_SIZE = 256            # pixels at which images are compared; smaller if the synthetic images are smaller
+MIN_IMAGE_SIZE = 32         # pixels, as the least of Config.classifier_image_size
 
 
 # {metric that each image has by itself: what makes one value of those of several images}. Of the walk: the median.
@@ -165,7 +166,8 @@ def may_show_walking(data_path: Path) -> bool:
 
 @checks_arguments
 def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
-         output: Path = Path("results/fidelity"), classifier_image_size: int | None = None, window_seconds: float = 0.0,
+         output: Path = Path("results/fidelity"), classifier: str = DEFAULT_NETWORK,
+         classifier_image_size: int | None = None, window_seconds: float = 0.0,
          velocity_range_mps: tuple[float, float] = (0.0, 0.0), device: str = "auto") -> dict:
     """Compare synthetic images with held-out real images, which the model was not trained on.
 
@@ -176,7 +178,8 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
         synthetic: a folder that generate.py wrote
         split: the split that the model was trained on
         output: folder for the results
-        classifier_image_size: pixels at which images are compared; default: 128, or the size of the synthetic images if
+        classifier: network of the evaluation classifier, one of torchvision's classification models
+        classifier_image_size: pixels at which images are compared; default: 256, or the size of the synthetic images if
             smaller
         window_seconds: duration of an image; 0: from simulation.json, else the simulator's
         velocity_range_mps: m/s at an image's lowest and highest row; set it with window_seconds
@@ -199,10 +202,10 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     check_sizes(synthetic, synthetic_images, image_size, "--classifier_image_size")
     channels = channels_of((synthetic,), division.folders)
     match_to_folds((synthetic,), {division.settings.fold: division})
-    classifier, training = open_evaluation_classifier(data_path, division, overlaps.successor_of,
-                                                      image_size=image_size, folder=split.parent, device=torch_device,
-                                                      channels=channels)
-    evaluator = SampleEvaluator(classifier, training)
+    model, training = open_evaluation_classifier(data_path, division, overlaps.successor_of, network=classifier,
+                                                 image_size=image_size, folder=split.parent, device=torch_device,
+                                                 channels=channels)
+    evaluator = SampleEvaluator(model, training)
     held_out_paths, _ = paths_and_labels(division.test_images)
     passes = dict(zip(held_out_paths, overlaps.pass_names(held_out_paths)))
     held_out = evaluate_images(data_path, division.test_images, image_size, evaluator, passes,
@@ -222,8 +225,8 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
 def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> None:
     """Write the features of both sets, real images first, as .npz.
 
-    Arrays: features (n, 512) float32; labels (n,) int64, the user's place among the users; paths (n,) str, relative to
-    the folder of the image's data set; is_synthetic (n,) bool.
+    Arrays: features (n, d) float32, d = 512 of a ResNet18; labels (n,) int64, the user's place among the users; paths
+    (n,) str, relative to the folder of the image's data set; is_synthetic (n,) bool.
     """
     with atomic_path(path) as temporary:
         np.savez(temporary, features=np.concatenate([real.features, synthetic.features]),

@@ -48,7 +48,7 @@ def tables(report: dict) -> list[Table]:
     captions = (
         "Synthetic | held-out real. ↓ and ↑: below or above the interval of this user's real images. Diversity: mean "
         "distance between a user's images by that between real ones. Recognised: taken for their own user by a "
-        "ResNet18 of the training images. Sharpness: differences of neighbouring pixels, by those of real images.",
+        "classifier of the training images. Sharpness: differences of neighbouring pixels, by those of real images.",
         "Synthetic | held-out real. Distance: 1 less the highest correlation over time and small Doppler shifts "
         f"(median); near-copies: a correlation of {NEAR_COPY} or more.",
         "Synthetic | held-out real, medians of what is estimated from each picture.")

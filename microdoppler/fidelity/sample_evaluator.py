@@ -16,7 +16,7 @@ from microdoppler.study.selection import nearest_training, resize
 
 @dataclass(frozen=True, eq=False)
 class SampleEvaluator:
-    """Evaluates synthetic images with the evaluation classifier, a ResNet18 trained on real training images only.
+    """Evaluates synthetic images with the evaluation classifier, trained on real training images only.
 
     training: these training images, (n, 3 or 1, size, size) at the size that the classifier works at. Other images are
     resized to it. held_out: other real images, the validation part of the split, None without one; held_out_passes: the
@@ -28,7 +28,7 @@ class SampleEvaluator:
     held_out_passes: Sequence[str] = ()
 
     def features(self, images: Tensor) -> np.ndarray:
-        """Features of images (n, 3 or 1, s, s) uint8: (n, 512) float32."""
+        """Features of images (n, 3 or 1, s, s) uint8: (n, d) float32; d = 512 of a ResNet18."""
         return features(self.classifier, resize(images, self.training.images.shape[-1])).numpy()
 
     def probabilities(self, images: Tensor) -> Tensor:

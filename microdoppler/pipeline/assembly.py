@@ -63,8 +63,9 @@ def open_sample_evaluator(config: Config, data: Data, device: torch.device, chan
     the real training images on first use, and stored in latents_cache_folder. The validation images, if the split has
     some, are its held-out ones: test images are not looked at before the study."""
     classifier, training = open_evaluation_classifier(
-        data.path, data.split, data.overlaps.successor_of, image_size=config.classifier_image_size,
-        folder=config.latents_cache_folder, device=device, channels=channels)
+        data.path, data.split, data.overlaps.successor_of, network=config.classifier,
+        image_size=min(config.classifier_image_size, config.image_size), folder=config.latents_cache_folder,
+        device=device, channels=channels)
     paths, _ = paths_and_labels(data.split.validation_images)
     if not paths:
         return SampleEvaluator(classifier, training)

@@ -5,6 +5,7 @@ from typing import Iterable
 from denoising_diffusion_pytorch.checkpoint import infer_config
 from groundwork.errors import InputError
 from groundwork.limits import check_limits, from_plain
+from microdoppler.study.networks import plan_network
 from microdoppler.study.selection import FARTHEST_DOPPLER_SHIFT
 from train_latent_cfg import PRESETS, Config
 
@@ -35,6 +36,7 @@ def check_new_config(config: Config) -> None:
     """`check_constants` of a Config that somebody wrote, not of a checkpoint. Raises InputError."""
     check_constants(config)
     _check_preset(config)
+    plan_network(config.classifier, config.classifier_image_size)
 
 
 def _check_preset(config: Config) -> None:

@@ -14,7 +14,8 @@ from groundwork.errors import InputError, shortened
 from groundwork.files import read_json, write_text
 from microdoppler.fidelity.report import sentences, tables
 from microdoppler.figures.report import Section, Table
-from microdoppler.study.report import result_tables, study_verdict
+from microdoppler.study.report import study_verdict
+from microdoppler.study.tables import accuracies_table, contrasts_table
 from microdoppler.watch.metrics import read_metrics
 from microdoppler.watch.sample_findings import how_many
 
@@ -65,7 +66,7 @@ def best_checkpoint(study: Path, folder: Path) -> tuple[Path, str] | None:
 def study_section(path: Path, model: dict[str, str]) -> Section:
     """The section about the classifier study, from the summary of classify.py at `path`: the arms with synthetic sets
     of this model, and the arms that they are compared with."""
-    heading, study = "Whether the images help to tell persons apart", read_measured(path, "sets")
+    heading, study = "Whether the images help to tell persons apart", read_measured(path, "contrasts")
     with input_error_if_malformed(path):
         own = {facts["name"]: facts for facts in study.get("sets", []) if is_by_model(facts, model)}
         if not own:
@@ -75,13 +76,13 @@ def study_section(path: Path, model: dict[str, str]) -> Section:
         numbers = {user: f"user {user}" for arm in arms for user in arm["recalls"]}     # no names of persons in a card
         folds = (f" Of {study['num_folds']} folds, each with a model of its own, these weights are fold "
                  f"{min(facts['fold'] for facts in own.values())}'s." if study["num_folds"] > 1 else "")
-        compared = max(choice["num_candidates"] for choice in study["choices"])
-        chosen = (f" Of {compared} sets the table shows this model's; if it was chosen for these figures, they are a "
-                  "little too good, and those in this paragraph are not." if compared > 1 else "")
+        compared = len({facts["name"] for facts in study["sets"]})
+        chosen = (f" Of {compared} sets the table of accuracies shows this model's; if it was chosen for these "
+                  "figures, they are a little too good, and those in this paragraph are not." if compared > 1 else "")
         verdict = study_verdict(study)
         return Section(heading, [" ".join([verdict.line, *verdict.details]) + chosen + folds, *(
             f"The images of {name} were generated with {sampling_of(facts)}." for name, facts in own.items())],
-                       result_tables({**study, "names": numbers, "arms": arms, "choices": []}))
+                       [contrasts_table(study), accuracies_table({**study, "names": numbers, "arms": arms})])
 
 
 def sampling_of(facts: dict[str, Any]) -> str:
@@ -139,7 +140,9 @@ def data_section(config: dict[str, Any], classes: list[str], split: dict[str, An
     names = ("strategy", "fold", "guard", "validation", "seed")
     shape = f"{config['latent_channels']} x {config['latent_size']} x {config['latent_size']}"
     count = f"{users * each}: {each} per user" if isinstance(each, int) else f"{each} of each user's"
-    rows = [["users", f"{users}: {shortened(classes)}"], ["training images", f"{count}, {side} x {side} px"],
+    validated = split.get("validation")
+    label = f"training images (about {validated:.0%} of them for validation)" if validated else "training images"
+    rows = [["users", f"{users}: {shortened(classes)}"], [label, f"{count}, {side} x {side} px"],
             ["split", ", ".join(f"{name} {split[name]}" for name in names if name in split) or "not recorded"],
             ["hash of the training images' paths", str(split.get("train_images", "not recorded"))],
             ["latents", shape + "".join(f", {name} {' '.join(f'{value:.3f}' for value in statistics[name])}"

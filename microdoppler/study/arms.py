@@ -1,19 +1,23 @@
-"""Arms of the study: what a classifier is trained on. Real images, synthetic ones or both, augmented or not."""
+"""Arms of the study: the training images of one kind (see kinds.py) in one fold, and the batches that are drawn from
+them."""
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Iterator
+from typing import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from groundwork.seeding import seeded
-from microdoppler.study.augmentation import SuccessorIndex, shift_and_mask, shift_in_time
+from microdoppler.study.augmentation import MIXTURES, SuccessorIndex, shift_and_mask, shift_in_time
 from microdoppler.study.classifier import index_batches
+from microdoppler.study.kinds import CLASSICAL, CUTMIX, KINDS, MIXUP, Kind
+from microdoppler.study.recipe import Recipe
 
 # One stream of random numbers per purpose: arms with the same seed then differ only in what their names say
-REAL, SYNTHETIC, AUGMENT = range(3)
+REAL, ADDED, AUGMENT = range(3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,74 +45,80 @@ class ImageSet:
 class Arm:
     """The training images of one arm in one fold.
 
-    kind: what arms with different folds and synthetic sets have in common, such as "real + synthetic"; synthetic_name:
-    the name of the synthetic set; classical: whether images are augmented, see augmentation.py; is_selected: whether
-    the synthetic images were selected, see selection.py.
+    real: the real training images of the fold, also where the kind does not train on them: their number sets how long
+    an arm is trained; added: the images that the kind trains on beside them; synthetic_name: the name of the synthetic
+    set that they are from, or "".
     """
-    kind: str
-    real: ImageSet | None = None
-    synthetic: ImageSet | None = None
+    kind: Kind
+    real: ImageSet
+    added: ImageSet | None = None
     synthetic_name: str = ""
-    classical: bool = False
-    is_selected: bool = False
 
     @property
     def name(self) -> str:
         """The kind, with the name of the synthetic set if there is one."""
-        return f"{self.kind}: {self.synthetic_name}" if self.synthetic_name else self.kind
+        return f"{self.kind.name}: {self.synthetic_name}" if self.synthetic_name else self.kind.name
+
+    @property
+    def parts(self) -> list[ImageSet]:
+        """What the arm trains on: the real images, if it does, and the added ones, if there are any."""
+        return [part for part in (self.real if self.kind.has_real else None, self.added) if part]
 
     @property
     def key_parts(self) -> list:
         """Everything about this arm that a trained classifier depends on; it goes into the key of a run."""
-        return [part.digest if part else None for part in (self.real, self.synthetic)] + [self.classical]
+        return [*(part.digest for part in self.parts), self.kind.has_real, self.kind.augmentation]
 
-    def batches(self, num_steps: int, batch_size: int, synthetic_shares: tuple[float, float],
-                seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield num_steps batches: images (batch_size, 3 or 1, s, s) uint8, labels (batch_size,) int64.
+    def num_steps(self, recipe: Recipe) -> int:
+        """The optimisation steps of a classifier of this arm."""
+        return recipe.num_steps(len(self.real.images), sum(len(part.images) for part in self.parts))
 
-        In an arm with real and synthetic images, the share of synthetic ones in a batch changes linearly from
-        synthetic_shares[0] in the first batch to synthetic_shares[1] in the last, however many images there are of each
-        kind. Each kind is shuffled in epochs: every image comes once before any comes again. All randomness follows
-        from the seed.
+    def batches(self, recipe: Recipe, num_classes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a batch for each step: images (batch_size, 3 or 1, s, s) uint8, and the probability of each class as
+        target, (batch_size, num_classes) float32.
+
+        Images are shuffled in epochs: every image comes once before any comes again. All randomness follows from the
+        seed.
         """
-        first, last = {(True, True): synthetic_shares, (True, False): (0, 0),
-                       (False, True): (1, 1)}[self.real is not None, self.synthetic is not None]
-        shares = np.linspace(first, last, num_steps)
-        num_synthetic = (shares * batch_size).round().astype(int).tolist()
-        sizes = {REAL: [batch_size - count for count in num_synthetic], SYNTHETIC: num_synthetic}
-        sources = [(part, index_batches(len(part.images), sizes[kind], seeded(seed, kind)))
-                   for kind, part in ((REAL, self.real), (SYNTHETIC, self.synthetic)) if part]
         generator = seeded(seed, AUGMENT)
-        for _ in range(num_steps):
-            parts = [(part, next(order)) for part, order in sources]
-            images = torch.cat([self._select(part, chosen, generator) for part, chosen in parts])
-            labels = torch.cat([part.labels[chosen] for part, chosen in parts])
-            yield (shift_and_mask(images, generator) if self.classical else images), labels
+        for chosen in self._indices(recipe, seed):
+            images = torch.cat([self._select(part, own, generator) for part, own in zip(self.parts, chosen)])
+            labels = torch.cat([part.labels[own] for part, own in zip(self.parts, chosen)])
+            targets = F.one_hot(labels, num_classes).float()
+            if self.kind.augmentation == CLASSICAL:
+                images = shift_and_mask(images, generator)
+            elif self.kind.augmentation:
+                images, targets = MIXTURES[self.kind.augmentation](images, targets, generator)
+            yield images, targets
+
+    def _indices(self, recipe: Recipe, seed: int) -> Iterator[list[Tensor]]:
+        """For each step, the indices (b,) int64 of the images that it takes from each of the arm's parts."""
+        sizes, num_steps = [len(part.images) for part in self.parts], self.num_steps(recipe)
+        if recipe.mixing == "concat" or len(sizes) == 1:
+            firsts = [0, sizes[0]][:len(sizes)]
+            for drawn in index_batches(sum(sizes), [recipe.batch_size] * num_steps, seeded(seed, REAL)):
+                yield [drawn[(drawn >= first) & (drawn < first + size)] - first for first, size in zip(firsts, sizes)]
+        else:
+            shares = np.linspace(*recipe.synthetic_shares, num_steps)
+            num_added = (shares * recipe.batch_size).round().astype(int).tolist()
+            num_real = [recipe.batch_size - count for count in num_added]
+            yield from map(list, zip(*(index_batches(size, counts, seeded(seed, stream)) for size, counts, stream
+                                       in zip(sizes, (num_real, num_added), (REAL, ADDED)))))
 
     def _select(self, part: ImageSet, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """The chosen (b,) images of a set; shifted in time if the arm augments and their successors are known."""
-        if self.classical and part.successors is not None:
+        """The chosen (b,) images of a set; shifted in time if the arm does so and their successors are known."""
+        if self.kind.augmentation == CLASSICAL and part.successors is not None:
             return shift_in_time(part.images, chosen, part.successors, generator)
         return part.images[chosen]
 
 
-def arms_of(real: ImageSet, sets: dict[str, ImageSet], selected: dict[str, ImageSet]) -> list[Arm]:
-    """Every arm of one fold: two without synthetic images, three for each synthetic set, two for each selected set.
+def arms_of(real: ImageSet, added: Mapping[str, Mapping[str, ImageSet]],
+            augmentations: Collection[str] = (CLASSICAL, MIXUP, CUTMIX)) -> list[Arm]:
+    """Every arm of one fold whose added images are there and whose augmentation, if any, is asked for; in the order of
+    KINDS.
 
-    sets, selected: {name of a set: its images}; `selected` has those images of a set that the selection kept.
+    added: {what is added, as in `Kind.added`: {name of the synthetic set that the images are from, or "": images}}.
     """
-    arms = [Arm("real only", real), Arm("real + classical", real, classical=True)]
-    for name, synthetic in sets.items():
-        arms += [Arm("real + synthetic", real, synthetic, name),
-                 Arm("real + classical + synthetic", real, synthetic, name, classical=True),
-                 Arm("synthetic only", None, synthetic, name)]
-    for name, synthetic in selected.items():
-        arms += [Arm("real + selected", real, synthetic, name, is_selected=True),
-                 Arm("real + classical + selected", real, synthetic, name, classical=True, is_selected=True)]
-    return arms
-
-
-# {kind: the kind that it is compared with}
-BASELINE_OF = {"real + classical": "real only", "real + synthetic": "real only", "synthetic only": "real only",
-               "real + selected": "real only", "real + classical + synthetic": "real + classical",
-               "real + classical + selected": "real + classical"}
+    sets: dict[str, Mapping[str, ImageSet | None]] = {"": {"": None}, **added}
+    return [Arm(kind, real, images, name) for kind in KINDS.values() if kind.augmentation in ("", *augmentations)
+            for name, images in sets.get(kind.added, {}).items()]

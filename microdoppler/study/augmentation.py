@@ -1,4 +1,9 @@
-"""Classical augmentation of spectrograms: shift in time, small shift in Doppler, masks in time and Doppler."""
+"""Augmentation of a batch of spectrograms.
+
+Classical: shift in time, small shift in Doppler, masks in time and Doppler. MixUp and CutMix: images and targets of two
+persons are mixed. torchvision has them too, but it draws from PyTorch's global generator, and mixes each image with its
+neighbour in the batch. Here a batch may have all its real images before all the added ones.
+"""
 from dataclasses import dataclass
 from typing import Mapping, Sequence
 
@@ -7,6 +12,7 @@ from torch import Tensor
 
 from microdoppler.data.overlap import Successor
 from microdoppler.data.stitching import cut_between, shift_in_doppler
+from microdoppler.study.kinds import CUTMIX, MIXUP
 
 MAX_DOPPLER_SHIFT = 0.03    # share of the height, up or down: a walker's speed varies by a few per cent
 MAX_TIME_MASK = 0.15        # share of the width (SpecAugment, Park et al. 2019, section 2)
@@ -70,3 +76,38 @@ def _stretch(size: int, max_share: float, length: Tensor, place: Tensor) -> Tens
     start = place * (size - length)
     position = torch.arange(size) + 0.5
     return (position > start[:, None]) & (position < (start + length)[:, None])
+
+
+def mix_up(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Blend each image, and its target, with those of another one (Zhang et al. 2018, eq. 1, with alpha = 1).
+
+    images: (b, c, h, w) uint8; targets: (b, classes) float32; the same is returned. The share of each image is uniform
+    in [0, 1), which is Beta(1, 1).
+    """
+    partner = torch.randperm(len(images), generator=generator)
+    share = torch.rand(len(images), generator=generator)
+    blended = torch.lerp(images[partner].float(), images.float(), share[:, None, None, None]).round().to(images.dtype)
+    return blended, torch.lerp(targets[partner], targets, share[:, None])
+
+
+def cut_mix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Paste a box of another image into each image, and mix their targets by area (Yun et al. 2019, eq. 1 and 2, with
+    alpha = 1).
+
+    images: (b, c, h, w) uint8; targets: (b, classes) float32; the same is returned. The box covers a share of the area
+    that is uniform in [0, 1), less what lies outside the image: its centre is anywhere in the image.
+    """
+    count, _, height, width = images.shape
+    partner = torch.randperm(count, generator=generator)
+    area, row, column = torch.rand(3, count, generator=generator)
+    in_box = (_box(height, row, area)[:, None, :, None] & _box(width, column, area)[:, None, None, :])
+    share = 1 - in_box.float().mean(dim=(1, 2, 3))
+    return torch.where(in_box, images[partner], images), torch.lerp(targets[partner], targets, share[:, None])
+
+
+def _box(size: int, centre: Tensor, area: Tensor) -> Tensor:
+    """(b, size) bool, True over the sqrt(area) · size pixels about centre · size."""
+    return (torch.arange(size) + 0.5 - centre[:, None] * size).abs() < area.sqrt()[:, None] * size / 2
+
+
+MIXTURES = {MIXUP: mix_up, CUTMIX: cut_mix}

@@ -1,4 +1,4 @@
-"""A ResNet18 (He et al. 2016, Table 1) that classifies spectrograms by person: training, prediction, features."""
+"""Classifiers of spectrograms by person: training, prediction, features."""
 import math
 import sys
 from functools import partial
@@ -6,37 +6,39 @@ from typing import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from groundwork.device import autocast, grad_scaler, in_memory_format
 from groundwork.memory import AdaptiveBatches
+from groundwork.seeding import global_seed
+from microdoppler.study.networks import Network, output_layer
 
-RECIPE_VERSION = 4      # increase it when training changes by more than rounding: stored runs are then not reused
+RECIPE_VERSION = 5      # increase it when training changes by more than rounding: stored runs are then not reused
 WARMUP_SHARE = 0.1      # share of the steps with a linear warm-up of the learning rate; a cosine decay to zero follows
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1   # Szegedy et al. 2016, section 7
 
 
-def build_classifier(num_classes: int, seed: int) -> nn.Module:
-    """An untrained ResNet18 with random weights that follow from `seed`. PyTorch's global random state is kept."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return torchvision.models.resnet18(weights=None, num_classes=num_classes)
+def build_classifier(network: Network, num_classes: int, seed: int) -> nn.Module:
+    """An untrained network with random weights that follow from `seed`. PyTorch's global random state is kept."""
+    with global_seed(seed, torch.device("cpu")):
+        return network.build(num_classes)
 
 
-def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, num_classes: int, num_steps: int, lr: float,
-                     seed: int, device: torch.device, on_step: Callable[[], None] | None = None) -> nn.Module:
+def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Network, num_classes: int, num_steps: int,
+                     lr: float, seed: int, device: torch.device,
+                     on_step: Callable[[], None] | None = None) -> nn.Module:
     """Train a new classifier with AdamW on num_steps `batches`, and return it in evaluation mode on `device`.
 
-    batches: images (b, 3 or 1, size, size) uint8 and labels (b,) int64 in [0, num_classes); lr: the highest learning
-    rate, see `lr_factor`; on_step: called after each step. The initial weights follow from `seed`. On the CPU the
-    result, too, is the same to the bit for the same batches and seed.
+    batches: images (b, 3 or 1, size, size) uint8 and targets (b, num_classes) float32, the probability of each class;
+    lr: the highest learning rate, see `lr_factor`; on_step: called after each step. The initial weights and what
+    dropout hides follow from `seed`. On the CPU the result, too, is the same to the bit for the same batches and seed.
     """
-    model = in_memory_format(build_classifier(num_classes, seed).to(device), torch.channels_last).train()
+    model = in_memory_format(build_classifier(network, num_classes, seed).to(device), torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
     scaler, parts = grad_scaler(device), AdaptiveBatches(sys.maxsize, "image")
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+    with (global_seed(seed, device),
+          torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)):
         for step, (images, labels) in enumerate(batches):
             optimizer.param_groups[0]["lr"] = lr * lr_factor(step, num_steps)
             _set_gradients(model, images, labels, scaler, parts)
@@ -84,16 +86,20 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def features(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
-    """The input of the last layer: images (n, 3 or 1, size, size) uint8 → (n, 512) float32 on the CPU."""
+    """The input of the output layer: images (n, 3 or 1, size, size) uint8 → (n, features) float32 on the CPU.
+
+    A ResNet18 has 512 features. Where the output layer is a convolution, as in SqueezeNet, its input is averaged over
+    the image.
+    """
     captured: list[Tensor] = []
 
-    def pooled_features(images: Tensor) -> Tensor:
+    def last_features(images: Tensor) -> Tensor:
         _logits(model, images)
-        return captured.pop()
-    hook = model.get_submodule("avgpool").register_forward_hook(
-        lambda _, __, output: captured.append(output.flatten(1).float().cpu()))
+        last = captured.pop()
+        return last.flatten(2).mean(dim=2) if last.ndim == 4 else last
+    hook = output_layer(model).register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].float().cpu()))
     try:
-        return AdaptiveBatches(batch_size, "image", "features").map(pooled_features, images)
+        return AdaptiveBatches(batch_size, "image", "features").map(last_features, images)
     finally:
         hook.remove()
 

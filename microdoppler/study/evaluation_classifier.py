@@ -1,4 +1,4 @@
-"""The evaluation classifier: a ResNet18 trained on real training images only, which assesses synthetic images."""
+"""The evaluation classifier: trained on real training images only, it assesses synthetic images."""
 import hashlib
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from microdoppler.data.split import Split
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.augmentation import SuccessorIndex
 from microdoppler.study.classifier import RECIPE_VERSION, build_classifier, train_classifier
+from microdoppler.study.kinds import KINDS
+from microdoppler.study.networks import Network, plan_network
+from microdoppler.study.recipe import Recipe
 
-MAX_IMAGE_SIZE = 96     # pixels: enough to tell walkers apart, and a seventh of the work of 256
-EPOCHS = 25
-BATCH_SIZE = 16
-LR = 2e-3
+RECIPE = Recipe(epochs=25, batch_size=16, lr=2e-3)
 SEED = 1_000_003        # not one of the study's seeds: it must not be one of the classifiers that the study trains
 
 
@@ -38,40 +38,46 @@ def load_real(data_path: str | Path, images: dict[int, list[str]], successor_of:
                     SuccessorIndex.among(paths, successor_of, image_size))
 
 
-def load_or_train_evaluation_classifier(real: ImageSet, *, num_classes: int, folder: str | Path,
+def load_or_train_evaluation_classifier(real: ImageSet, *, network: Network, num_classes: int, folder: str | Path,
                                         device: torch.device) -> nn.Module:
     """The evaluation classifier of the training images `real`, in evaluation mode on `device`.
 
-    It is read from folder/recogniser-<digest>.pt, or trained and written there. The digest covers images and training.
+    It is read from folder/recogniser-<digest>.pt, or trained and written there. The digest covers network, images
+    and training.
     """
-    made_from = [RECIPE_VERSION, real.digest, num_classes, EPOCHS, BATCH_SIZE, LR, SEED, device.type,
+    made_from = [RECIPE_VERSION, str(network), real.digest, num_classes, RECIPE, SEED, device.type,
                  half_precision(device)]
     path = Path(folder) / f"recogniser-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]}.pt"
     if path.exists():
         try:
-            model = build_classifier(num_classes, SEED)
+            model = build_classifier(network, num_classes, SEED)
             model.load_state_dict(load_tensors(path))
             return in_memory_format(model.to(device), torch.channels_last).eval()
         except (InputError, RuntimeError):      # damaged: it can be trained again
             pass
-    num_steps = max(1, EPOCHS * len(real.images) // BATCH_SIZE)
-    arm = Arm("real + classical", real, classical=True)
-    with Progress(total=num_steps, desc="training the evaluation classifier", unit="step") as bar:
-        model = train_classifier(arm.batches(num_steps, BATCH_SIZE, (0, 0), SEED), num_classes=num_classes,
-                                 num_steps=num_steps, lr=LR, seed=SEED, device=device, on_step=bar.update)
+    print(f"evaluation classifier: {network}, trained once on {len(real.images)} images of {network.image_size} px")
+    arm = Arm(KINDS["real + classical"], real)
+    with Progress(total=arm.num_steps(RECIPE), desc="training the evaluation classifier", unit="step") as bar:
+        model = train_classifier(arm.batches(RECIPE, num_classes, SEED), network=network, num_classes=num_classes,
+                                 num_steps=arm.num_steps(RECIPE), lr=RECIPE.lr, seed=SEED, device=device,
+                                 on_step=bar.update)
     save_tensors(path, model.state_dict())
     return model
 
 
 def open_evaluation_classifier(data_path: str | Path, split: Split, successor_of: dict[str, Successor], *,
-                               image_size: int, folder: str | Path, device: torch.device,
+                               network: str, image_size: int, folder: str | Path, device: torch.device,
                                channels: int = 3) -> tuple[nn.Module, ImageSet]:
     """Load or train the evaluation classifier of a split. Returns (classifier, the real training images).
 
-    The images have the size that the classifier works at: image_size, but at most MAX_IMAGE_SIZE. successor_of: {path:
-    next window}; folder: where the classifier is stored; channels: 3 for RGB or 1 for grey.
+    network: its name in torchvision.models. image_size: pixels at which it looks at all images, as the study's
+    classifiers do: on smaller ones it would not see what the VAE blurs. ResNet18 at 256 px takes seven times the work
+    of 96 px; it is trained once, and then looks at a few images per milestone. successor_of: {path: next window};
+    folder: where the classifier is stored; channels: 3 for RGB or 1 for grey.
     """
-    real = load_real(data_path, split.train_images, successor_of, min(MAX_IMAGE_SIZE, image_size),
-                     "real training images", channels, split.preparation)
-    model = load_or_train_evaluation_classifier(real, num_classes=len(split.users), folder=folder, device=device)
+    planned = plan_network(network, image_size)
+    real = load_real(data_path, split.train_images, successor_of, image_size, "real training images", channels,
+                     split.preparation)
+    model = load_or_train_evaluation_classifier(real, network=planned, num_classes=len(split.users), folder=folder,
+                                                device=device)
     return model, real

@@ -122,7 +122,7 @@ OPTIONAL = {        # constants that are None by default
     "class_names": NATURAL[Path], "test_data": NATURAL[Path], "recording_pattern": st.text(), "fit": st.text(),
     "images_per_user_train": NATURAL[int] | NATURAL[float] | st.just("all_but_test"), "split_strategy": st.text(),
     "split_fold": NATURAL[int], "split_guard": NATURAL[int], "split_validation": NATURAL[float], "crop": NUMBERS,
-    "levels": NUMBERS}
+    "levels": NUMBERS, "leave_out_users": st.lists(NATURAL[int], max_size=4).map(tuple)}
 
 
 def any_like(name):

@@ -17,6 +17,7 @@ from microdoppler.fidelity.report import fidelity_verdict, sentences
 from microdoppler.simulate.dataset import simulate_dataset
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import build_classifier
+from microdoppler.study.networks import plan_network
 from microdoppler.study.selection import nearest_training
 
 SIZE = 32
@@ -45,7 +46,7 @@ def test_a_planted_copy_is_caught_shifted_in_time_or_doppler_noisy_or_not():
 
 def test_cheap_figures_of_copies_of_a_collapsed_set_and_of_training_images_themselves():
     training = ImageSet(noise(20, seed=0), torch.arange(20) % 2)
-    evaluator = SampleEvaluator(build_classifier(2, seed=0).eval(), training)
+    evaluator = SampleEvaluator(build_classifier(plan_network("resnet18", 32), 2, seed=0).eval(), training)
     itself = evaluator.evaluate(training)
     assert itself["copies"] == 1 and itself["diversity"] == pytest.approx(1)
     predicted = evaluator.probabilities(training.images).argmax(dim=1)

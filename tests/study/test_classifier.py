@@ -9,22 +9,27 @@ from sklearn.linear_model import LogisticRegression
 from toys import toy_set
 
 from groundwork.device import half_precision
-from microdoppler.study.arms import Arm, ImageSet
+from microdoppler.study.arms import Arm
 from microdoppler.study.augmentation import SuccessorIndex, shift_and_mask, shift_in_time
 from microdoppler.study.classifier import (build_classifier, features, index_batches, lr_factor, predict,
                                            train_classifier)
+from microdoppler.study.kinds import KINDS
+from microdoppler.study.networks import plan_network
+from microdoppler.study.recipe import Recipe
 from microdoppler.study.scores import expected_calibration_error, score
 
 CPU = torch.device("cpu")
+RESNET18 = plan_network("resnet18", 32)
 
 
-def train(arm: Arm, seed: int = 0, num_steps: int = 3, batch_size: int = 4):
-    return train_classifier(arm.batches(num_steps, batch_size, (1, 0), seed), num_classes=2, num_steps=num_steps,
-                            lr=1e-3, seed=seed, device=CPU)
+def train(arm: Arm, seed: int = 0, epochs: int = 1, batch_size: int = 4):
+    recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=1e-3)
+    return train_classifier(arm.batches(recipe, 2, seed), network=RESNET18, num_classes=2,
+                            num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed, device=CPU)
 
 
 def test_learns_what_can_be_seen():
-    model, test = train(Arm("real only", toy_set(16, seed=0)), num_steps=60, batch_size=8), toy_set(16, seed=1)
+    model, test = train(Arm(KINDS["real only"], toy_set(16, seed=0)), epochs=15, batch_size=8), toy_set(16, seed=1)
     probabilities = predict(model, test.images, batch_size=5)
     assert probabilities.shape == (32, 2) and probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(1), torch.ones(32))
@@ -32,7 +37,7 @@ def test_learns_what_can_be_seen():
 
 
 def test_the_classifier_is_the_usual_resnet18():
-    own, usual = build_classifier(3, seed=0), torchvision.models.resnet18(num_classes=3)
+    own, usual = build_classifier(plan_network("resnet18", 64), 3, seed=0), torchvision.models.resnet18(num_classes=3)
     usual.load_state_dict(own.state_dict())
     images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for model in (own.train(), usual.train()):
@@ -42,7 +47,7 @@ def test_the_classifier_is_the_usual_resnet18():
 
 
 def test_features_are_what_the_last_layer_sees():
-    model, images = build_classifier(2, seed=0).eval(), toy_set(4, seed=0).images
+    model, images = build_classifier(RESNET18, 2, seed=0).eval(), toy_set(4, seed=0).images
     found = features(model, images, batch_size=3)
     assert found.shape == (8, 512)
     expected = predict(model, images).log()
@@ -58,7 +63,7 @@ def test_bfloat16_learns_what_float32_learns(native_bfloat16):
 
 
 def test_result_follows_from_the_seed_alone():
-    arm, results = Arm("real + classical", toy_set(8, seed=0), classical=True), []
+    arm, results = Arm(KINDS["real + classical"], toy_set(8, seed=0)), []
     for seed in (3, 3, 4):
         torch.rand(seed)        # another global state each time
         results.append(predict(train(arm, seed), arm.real.images))
@@ -70,7 +75,7 @@ def test_building_leaves_the_global_random_state():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    build_classifier(2, seed=0)
+    build_classifier(RESNET18, 2, seed=0)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -88,26 +93,6 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_nearly_zero():
     assert factors[:10] == pytest.approx([i / 10 for i in range(1, 11)])
     assert factors[9:] == sorted(factors[9:], reverse=True) and max(factors) == 1
     assert 0 < factors[-1] < 1e-3
-
-
-def constant_set(value: int, count: int) -> ImageSet:
-    return ImageSet(torch.full((count, 3, 8, 8), value, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
-
-
-@pytest.mark.parametrize("share, expected", [((0.5, 0.5), [8, 8, 8]), ((0, 0), [0, 0, 0]), ((1, 0), [16, 8, 0])])
-def test_the_share_of_synthetic_images_does_not_depend_on_how_many_there_are(share, expected):
-    for count in (3, 500):
-        for classical in (False, True):
-            arm = Arm("", constant_set(10, 20), constant_set(200, count), classical=classical)
-            drawn = list(arm.batches(3, 16, share, seed=0))
-            assert all(len(images) == len(labels) == 16 for images, labels in drawn)
-            assert [(images[:, 0, 0, 0] == 200).sum().item() for images, _ in drawn] == expected
-
-
-def test_real_only_and_synthetic_only_see_nothing_else():
-    real, synthetic = constant_set(10, 20), constant_set(200, 20)
-    for arm, value in ((Arm("real only", real), 10), (Arm("synthetic only", None, synthetic), 200)):
-        assert all((images == value).all() for images, _ in arm.batches(3, 16, (0.5, 0.5), seed=0))
 
 
 def ramp(start: int, width: int = 40) -> torch.Tensor:
