@@ -3,7 +3,8 @@
 generate.py writes it beside the set, to <set>_control. It answers two questions that the synthetic images alone leave
 open. Do they help a classifier more than the generator's own training windows do? That needs cuts: windows that the
 generator was trained on, as many as there are synthetic images. Are they copies? That needs the recorded training
-windows as the VAE gives them back, because a copy comes out of the same VAE and is blurred by it.
+windows as the VAE gives them back, because a copy comes out of the same VAE and is blurred by it; and validation
+windows, which are no copies.
 """
 from collections import Counter
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.stitching import Cut, add_doppler_shifts, load_cuts
 
 SUFFIX = "_control"
-CUT, WINDOW = "cut", "training window"      # the kinds of images in a control
+CUT, TRAINING, VALIDATION = KINDS = "cut", "training window", "validation window"       # images in a control
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,13 @@ class ControlSet:
 
     cuts: {user number: {path relative to folder: the cut}}, as many of each user as the synthetic set has images;
     training_windows: {user number: {path relative to folder: path of the window, relative to the data folder}}, all
-    recorded windows that the generator was trained on, in the order of the split.
+    recorded windows that the generator was trained on, in the order of the split; validation_windows: those of the
+    split's validation part, which it was not trained on, in the same form.
     """
     folder: Path
     cuts: dict[int, dict[str, Cut]]
     training_windows: dict[int, dict[str, str]]
+    validation_windows: dict[int, dict[str, str]]
 
     def raw_cuts(self, data_path: str | Path, image_size: int, channels: int = 3,
                  preparation: Preparation = Preparation()) -> tuple[Tensor, Tensor]:
@@ -56,6 +59,17 @@ class ControlSet:
     def decoded_windows(self, image_size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
         """The recorded training windows as the VAE gives them back; images and labels as of `raw_cuts`."""
         return self._load(self.training_windows, image_size, channels)
+
+    def raw_validation(self, data_path: str | Path, image_size: int, channels: int = 3,
+                       preparation: Preparation = Preparation()) -> tuple[Tensor, Tensor]:
+        """The validation windows without the VAE; parameters and results as of `raw_cuts`."""
+        paths = [path for own in self.validation_windows.values() for path in own.values()]
+        return (load_images(data_path, paths, image_size, channels=channels, preparation=preparation),
+                self._labels(self.validation_windows))
+
+    def decoded_validation(self, image_size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+        """The validation windows as the VAE gives them back; images and labels as of `raw_cuts`."""
+        return self._load(self.validation_windows, image_size, channels)
 
     def _load(self, images: dict[int, dict[str, Any]], image_size: int, channels: int) -> tuple[Tensor, Tensor]:
         paths = [path for own in images.values() for path in own]
@@ -90,11 +104,12 @@ def find_control(synthetic_folder: Path) -> ControlSet | None:
     if not is_control(control) or any(own.get(name) != control.get(name) for name in ("split", "vae")):
         return None
     images = control.get("images", {})
-    found: dict[str, dict[int, dict[str, Cut]]] = {CUT: {}, WINDOW: {}}
     try:
+        users = dict.fromkeys(int(entry["user"]) for entry in images.values())
+        found: dict[str, dict[int, dict[str, Cut]]] = {kind: {user: {} for user in users} for kind in KINDS}
         for name, entry in images.items():
             check_inside([name, entry["path"], entry["next_path"] or entry["path"]], folder / "manifest.json")
-            found[entry["kind"]].setdefault(int(entry["user"]), {})[name] = cut_from(entry)
+            found[entry["kind"]][int(entry["user"])][name] = cut_from(entry)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{folder / 'manifest.json'} is damaged ({type(error).__name__}: {error}); delete "
                          f"{folder}, and run generate.py again, which makes it") from None
@@ -102,8 +117,9 @@ def find_control(synthetic_folder: Path) -> ControlSet | None:
         print(f"warning: {folder} lacks {absent} of its {len(images)} images and is not used; run generate.py again to "
               "finish it")
         return None
-    return ControlSet(folder, found[CUT], {user: {name: window.path for name, window in own.items()}
-                                           for user, own in found[WINDOW].items()})
+    training, validation = ({user: {name: window.path for name, window in own.items()}
+                             for user, own in found[kind].items()} for kind in (TRAINING, VALIDATION))
+    return ControlSet(folder, found[CUT], training, validation)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from microdoppler.fidelity.distributions import diversity_ratio
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import features, predict
-from microdoppler.study.selection import nearest_training, resize
+from microdoppler.study.copies import CopyDetector, resize
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +18,11 @@ class SampleEvaluator:
     """Evaluates synthetic images with the evaluation classifier, trained on real training images only.
 
     training: these training images, (n, 3 or 1, size, size) at the size that the classifier works at. Other images are
-    resized to it.
+    resized to it. copy_detector: tells copies of them; None: one that is not calibrated.
     """
     classifier: nn.Module
     training: ImageSet
+    copy_detector: CopyDetector | None = None
 
     def features(self, images: Tensor) -> np.ndarray:
         """Features of images (n, 3 or 1, s, s) uint8: (n, d) float32; d = 512 of a ResNet18."""
@@ -47,10 +48,11 @@ class SampleEvaluator:
         for label in images.labels.unique():
             ratios.append(diversity_ratio(self.training_features[self.training.labels == label],
                                           image_features[images.labels == label]))
+        detector = self.copy_detector or CopyDetector(self.training)
         known = [ratio for ratio in ratios if math.isfinite(ratio)]
         return {"recognised": (self.probabilities(images.images).argmax(dim=1) == images.labels).float().mean().item(),
                 "diversity": float(np.mean(known)) if known else math.nan,
-                "copies": nearest_training(images, self.training).is_copy.float().mean().item()}
+                "copies": detector.nearest(images).is_copy.float().mean().item()}
 
 
 def halves_by_pass(passes: list[str], labels: Tensor) -> Tensor:

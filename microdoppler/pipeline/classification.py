@@ -20,6 +20,7 @@ from microdoppler.figures.report import Picture, Section, Table, render_report, 
 from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.study.arms import ImageSet, arms_of
+from microdoppler.study.copies import CopyDetector
 from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
 from microdoppler.study.kinds import CLASSICAL, CUTS, CUTS_THROUGH_VAE, SELECTED, SYNTHETIC
 from microdoppler.study.networks import plan_network
@@ -196,7 +197,9 @@ def select_sets(config: Config, number: int, data: Data, sets: dict[str, Path], 
         data.path, split, data.overlaps.successor_of, network=config.classifier,
         image_size=config.classifier_image_size, folder=config.latents_cache_folder, device=device, channels=channels)
     for name, images in synthetic.items():
-        selection = select_images(classifier, images, training, min_confidence)
+        detector = CopyDetector.of(find_control(sets[name]), training, data.path, images.images.shape[-1], channels,
+                                   split.preparation)
+        selection = select_images(classifier, training.images.shape[-1], images, detector, min_confidence)
         if not selection.kept.any():
             raise InputError(f"--select {min_confidence:g} keeps no image of {sets[name]}: of "
                              f"{len(images.images)}, {int(selection.low_confidence.sum())} have a lower confidence "
