@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundwork.command_line import run
-from groundwork.limits import (BatchSize, Betas, ClassifierSize, Count, CountOrZero, Duration, EvenSize, Few,
-                               FourNumbers, Interval, Multiples, NumSteps, Positive, PositiveShare, Seed, Share, Size,
-                               SpeedRange, TrainSize, TwoNumbers, TwoShares, UserNumbers, ValidationShare, Weight,
-                               convert_fields)
-from microdoppler.study.kinds import Augmentation
-from microdoppler.study.recipe import Budget, Mixing
+from groundwork.limits import (Augmentations, BatchSize, Betas, Budget, ClassifierSize, Count, CountOrZero, Duration,
+                               EvenSize, Few, FourNumbers, Interval, Mixing, Multiples, NumSteps, Positive,
+                               PositiveShare, Seed, Share, Size, SpeedRange, TrainSize, TwoNumbers, TwoShares,
+                               UserNumbers, ValidationShare, Weight, convert_fields)
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Config:
     classifier_epochs: Count = 50  # how often real only sees each of its images; 20 or fewer can reverse a verdict
     classifier_budget: Budget = "steps"  # steps: as many in every arm; epochs: every arm sees its images that often
     classifier_mixing: Mixing = "shares"  # shares: see classifier_synthetic_shares; concat: shuffled as one set
-    classifier_augmentations: tuple[Augmentation, ...] = ("classical", "MixUp", "CutMix")  # those that have arms
+    classifier_augmentations: Augmentations = ("classical", "MixUp", "CutMix")  # those that have arms
     classifier_batch_size: BatchSize = 32  # images per step
     classifier_lr: PositiveShare = 1e-3  # peak learning rate
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between

@@ -70,6 +70,10 @@ SpeedRange = Annotated[tuple[_Finite, _Finite], AfterValidator(_rising_or_zeros)
                        Field(description="two speeds in -10 000 … 10 000, the lower one first, or two zeros")]
 TwoNumbers = Annotated[tuple[_Finite, _Finite], Field(description="two finite numbers")]
 FourNumbers = Annotated[tuple[_Finite, _Finite, _Finite, _Finite], Field(description="four finite numbers")]
+Augmentation = Literal["classical", "MixUp", "CutMix"]     # of a classifier's training images
+Augmentations = tuple[Augmentation, ...]
+Mixing = Literal["shares", "concat"]        # of real and added images
+Budget = Literal["steps", "epochs"]         # what the classifiers of all arms have in common
 UserNumbers = Annotated[tuple[CountOrZero, ...], Field(description="users' numbers, such as 4 9")]
 TrainSize = Count | Annotated[float, _number("a share between 0 and 1", gt=0, lt=1)] | Literal["all_but_test"]
 Multiples = Annotated[tuple[Few, ...], Field(min_length=1, max_length=8, description="one to eight numbers in 1 … 64")]

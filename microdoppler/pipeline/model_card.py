@@ -130,7 +130,9 @@ def data_section(config: dict[str, Any], classes: list[str], split: dict[str, An
     names = ("strategy", "fold", "guard", "validation", "seed")
     shape = f"{config['latent_channels']} x {config['latent_size']} x {config['latent_size']}"
     count = f"{users * each}: {each} per user" if isinstance(each, int) else f"{each} of each user's"
-    rows = [["users", f"{users}: {shortened(classes)}"], ["training images", f"{count}, {side} x {side} px"],
+    validated = split.get("validation")
+    label = f"training images (about {validated:.0%} of them for validation)" if validated else "training images"
+    rows = [["users", f"{users}: {shortened(classes)}"], [label, f"{count}, {side} x {side} px"],
             ["split", ", ".join(f"{name} {split[name]}" for name in names if name in split) or "not recorded"],
             ["hash of the training images' paths", str(split.get("train_images", "not recorded"))],
             ["latents", shape + "".join(f", {name} {' '.join(f'{value:.3f}' for value in statistics[name])}"

@@ -8,7 +8,7 @@ from accelerate import PartialState
 
 from denoising_diffusion_pytorch.checkpoint import ONLY_TO_RESUME, list_milestones, load_checkpoint, milestone_path
 from denoising_diffusion_pytorch.trainer import Trainer, init_distributed
-from groundwork.command_line import command
+from groundwork.command_line import command, quoted
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences
 from groundwork.images import load_images
@@ -59,7 +59,10 @@ def train(config: Config, resume: str | None = None, start_from: str | Path | No
                   + (" instead of --start_from" if start_from else ""))
         else:
             each = config.images_per_user_train
+            choosing = quoted(["python", "-m", "microdoppler.choose", "--config", str(config.results_folder)])
             print(f"done: {config.results_folder}/model-{last}.pt and sample-{last}.png\n"
+                  + (f"to choose milestone and sampling constants on validation images first: {choosing}\n"
+                     if config.split_validation else "") +
                   "next: " + command("generate.py", "--checkpoint", milestone_path(config.results_folder, last),
                                      "--all_users", "--samples_per_user",
                                      each if isinstance(each, int) else SAMPLES_OF_ALL,

@@ -5,9 +5,10 @@ that the generator was trained on ("cuts": stitched windows, shifted in Doppler)
 and real only holds both what diffusion adds and what the cuts add, so the cuts are its main baseline.
 """
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
-Augmentation = Literal["classical", "MixUp", "CutMix"]                     # how images are augmented
+from groundwork.limits import Augmentation
+
 CLASSICAL, MIXUP, CUTMIX = get_args(Augmentation)
 CUTS, CUTS_THROUGH_VAE = "cuts", "cuts through the VAE"                    # what is added to the real images
 SYNTHETIC, SELECTED = "synthetic", "selected"

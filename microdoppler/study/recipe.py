@@ -1,11 +1,9 @@
 """The recipe of a study's classifiers: which network is trained, how long, and on which mixture of images."""
 from dataclasses import dataclass
-from typing import Literal
+
+from groundwork.limits import Budget, Mixing
 
 FEW_EPOCHS = 20     # with no more, classifiers may be far from trained: on the demo, 25 epochs reversed a verdict of 6
-
-Mixing = Literal["shares", "concat"]
-Budget = Literal["steps", "epochs"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from torch import nn
 from groundwork.errors import InputError
 from microdoppler.study.arms import Arm
 from microdoppler.study.classifier import build_classifier, features, predict, train_classifier
+from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import output_layer, plan_network
+from microdoppler.study.recipe import Recipe
 
 CPU = torch.device("cpu")
 # The smallest of each family, with the changes at its stem for images of 32 px
@@ -78,8 +80,8 @@ def test_what_dropout_hides_follows_from_the_seed_and_leaves_the_global_random_s
         torch.manual_seed(len(results))
         expected = torch.rand(1)
         torch.manual_seed(len(results))
-        arm = Arm("real only", data)
-        model = train_classifier(arm.batches(2, 4, (0, 0), seed), network=plan_network("mobilenet_v3_small", 32),
+        batches = Arm(KINDS["real only"], data).batches(Recipe(epochs=1, batch_size=4, lr=1e-3), 2, seed)
+        model = train_classifier(batches, network=plan_network("mobilenet_v3_small", 32),
                                  num_classes=2, num_steps=2, lr=1e-3, seed=seed, device=CPU)
         results.append(predict(model, data.images))
         assert torch.equal(torch.rand(1), expected)
