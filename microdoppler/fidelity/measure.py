@@ -19,6 +19,7 @@ from groundwork.images import load_images
 from groundwork.limits import checks_arguments
 from groundwork.progress import Progress
 from microdoppler.data.audit import Match, pairs_figure
+from microdoppler.data.control_sets import find_control
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split_file import SplitOptions, load_split, locate_data, open_split
 from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of, find_synthetic, match_to_folds,
@@ -33,9 +34,9 @@ from microdoppler.figures.axes import PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
+from microdoppler.study.copies import CopyDetector, NearestTraining
 from microdoppler.study.evaluation_classifier import open_evaluation_classifier
 from microdoppler.study.networks import DEFAULT_NETWORK
-from microdoppler.study.selection import NearestTraining, nearest_training
 
 SHOWN_PAIRS = 4             # pairs of most similar images in the report
 IMAGE_SIZE = 256            # pixels at which images are compared; smaller if the synthetic images are smaller
@@ -128,20 +129,23 @@ def user_kid(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, tuple[flo
             if second.paths else (float("nan"), float("nan"))}
 
 
-def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axes: PictureAxes | None,
+def measure(real: EvaluatedSet, synthetic: EvaluatedSet, detector: CopyDetector, axes: PictureAxes | None,
             users: list[int]) -> dict:
     """All metrics of synthetic images and, to compare with, of held-out real images.
 
-    training: the real training images; axes: of the images, None if nobody walks in them. The gait is measured only if
-    the held-out real images show one. users: the user number of each label.
+    detector: tells near-copies of the training images; axes: of the images, None if nobody walks in them. The gait is
+    measured only if the held-out real images show one. users: the user number of each label.
 
     Returns "users": {user number: {"synthetic" or "real": {metric: value}}}; "all": {"synthetic" or "real": {metric:
-    value}}; and for figures, with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and
-    "nearest": {"synthetic" or "real": NearestTraining}.
+    value}}; "copy_bars": the correlation from which on an image of a user counts as a near-copy, for each user, from
+    known copies; empty if these are unknown; and for figures, with a value per image, "gait":
+    {"synthetic" or "real": result of `describe_gait`} and "nearest": {"synthetic" or "real": NearestTraining}.
     """
-    report: dict = {"users": {}, "gait": {"synthetic": {}, "real": {}}, "nearest": {}}
+    report: dict = {"users": {}, "gait": {"synthetic": {}, "real": {}}, "nearest": {},
+                    "copy_bars": [scale.bar for scale in detector.scales.values()]}
     for kind, evaluated in (("synthetic", synthetic), ("real", real)):
-        report["nearest"][kind] = nearest_training(evaluated.images, training)
+        look = detector.nearest if kind == "synthetic" else detector.nearest_of_held_out
+        report["nearest"][kind] = look(evaluated.images)
     gait = describe_gait(real.images.images.numpy(), axes) if axes else None
     if axes and gait and cadence_share(gait) >= MIN_WALKING:
         report["gait"] = {"synthetic": describe_gait(synthetic.images.images.numpy(), axes), "real": gait}
@@ -199,7 +203,7 @@ def _metrics(real: EvaluatedSet, synthetic: EvaluatedSet, report: dict,
     for kind, keep in chosen.items():
         nearest = report["nearest"][kind]
         metrics[kind] |= {"num_images": int(keep.sum()), "copies": nearest.is_copy[keep].float().mean().item(),
-                          "nearest": 1 - nearest.correlation[keep].median().item()}
+                          "nearest": nearest.distance[keep].median().item()}
         for name, values in report["gait"][kind].items():
             own = values[keep.numpy()]
             metrics[kind][name] = float(np.median(own[np.isfinite(own)])) if np.isfinite(own).any() else float("nan")
@@ -266,7 +270,8 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     held_out = evaluate_images(data_path, division.test_images, image_size, evaluator, passes,
                                "held-out real images", channels, division.preparation)
     generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, {}, "synthetic images", channels)
-    report = measure(held_out, generated, training, gait_axes, division.users) | {
+    detector = CopyDetector.of(find_control(synthetic), training, image_size, channels)
+    report = measure(held_out, generated, detector, gait_axes, division.users) | {
         "made_by": facts_of(synthetic, division),
                                                              "names": division.names}
     if report["gait"]["real"] and axes is None:
@@ -300,7 +305,7 @@ def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, tra
     unknown; preparation: of the real images. Returns the content of fidelity.json.
     """
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
-    plain = {name: report[name] for name in ("made_by", "users", "names", "all")} | {
+    plain = {name: report[name] for name in ("made_by", "users", "names", "all", "copy_bars")} | {
         "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
     save_features(output / "features.npz", real, synthetic)

@@ -12,7 +12,7 @@ from groundwork.images import load_images
 from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from microdoppler.data.audit import audit_split
-from microdoppler.data.control_sets import ControlSet, find_control
+from microdoppler.data.control_sets import CUT, ControlSet, find_control
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split, split_images
 from microdoppler.data.synthetic_sets import channels_of, check_sizes, facts_of, find_synthetic, match_to_folds
@@ -175,7 +175,7 @@ def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], co
     added = {SYNTHETIC: synthetic, SELECTED: selected}
     if control:
         added |= {CUTS: {"": ImageSet(*control.raw_cuts(data.path, size, channels, split.preparation))},
-                  CUTS_THROUGH_VAE: {"": ImageSet(*control.decoded_cuts(size, channels))}}
+                  CUTS_THROUGH_VAE: {"": ImageSet(*control.decoded(CUT, size, channels))}}
     arms = arms_of(real, added, config.classifier_augmentations)
     facts = {arm.name: facts_of(sets[arm.synthetic_name], split)
              | ({"select": min_confidence} if arm.kind.added == SELECTED else {}) for arm in arms if arm.synthetic_name}
@@ -197,8 +197,7 @@ def select_sets(config: Config, number: int, data: Data, sets: dict[str, Path], 
         data.path, split, data.overlaps.successor_of, network=config.classifier,
         image_size=config.classifier_image_size, folder=config.latents_cache_folder, device=device, channels=channels)
     for name, images in synthetic.items():
-        detector = CopyDetector.of(find_control(sets[name]), training, data.path, images.images.shape[-1], channels,
-                                   split.preparation)
+        detector = CopyDetector.of(find_control(sets[name]), training, images.images.shape[-1], channels)
         selection = select_images(classifier, training.images.shape[-1], images, detector, min_confidence)
         if not selection.kept.any():
             raise InputError(f"--select {min_confidence:g} keeps no image of {sets[name]}: of "
