@@ -94,10 +94,10 @@ class Config:
     # --- classifier
     classifier: str = "resnet18"  # one of torchvision's classification models, trained from random weights
     classifier_image_size: ClassifierSize = 256  # pixels, height = width: as the images, or their details are lost
-    classifier_epochs: Count = 50  # how often real only sees each of its images; 20 or fewer can reverse a verdict
-    classifier_budget: Budget = "steps"  # steps: as many in every arm; epochs: every arm sees its images that often
+    classifier_epochs: Count = 50  # how often real only sees each of its images; 20 or fewer may reverse a verdict
+    classifier_budget: Budget = "steps"  # steps: as many for every arm; epochs: each arm sees its own images that often
     classifier_mixing: Mixing = "shares"  # shares: see classifier_synthetic_shares; concat: shuffled as one set
-    classifier_augmentations: Augmentations = ("classical", "MixUp", "CutMix")  # those that have arms
+    classifier_augmentations: Augmentations = ("classical", "MixUp", "CutMix")  # each also with synthetic images
     classifier_batch_size: BatchSize = 32  # images per step
     classifier_lr: PositiveShare = 1e-3  # peak learning rate
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between

@@ -88,7 +88,7 @@ def find_control(synthetic_folder: Path) -> ControlSet | None:
         return None
     images = control.get("images", {})
     try:
-        users = dict.fromkeys(int(entry["user"]) for entry in images.values())
+        users = sorted({int(entry["user"]) for entry in images.values()})       # in the order of their labels
         found: dict[str, dict[int, dict[str, Cut]]] = {kind: {user: {} for user in users} for kind in KINDS}
         for name, entry in images.items():
             check_inside([name, entry["path"], entry["next_path"] or entry["path"]], folder / "manifest.json")

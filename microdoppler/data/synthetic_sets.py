@@ -128,7 +128,7 @@ def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split],
         if len(shared) > 1:
             print(f"warning: folds {' and '.join(map(str, sorted(shared)))} were generated through one VAE; if it was "
                   "trained on images of this data set, it has seen some that are tested on: train one per fold")
-    named = {fold: _name_sets(own_folders) for fold, own_folders in folders_of_fold.items()}
+    named = {fold: name_folders(own_folders) for fold, own_folders in folders_of_fold.items()}
     names = list(dict.fromkeys(name for sets in named.values() for name in sets))
     for fold, sets in named.items():
         if missing := [name for name in names if name not in sets]:
@@ -165,7 +165,7 @@ def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split], fo
                      "fold")
 
 
-def _name_sets(folders: list[Path]) -> dict[str, Path]:
+def name_folders(folders: list[Path]) -> dict[str, Path]:
     """{name: folder}: the folders' own names, preceded by as many parent folders as are needed to tell them apart."""
     paths, depth = [folder.resolve() for folder in folders], 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):

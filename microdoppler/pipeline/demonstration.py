@@ -31,7 +31,8 @@ from microdoppler.pipeline.synthetic_folder import generate
 from microdoppler.pipeline.training import train
 from microdoppler.pipeline.vae_range import check_vae
 from microdoppler.simulate.dataset import main as simulate
-from microdoppler.study.report import result_tables, study_verdict
+from microdoppler.study.report import study_verdict
+from microdoppler.study.tables import result_tables
 from train_latent_cfg import Config
 from vae.train import main as train_vae
 
@@ -153,6 +154,7 @@ def write_report(config: Config, audit: Audit, fidelity: dict, summary: dict, st
                 pictures=[Picture(output_dir / "real_and_synthetic.png", "A row per person")]),
         Section("All arms of the study", tables=result_tables(summary),
                 pictures=[Picture(study / "accuracy.png", "Accuracy on the test images"),
+                          Picture(study / "persons.png", "A line per user, without and with synthetic images"),
                           Picture(study / "confusion.png", "Who is mistaken for whom")]),
         Section("How similar, how varied, how new", sentences(fidelity), tables(fidelity), [
             Picture(config.results_folder / "fidelity" / name, caption) for name, caption in (

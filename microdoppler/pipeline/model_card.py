@@ -14,7 +14,8 @@ from groundwork.errors import InputError, shortened
 from groundwork.files import read_json, write_text
 from microdoppler.fidelity.report import sentences, tables
 from microdoppler.figures.report import Section, Table
-from microdoppler.study.report import result_tables, study_verdict
+from microdoppler.study.report import study_verdict
+from microdoppler.study.tables import accuracies_table, contrasts_table
 from microdoppler.watch.metrics import read_metrics
 
 CHOSEN_BY = "real + synthetic"      # the arm whose accuracy decides which of several models is best
@@ -64,7 +65,7 @@ def best_checkpoint(study: Path, folder: Path) -> tuple[Path, str] | None:
 def study_section(path: Path, model: dict[str, str]) -> Section:
     """The section about the classifier study, from the summary of classify.py at `path`: the arms with synthetic sets
     of this model, and the arms that they are compared with."""
-    heading, study = "Whether the images help to tell persons apart", read_measured(path, "sets")
+    heading, study = "Whether the images help to tell persons apart", read_measured(path, "contrasts")
     with input_error_if_malformed(path):
         own = {facts["name"]: facts for facts in study.get("sets", []) if is_by_model(facts, model)}
         if not own:
@@ -74,13 +75,13 @@ def study_section(path: Path, model: dict[str, str]) -> Section:
         numbers = {user: f"user {user}" for arm in arms for user in arm["recalls"]}     # no names of persons in a card
         folds = (f" Of {study['num_folds']} folds, each with a model of its own, these weights are fold "
                  f"{min(facts['fold'] for facts in own.values())}'s." if study["num_folds"] > 1 else "")
-        compared = max(choice["num_candidates"] for choice in study["choices"])
-        chosen = (f" Of {compared} sets the table shows this model's; if it was chosen for these figures, they are a "
-                  "little too good, and those in this paragraph are not." if compared > 1 else "")
+        compared = len({facts["name"] for facts in study["sets"]})
+        chosen = (f" Of {compared} sets the table of accuracies shows this model's; if it was chosen for these "
+                  "figures, they are a little too good, and those in this paragraph are not." if compared > 1 else "")
         verdict = study_verdict(study)
         return Section(heading, [" ".join([verdict.line, *verdict.details]) + chosen + folds, *(
             f"The images of {name} were generated with {sampling_of(facts)}." for name, facts in own.items())],
-                       result_tables({**study, "names": numbers, "arms": arms, "choices": []}))
+                       [contrasts_table(study), accuracies_table({**study, "names": numbers, "arms": arms})])
 
 
 def sampling_of(facts: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 
-from microdoppler.study.comparison import CorrectCounts, Variance, accuracies
+from microdoppler.study.counts import CorrectCounts, accuracies, accuracy_differences
+from microdoppler.study.variance import Variance
 
 NOTHING = "always wrong"        # an arm that is never right: a difference from it is an accuracy
 
@@ -111,5 +112,5 @@ def measure(counts: CorrectCounts, arm: str) -> Measured:
 
 def _difference(counts: CorrectCounts, arm: str, baseline: str) -> tuple[float, float]:
     """The mean paired difference of accuracy of an arm from a baseline, and its standard error."""
-    difference = float((accuracies(counts, arm) - accuracies(counts, baseline)).mean())
+    difference = float(accuracy_differences(counts, arm, baseline).mean())
     return difference, float(np.sqrt(Variance.of(counts, arm, baseline).total))

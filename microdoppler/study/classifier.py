@@ -32,8 +32,7 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Netwo
 
     batches: images (b, 3 or 1, size, size) uint8 and targets (b, num_classes) float32, the probability of each class;
     lr: the highest learning rate, see `lr_factor`; on_step: called after each step. The initial weights and what
-    dropout hides follow from
-    `seed`. On the CPU the result, too, is the same to the bit for the same batches and seed.
+    dropout hides follow from `seed`. On the CPU the result, too, is the same to the bit for the same batches and seed.
     """
     model = in_memory_format(build_classifier(network, num_classes, seed).to(device), torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)

@@ -8,8 +8,10 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-from microdoppler.study.comparison import CorrectCounts, accuracies, compare
+from microdoppler.study.comparison import compare
+from microdoppler.study.counts import CorrectCounts, accuracies
 from microdoppler.study.kinds import CLASSICAL_KINDS, SYNTHETIC, Kind
+from microdoppler.study.persons import by_user
 
 
 def halves(counts: CorrectCounts) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +41,7 @@ def choose(counts: CorrectCounts, candidates: Sequence[str], seeds: np.ndarray, 
 
     candidates: names of arms; seeds, passes: masks (seeds,) bool and (passes,) bool.
     """
-    return max(candidates, key=lambda arm: np.nanmean(accuracies(counts, arm, passes[None].astype(float))[0][:, seeds]))
+    return max(candidates, key=lambda arm: np.nanmean(accuracies(counts, arm, passes)[:, seeds]))
 
 
 def composite(counts: CorrectCounts, choices: Sequence[str]) -> np.ndarray:
@@ -84,7 +86,7 @@ def best_pair(counts: CorrectCounts, kind: str, baseline: str, candidates: Mappi
                            counts.user_of)
     return {"kind": kind, "baseline": baseline, "num_candidates": sum(map(len, candidates.values())),
             "naive_choice": naive, "naive": compare(counts, naive, naive_baseline), "choices": list(arms),
-            "cross_fitted": compare(fitted, kind, baseline)}
+            "cross_fitted": compare(fitted, kind, baseline), "by_user": by_user(fitted, kind, baseline)}
 
 
 def best_classical(counts: CorrectCounts, arms_of_kind: Mapping[Kind, Sequence[str]]) -> list[dict]:

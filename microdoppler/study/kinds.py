@@ -9,7 +9,7 @@ from typing import get_args
 
 from groundwork.limits import Augmentation
 
-CLASSICAL, MIXUP, CUTMIX = get_args(Augmentation)
+CLASSICAL, MIXUP, CUTMIX = get_args(Augmentation)                          # how images are augmented
 CUTS, CUTS_THROUGH_VAE = "cuts", "cuts through the VAE"                    # what is added to the real images
 SYNTHETIC, SELECTED = "synthetic", "selected"
 
@@ -38,19 +38,21 @@ class Kind:
         return self.added in (CUTS, CUTS_THROUGH_VAE)
 
 
+REAL_ONLY = "real only"
+
 KINDS = {kind.name: kind for kind in (
-    Kind("real only"),
-    Kind("real + classical", augmentation=CLASSICAL, baselines=("real only",)),
-    Kind("real + MixUp", augmentation=MIXUP, baselines=("real only",)),
-    Kind("real + CutMix", augmentation=CUTMIX, baselines=("real only",)),
-    Kind("real + cuts", added=CUTS, baselines=("real only",)),
+    Kind(REAL_ONLY),
+    Kind("real + classical", augmentation=CLASSICAL, baselines=(REAL_ONLY,)),
+    Kind("real + MixUp", augmentation=MIXUP, baselines=(REAL_ONLY,)),
+    Kind("real + CutMix", augmentation=CUTMIX, baselines=(REAL_ONLY,)),
+    Kind("real + cuts", added=CUTS, baselines=(REAL_ONLY,)),
     Kind("real + cuts through the VAE", added=CUTS_THROUGH_VAE, baselines=("real + cuts",)),
-    Kind("real + synthetic", added=SYNTHETIC, baselines=("real + cuts", "real + cuts through the VAE", "real only")),
+    Kind("real + synthetic", added=SYNTHETIC, baselines=("real + cuts", "real + cuts through the VAE", REAL_ONLY)),
     Kind("real + classical + synthetic", added=SYNTHETIC, augmentation=CLASSICAL, baselines=("real + classical",)),
     Kind("real + MixUp + synthetic", added=SYNTHETIC, augmentation=MIXUP, baselines=("real + MixUp",)),
     Kind("real + CutMix + synthetic", added=SYNTHETIC, augmentation=CUTMIX, baselines=("real + CutMix",)),
-    Kind("synthetic only", has_real=False, added=SYNTHETIC, baselines=("real only",)),
-    Kind("real + selected", added=SELECTED, baselines=("real + cuts", "real + cuts through the VAE", "real only")),
+    Kind("synthetic only", has_real=False, added=SYNTHETIC, baselines=(REAL_ONLY,)),
+    Kind("real + selected", added=SELECTED, baselines=("real + cuts", "real + cuts through the VAE", REAL_ONLY)),
     Kind("real + classical + selected", added=SELECTED, augmentation=CLASSICAL, baselines=("real + classical",)))}
 
 # The classical arms. The best of them is what real + best classical + synthetic is held against.
@@ -58,4 +60,4 @@ CLASSICAL_KINDS = tuple(kind for kind in KINDS.values() if kind.augmentation and
 
 # The contrast that the study is about, named before the data are looked at: what diffusion adds to its own training
 # windows. If a study has no cuts (a synthetic set of unknown origin), real only takes their place.
-PRIMARY_KIND, PRIMARY_BASELINES = "real + synthetic", ("real + cuts", "real only")
+PRIMARY_KIND, PRIMARY_BASELINES = "real + synthetic", ("real + cuts", REAL_ONLY)

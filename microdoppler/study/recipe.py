@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 
 from groundwork.limits import Budget, Mixing
+from microdoppler.study.networks import DEFAULT_NETWORK, plan_network
 
 FEW_EPOCHS = 20     # with no more, classifiers may be far from trained: on the demo, 25 epochs reversed a verdict of 6
 
@@ -23,7 +24,7 @@ class Recipe:
     epochs: int
     batch_size: int
     lr: float
-    network: str = "resnet18"
+    network: str = DEFAULT_NETWORK
     mixing: Mixing = "shares"
     budget: Budget = "steps"
     synthetic_shares: tuple[float, float] = (1.0, 0.0)
@@ -36,13 +37,14 @@ class Recipe:
     def warning(self) -> str:
         """What to say of few epochs; "" for more."""
         return "" if self.epochs > FEW_EPOCHS else (
-            f"With {self.epochs} epochs the classifiers are hardly trained, and more epochs may reverse the verdict: "
-            f"set classifier_epochs above {FEW_EPOCHS}, better to where the accuracy no longer rises.")
+            f"classifier_epochs is {self.epochs}: the classifiers are hardly trained, and more epochs may reverse the "
+            f"verdict. Set it above {FEW_EPOCHS}, better to where the accuracy no longer rises.")
 
-    def method(self) -> list[str]:
-        """How the classifiers are trained, in sentences."""
+    def method(self, image_size: int) -> list[str]:
+        """How the classifiers are trained on images of image_size pixels, in sentences."""
         first, last = self.synthetic_shares
-        return [f"{self.network} without pretraining, batches of {self.batch_size} images, learning rate {self.lr:g}. "
+        return [f"{plan_network(self.network, image_size)} without pretraining, {image_size} px, batches of "
+                f"{self.batch_size} images, learning rate {self.lr:g}. "
                 + (f"Every arm takes as many steps as real only in {self.epochs} epochs." if self.budget == "steps" else
                    f"Every arm sees its own images {self.epochs} times, so that larger arms take more steps."),
                 "Real and added images are shuffled together as one set." if self.mixing == "concat" else

@@ -1,117 +1,81 @@
-"""The result of a study as text, tables and figures. `summary` is always the result of `summarize`."""
+"""What a study says: its verdict, and how its figures were made. `summary` is always the result of `summarize`."""
+import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
 from microdoppler.data.split_settings import FOLDS
-from microdoppler.figures.fonts import figure_names, plain_text
-from microdoppler.figures.report import Picture, Table, Verdict
-from microdoppler.study.comparison import MAX_SEEDS
+from microdoppler.figures.report import Picture, Verdict
+from microdoppler.study.comparison import HELPS, HURTS, MAX_SEEDS, OPEN
+from microdoppler.study.figures import headline_contrasts, person_contrasts
+from microdoppler.study.kinds import PRIMARY_KIND, REAL_ONLY
+from microdoppler.study.tables import accuracy_text, difference_text, p_phrase, repeats_text
 
-MAX_ANNOTATED_USERS = 12    # with more users, numbers in the cells of a confusion matrix would be too small to read
-VERDICT_COLOURS = {"helps": "tab:green", "hurts": "tab:red", "not distinguishable": "tab:gray"}
-
-
-def result_tables(summary: dict[str, Any]) -> list[Table]:
-    """The tables of comparisons and of accuracies; if there are several synthetic sets, also that of the best sets."""
-    choices = [choice for choice in summary["choices"] if choice["num_candidates"] > 1]
-    return [_comparisons_table(summary), _accuracies_table(summary), *([_choices_table(choices)] if choices else [])]
-
-
-def shown_names(summary: dict[str, Any]) -> dict[str, str]:
-    """{name of an arm: its name in tables and figures}, without the synthetic set's name if there is only one set."""
-    is_single = len({arm["synthetic"] for arm in summary["arms"] if arm["synthetic"]}) == 1
-    return {arm["name"]: arm["kind"] if is_single else arm["name"] for arm in summary["arms"]}
-
-
-def _comparisons_table(summary: dict[str, Any]) -> Table:
-    """A row per arm that has a baseline: the difference in points."""
-    shown = shown_names(summary)
-    rows = [[shown[arm["name"]], arm["baseline"], _difference(arm), arm["verdict"]]
-            for arm in summary["arms"] if arm["baseline"]]
-    return Table(["trained on", "against", "difference in points", "verdict"], rows,
-                 caption="Differences of accuracy are paired by fold and seed, with their 95 % interval over folds, "
-                 f"seeds and {summary['num_passes']} test passes.")
-
-
-def _accuracies_table(summary: dict[str, Any]) -> Table:
-    """A row per arm: metrics on the test images in per cent."""
-    shown = shown_names(summary)
-    rows = [[shown[arm["name"]], _mean_and_std(arm), f"{100 * arm['macro_f1']:.1f}", f"{100 * arm['ece']:.1f}",
-             f"{summary['names'][arm['worst_user']]} ({100 * arm['recalls'][arm['worst_user']]:.0f} %)"]
-            for arm in summary["arms"]]
-    return Table(["trained on", "accuracy", "macro-F1", "ECE", "worst user (recall)"], rows,
-                 caption=f"On test images; accuracy: mean ± standard deviation over {_repeats(summary)}. ECE: expected "
-                 "calibration error in points.")
-
-
-def _choices_table(choices: list[dict[str, Any]]) -> Table:
-    """A row per kind of arm: its best synthetic set, reported naively and cross-fitted."""
-    rows = [[choice["kind"], str(choice["num_candidates"]), choice["naive_choice"].removeprefix(f"{choice['kind']}: "),
-             _difference(choice["naive"]), _difference(choice["cross_fitted"]), choice["cross_fitted"]["verdict"]]
-            for choice in choices]
-    return Table(["best set of", "sets", "naive choice", "naive", "cross-fitted", "verdict"], rows,
-                 caption="Differences in points. Naive: the best on all test passes, reported on the same: too good. "
-                         "Cross-fitted: chosen with one half of the seeds on one half of the passes, reported with the "
-                         "others on the others, in turn.")
+CHECKPOINT = re.compile(r"checkpoint_(\d+)$")       # the end of a set's name, where its folder is called as by default
 
 
 def study_verdict(summary: dict[str, Any], folder: Path | None = None) -> Verdict:
-    """Whether synthetic images help: one line, the cross-fitted difference of each kind of arm, and what to do next.
+    """What diffusion adds, by the primary contrast; then whether synthetic images help, and what to do next.
 
     folder: holds verdict.png, the result of `verdict_figure`; None: no picture.
     """
-    choices = compared_choices(summary)
-    if not choices:
-        return Verdict("No synthetic set to compare.", "open", [
-            ", ".join(f"{arm['name']} {_mean_and_std(arm)}" for arm in summary["arms"]) + f" ({_repeats(summary)})."])
-    other = "passes and seeds" if summary["num_seeds"] > 1 else "passes"
-    details = [f"{choice['kind']} against {choice['baseline']}: {_difference(choice['cross_fitted'])} points, "
-               f"{choice['cross_fitted']['verdict']}." for choice in choices]
-    if any(choice["num_candidates"] > 1 for choice in choices):
-        details.append(f"Sets were chosen on other {other} than those that report them.")
-    advised: dict[str, list[str]] = {}      # {advice: the kinds of arms that it is for}
-    for choice in choices:
-        if advice := _advice(choice["cross_fitted"], summary):
-            advised.setdefault(advice, []).append(choice["kind"])
-    details += [advice if len(kinds) == len(choices) else f"{' and '.join(kinds)}: {advice}"
-                for advice, kinds in advised.items()]
-    return Verdict(*_headline(choices, summary), details,
+    primary = next((contrast for contrast in summary["contrasts"] if contrast["is_primary"]), None)
+    if primary is None:
+        arms = ", ".join(f"{arm['name']} {accuracy_text(arm)}" for arm in summary["arms"])
+        return Verdict("No synthetic set to compare.", "open", [f"{arms} ({repeats_text(summary)})."])
+    details = [f"{contrast['kind']} against {contrast['baseline']}{'' if contrast['is_primary'] else ' (secondary)'}: "
+               f"{_result(contrast)}" for contrast in person_contrasts(summary)]
+    if primary["baseline"] == REAL_ONLY:
+        details.append("Cut and shifted windows may add as much: no control set tells. Run generate.py again for one.")
+    details += [_persons(primary), *_other_contrasts(summary)]
+    if primary["num_candidates"] > 1:
+        details.append("Sets were chosen on other "
+                       f"{'passes and seeds' if summary['num_seeds'] > 1 else 'passes'} than those that report them.")
+    details.append(_advice(primary, summary))
+    return Verdict(*_headline(primary, summary), list(filter(None, details)),
                    Picture(folder / "verdict.png", "What the synthetic images change") if folder else None)
 
 
-def compared_choices(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The choices that tell whether synthetic images help: of all kinds of arms that have real images, too."""
-    return [choice for choice in summary["choices"] if choice["kind"] != "synthetic only"]
-
-
-def _headline(choices: list[dict[str, Any]], summary: dict[str, Any]) -> tuple[str, str]:
-    """(the line, the mood) of a verdict."""
-    results = [choice["cross_fitted"] for choice in choices]
-    helps, hurts = (sum(result["verdict"] == word for result in results) for word in ("helps", "hurts"))
-    if not helps and not hurts:
-        return "This study cannot tell whether synthetic images help.", "open"
+def _headline(primary: dict[str, Any], summary: dict[str, Any]) -> tuple[str, str]:
+    """(the line, the mood) of a verdict, by the primary contrast alone."""
     limits = [f"one {name}" for name in ("fold", "seed") if summary[f"num_{name}s"] == 1]
     only = f" ({' and '.join(limits)} only)" if limits else ""
-    if len(results) in (helps, hurts):
-        points = sorted({f"{100 * result['difference']:+.1f}" for result in results}, key=float)
-        found = f"{'help' if helps else 'hurt'}: {' to '.join(dict.fromkeys((points[0], points[-1])))} points"
-    else:
-        parts = [f"{word} in {count}" for word, count in (("help", helps), ("hurt", hurts)) if count]
-        found = f"{' and '.join(parts)} of {len(results)} comparisons"
-    return f"Synthetic images {found}{only}.", "bad" if not helps else "open" if hurts else "good"
+    points, mood = 100 * primary["difference"], {HELPS: "good", HURTS: "bad", OPEN: "open"}[primary["verdict"]]
+    if primary["baseline"] == REAL_ONLY:
+        return {HELPS: f"Synthetic images help: {points:+.1f} points{only}.",
+                HURTS: f"Synthetic images hurt: {points:+.1f} points{only}.",
+                OPEN: "This study cannot tell whether synthetic images help."}[primary["verdict"]], mood
+    return {HELPS: f"Diffusion adds {points:.1f} points to its own training windows{only}.",
+            HURTS: f"Diffusion loses {-points:.1f} points to its own training windows{only}.",
+            OPEN: "This study cannot tell whether diffusion adds to its training windows."}[primary["verdict"]], mood
+
+
+def _result(contrast: dict[str, Any]) -> str:
+    """The figures and the verdict of a contrast."""
+    figures = ", ".join(filter(None, [f"{difference_text(contrast)} points", p_phrase(contrast)]))
+    return f"{figures}: {contrast['verdict']}."
+
+
+def _persons(contrast: dict[str, Any]) -> str:
+    """How many users are recognised better, and the mean over users."""
+    differences = [of_arm - of_baseline for of_baseline, of_arm in contrast["by_user"]["recalls"].values()]
+    better, worse = (sum(sign * difference > 0 for difference in differences) for sign in (1, -1))
+    return (f"User by user: {better} of {len(differences)} better, {worse} worse; "
+            f"mean {difference_text(contrast['by_user'], 'mean')} points.")
+
+
+def _other_contrasts(summary: dict[str, Any]) -> list[str]:
+    """What the other headline contrasts say together: [a sentence], empty where there is none."""
+    others = [contrast for contrast in headline_contrasts(summary) if contrast not in person_contrasts(summary)]
+    helps, hurts = (sum(contrast["verdict"] == word for contrast in others) for word in (HELPS, HURTS))
+    said = f"Other contrasts: synthetic images help in {helps} and hurt in {hurts} of {len(others)}."
+    return [said] if others else []
 
 
 def _advice(result: dict[str, Any], summary: dict[str, Any]) -> str:
     """What to do to learn more about a difference; "" when nothing is missing. result: that of `compare`."""
     if result["interval_95"] is None:
         return "One run cannot tell this from chance: give more --seeds or --folds."
-    if result["verdict"] != "not distinguishable":
+    if result["verdict"] != OPEN:
         return ("This says nothing about other folds: add --folds." if summary["num_folds"] == 1 else
                 "One seed may be a lucky one: give more --seeds." if summary["num_seeds"] == 1 else "")
     if summary["num_seeds"] == 1:
@@ -120,121 +84,49 @@ def _advice(result: dict[str, Any], summary: dict[str, Any]) -> str:
         folds = "more folds, " if summary["num_folds"] < len(FOLDS) else ""
         return (f"{MAX_SEEDS} seeds per fold would not tell either: it takes {folds}more recordings or a larger "
                 "difference.")
-    return (f"About {result['seeds_needed']} seeds per fold (now {summary['num_seeds']}) would tell, should the "
-            "difference stay as it is.")
+    return (f"About {result['seeds_needed']} seeds per fold (now {summary['num_seeds']}) would tell with 80 % "
+            "probability, if this is the true difference.")
 
 
-def verdict_figure(summary: dict[str, Any]) -> Figure:
-    """The cross-fitted difference of each kind of arm, with its interval, beside "no difference"."""
-    choices = compared_choices(summary)
-    figure = Figure(figsize=(5.4, 1.0 + 0.62 * len(choices)), layout="constrained")
-    axis = figure.subplots()
-    for row, choice in enumerate(choices):
-        result = choice["cross_fitted"]
-        _draw_difference(axis, row, result)
-        axis.annotate(_difference(result), (100 * result["difference"], row), xytext=(0, 7), fontsize=9, ha="center",
-                      textcoords="offset points", bbox={"color": "white", "pad": 0.5})
-    axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_ylim(len(choices) - 0.4, -0.7)
-    axis.set_yticks(range(len(choices)), [f"{choice['kind']}\nagainst {choice['baseline']}" for choice in choices],
-                    fontsize=9)
-    axis.set_title("← hurts", fontsize=9, loc="left")
-    axis.set_title("helps →", fontsize=9, loc="right")
-    axis.set_xlabel("points of accuracy, 95 % interval", fontsize=9)
-    axis.tick_params(axis="x", labelsize=9)
-    widest = 1.15 * max(1.0, *map(abs, axis.get_xlim()))
-    axis.set_xlim(-widest, widest)
-    axis.grid(axis="x", alpha=0.25)
-    return figure
+def checkpoint_lines(summary: dict[str, Any]) -> list[str]:
+    """A line per synthetic set: the accuracy of real + synthetic, and its difference from real only. With several sets
+    also which is best: naively, and cross-fitted. Empty without synthetic sets."""
+    arms = [arm for arm in summary["arms"] if arm["kind"] == PRIMARY_KIND]
+    real = next((arm for arm in summary["arms"] if arm["kind"] == REAL_ONLY), None)
+    if not arms or real is None:
+        return []
+    lines = [f"real only: {100 * real['accuracy']:.1f} %"]
+    lines += [f"{set_name(arm['synthetic'])}: {100 * arm['accuracy']:.1f} % "
+              f"({100 * (arm['accuracy'] - real['accuracy']):+.2f} points)" for arm in arms]
+    if len(arms) > 1:
+        best = set_name(max(arms, key=lambda arm: arm["accuracy"])["synthetic"])
+        is_checkpoint = all(set_name(arm["synthetic"]).startswith("checkpoint ") for arm in arms)
+        fair = next(contrast for contrast in summary["contrasts"]
+                    if (contrast["kind"], contrast["baseline"]) == (PRIMARY_KIND, REAL_ONLY))
+        chosen = [set_name(name.partition(": ")[2]) for name in dict.fromkeys(fair["choices"])]
+        lines += [f"best {'checkpoint' if is_checkpoint else 'set'}: {best.removeprefix('checkpoint ')} "
+                  "(naive: chosen by the test accuracies above, so its own is too good)",
+                  f"cross-fitted: {difference_text(fair)} points; chosen on other test passes than those that report "
+                  f"it: {', '.join(chosen)}"]
+    return lines
 
 
-def _draw_difference(axis: Axes, row: int, result: dict[str, Any]) -> None:
-    """A dot at the difference in points, and a line over its interval; result: that of `compare`, or contains it."""
-    colour = VERDICT_COLOURS[result["verdict"]]
-    axis.plot(100 * result["difference"], row, "o", color=colour, markersize=5)
-    if result["interval_95"]:
-        axis.plot([100 * end for end in result["interval_95"]], [row, row], color=colour, linewidth=2)
+def set_name(name: str) -> str:
+    """The name of a synthetic set as text: checkpoint_75 is "checkpoint 75"."""
+    return CHECKPOINT.sub(r"checkpoint \1", name)
 
 
-def accuracy_figure(summary: dict[str, Any]) -> Figure:
-    """Left: mean accuracy of each arm, and a dot per run. Right: its difference from the baseline, with interval."""
-    arms, shown = summary["arms"], shown_names(summary)
-    figure = Figure(figsize=(11, 2.0 + 0.42 * len(arms)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
-    for row, arm in enumerate(arms):
-        accuracies = [100 * run["accuracy"] for run in arm["runs"]]
-        # A line instead of a bar: the axis does not begin at 0, so the length of a bar would mislead.
-        left.vlines(100 * arm["accuracy"], row - 0.3, row + 0.3, linewidth=4,
-                    color="tab:blue" if arm["synthetic"] else "tab:gray",
-                    label="mean, with synthetic images" if arm["synthetic"] else "mean, real images only")
-        left.scatter(accuracies, [row] * len(accuracies), s=14, color="black", zorder=3, label="a run")
-        if arm["baseline"]:
-            _draw_difference(right, row, arm)
-            right.text(1.02, row, f"against {arm['baseline']}", transform=right.get_yaxis_transform(), va="center",
-                       fontsize=8)
-    chance = 100 / len(arms[0]["confusion"])
-    lowest = max(0.0, 100 * min(run["accuracy"] for arm in arms for run in arm["runs"]) - 10)
-    if chance > lowest:
-        left.axvline(chance, color="black", linestyle="--", linewidth=1, label="chance")
-    left.set(xlim=(lowest, 101), xlabel=f"test accuracy in % (chance: {chance:.3g} %)",
-             yticks=range(len(arms)), yticklabels=[plain_text(shown[arm["name"]]) for arm in arms])
-    left.invert_yaxis()
-    right.axvline(0, color="black", linewidth=0.8)
-    right.set(xlabel="difference in points, 95 % interval")
-    for axis in (left, right):
-        axis.grid(axis="x", alpha=0.25)
-    verdicts = {arm["verdict"]: Line2D([], [], marker="o", color=VERDICT_COLOURS[arm["verdict"]])
-                for arm in arms if arm["baseline"]}
-    entries = dict(zip(*reversed(left.get_legend_handles_labels()))) | verdicts         # each label once
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), fontsize=8)
-    return figure
-
-
-def confusion_figure(summary: dict[str, Any]) -> Figure:
-    """Confusion matrices side by side, each row in per cent: of the first arm, and of the most accurate arm with
-    synthetic images (if there is none, of the most accurate other arm)."""
-    baseline, *others = summary["arms"]
-    candidates = [arm for arm in others if arm["synthetic"]] or others
-    shown = [baseline] + ([max(candidates, key=lambda arm: arm["accuracy"])] if candidates else [])
-    arm_names = shown_names(summary)
-    labels = [list(summary["names"]).index(user) for user in baseline["recalls"]]
-    shown_users = figure_names({user: summary["names"][user] for user in baseline["recalls"]})
-    names = [plain_text(name.removeprefix("user ")) for name in shown_users.values()]
-    side = max(4.0, 0.24 * len(labels))
-    figure = Figure(figsize=((side + 1) * len(shown), side + 1), layout="constrained")
-    for axes, arm in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
-        counts = np.array(arm["confusion"])[np.ix_(labels, labels)]
-        percent = 100 * counts / counts.sum(axis=1, keepdims=True)
-        # Colours on a square-root scale, so that rare errors are visible too
-        picture = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
-        axes.set_title(f"{plain_text(arm_names[arm['name']])}: {100 * arm['accuracy']:.1f} %", fontsize=10)
-        axes.set_xticks(range(len(labels)), names, fontsize=7, rotation=90 if max(map(len, names)) > 2 else 0)
-        axes.set_yticks(range(len(labels)), names, fontsize=7)
-        axes.set_xlabel("predicted user")
-        axes.set_ylabel("true user")
-        if len(labels) <= MAX_ANNOTATED_USERS:
-            for (row, column), value in np.ndenumerate(percent):
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
-                          color="white" if value > 35 else "black")
-    figure.colorbar(picture, ax=figure.axes, ticks=[0, 1, 5, 10, 25, 50, 100], format="{x:g}", shrink=0.7,
-                    label="% of the true user's test images (colours: square-root scale)")
-    return figure
-
-
-def _mean_and_std(arm: dict[str, Any]) -> str:
-    """The accuracy in per cent."""
-    std = "" if arm["accuracy_std"] is None else f" ± {100 * arm['accuracy_std']:.1f}"
-    return f"{100 * arm['accuracy']:.1f}{std} %"
-
-
-def _difference(result: dict[str, Any]) -> str:
-    """The difference in points with its confidence interval; `result` is that of `compare`, or contains it."""
-    interval = result["interval_95"]
-    return f"{100 * result['difference']:+.1f}" + (
-        "" if interval is None else f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]")
-
-
-def _repeats(summary: dict[str, Any]) -> str:
-    """The numbers of folds and seeds, such as "3 folds x 2 seeds"."""
-    counts = [(summary["num_folds"], "fold"), (summary["num_seeds"], "seed")]
-    return " x ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts)
+def interval_method(summary: dict[str, Any]) -> list[str]:
+    """How the intervals were made, and what they are about, in sentences."""
+    limits = [name for name in ("folds", "seeds") if summary[f"num_{name}"] > 1]
+    about = ["other passes", *(f"other {name}" for name in limits)]
+    return [
+        f"Intervals are about the same users with {', '.join(about[:-1])}{' and ' if limits else ''}{about[-1]}. Their "
+        "variance has a part from folds, from single runs (every fold has random numbers of its own for a seed) and "
+        f"from the {summary['num_passes']} test passes, each compared with other passes of the same user. What passes "
+        "add to the scatter of folds and runs is counted once. Student's t has the degrees of freedom of Satterthwaite "
+        "(1946).",
+        "Whether it works for other users is what the comparison user by user tells: the mean over users of the "
+        "difference of their recalls, with Student's paired t-test over users, for these folds and seeds.",
+        "The primary contrast was named before the study, and its p-value is not corrected. All other contrasts are "
+        "secondary: their p-values are corrected together (Holm 1979)."]

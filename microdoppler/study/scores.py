@@ -1,6 +1,6 @@
-"""Metrics of a classifier's predictions: accuracy, macro-F1, calibration error, recall per user, confusion matrix."""
+"""Metrics of a classifier's predictions: accuracy, macro-F1, calibration, recall per user, confusion matrix."""
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score
+from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 ECE_BINS = 15       # Guo et al. 2017, section 4
 
@@ -9,13 +9,15 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> dict:
     """All metrics of the predictions for n images, as plain values.
 
     probabilities: (n, classes) in [0, 1]; labels: (n,) int64. Returns accuracy, macro_f1 and ece, which are fractions;
-    recalls {label: fraction}; confusion, (classes, classes) counts as lists, a row per true label.
+    nll, the mean negative log-likelihood of the true labels in nats; recalls {label: fraction}; confusion, (classes,
+    classes) counts as lists, a row per true label.
     """
     predicted, classes = probabilities.argmax(axis=1), np.arange(probabilities.shape[1])
     confusion = confusion_matrix(labels, predicted, labels=classes)
     return {"accuracy": float((predicted == labels).mean()),
             "macro_f1": float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)),
-            "ece": expected_calibration_error(probabilities, labels), "recalls": class_recalls(confusion),
+            "ece": expected_calibration_error(probabilities, labels),
+            "nll": float(log_loss(labels, probabilities, labels=classes)), "recalls": class_recalls(confusion),
             "confusion": confusion.tolist()}
 
 

@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,15 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tyro
 from PIL import Image
 
 import classify
-from microdoppler.pipeline.classification import open_splits
+from microdoppler.data.control_sets import CUT, control_folder, cut_entry, find_control
+from microdoppler.data.stitching import Cut, load_cuts
+from microdoppler.pipeline.study_folds import find_controls, load_fold, open_splits
 from microdoppler.pipeline.constants import option_words
 from microdoppler.pipeline.synthetic_folder import classify_command
 from groundwork.command_line import run
 from groundwork.errors import InputError
+from groundwork.files import write_json
+from groundwork.images import load_images
 from microdoppler.data.synthetic_sets import match_to_folds
 from microdoppler.study import evaluation_classifier
 from train_latent_cfg import PRESETS, Config
@@ -53,20 +59,21 @@ def test_outputs(config, tmp_path, capsys):
     with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 8 and [row["arm"] for row in rows[:2]] == ["real only", "real + classical"]
-    assert {(row["num_real"], row["num_synthetic"]) for row in rows} == {("15", "0"), ("15", "12"), ("0", "12")}
+    assert {(row["num_real"], row["num_added"]) for row in rows} == {("15", "0"), ("15", "12"), ("0", "12")}
     assert all({"recall_1", "recall_2", "recall_3"} <= set(row) and row["num_test"] == "15" for row in rows)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    assert [choice["num_candidates"] for choice in summary["choices"]] == [2, 2, 2]
+    of_sets = [contrast for contrast in summary["contrasts"] if "synthetic" in contrast["kind"]]
+    assert [contrast["num_candidates"] for contrast in of_sets] == [2] * (len(of_sets) - 1) + [6]     # 3 augmentations
     for arm in summary["arms"]:
         own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
                                                                                             arm["synthetic"])]
         assert [run["accuracy"] for run in arm["runs"]] == pytest.approx(own, abs=1e-6)
-    for name in ("verdict.png", "accuracy.png", "confusion.png"):
+    for name in ("verdict.png", "accuracy.png", "persons.png", "confusion.png"):
         Image.open(folder / name).verify()
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/png;base64,") == 4
     printed = capsys.readouterr().out
-    assert "real + synthetic: b" in printed and "cross-fitted" in printed and "report.html" in printed
+    assert "best set: " in printed and "\nb: " in printed and "cross-fitted" in printed and "report.html" in printed
 
 
 def test_the_command_that_generation_names_next_means_the_same_data_and_split(config, tmp_path):
@@ -123,6 +130,95 @@ def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path, ca
     assert used == {(str(fold), str(folder), "7") for fold, folder in enumerate(folders)}
     printed = capsys.readouterr().out
     assert "fold 1: overlap audit: " in printed and "fold 2: overlap audit: " in printed and "one VAE" not in printed
+
+
+def add_control(folder: Path, split, cuts: dict[int, list[Cut]]) -> Path:
+    """Write the control of a set that `drawn_for` wrote."""
+    control, images = control_folder(folder), {}
+    write_users(control, cuts, max(map(len, cuts.values())), seed=9)
+    for user, own in cuts.items():
+        images |= {f"ID_{user}/Doppler{i}.png": {"user": user, "kind": CUT, **cut_entry(cut)}
+                   for i, cut in enumerate(own, start=1)}
+    made_by = json.loads((folder / "manifest.json").read_text())
+    write_json(control / "manifest.json", {"split": made_by["split"], "vae": made_by["vae"], "cuts_per_hop": 4,
+                                           "images": images})
+    return control
+
+
+def cuts_of(images, count: int = 2) -> dict[int, list[Cut]]:
+    return {user: [Cut(path, doppler_shift=0.02) for path in paths[:count]] for user, paths in images.items()}
+
+
+def test_what_the_generator_was_trained_on_is_an_arm_as_it_is_and_through_the_vae(config, tmp_path, capsys):
+    _, data, splits = open_splits(config, ())
+    folder = drawn_for(tmp_path / "x", splits[0])
+    control = add_control(folder, splits[0], cuts_of(splits[0].train_images))
+    summary = classify.main(replace(config, classifier_augmentations=()), synthetic=(folder,), seeds=1)
+    assert [arm["name"] for arm in summary["arms"]] == [
+        "real only", "real + cuts", "real + cuts through the VAE", "real + synthetic: x", "synthetic only: x"]
+    with open(config.results_folder / "classify" / "runs.csv", newline="", encoding="utf-8") as file:
+        rows = {row["arm"]: row for row in csv.DictReader(file)}
+    assert rows["real + cuts"]["control_folder"] == str(control) and rows["real + synthetic"]["control_folder"] == ""
+    assert rows["real + cuts"]["num_added"] == rows["real + cuts through the VAE"]["num_added"] == "6"
+    fold, _ = load_fold(config, 0, data, {"x": folder}, find_control(folder), None, 3, torch.device("cpu"))
+    added = {arm.kind.name: arm.added for arm in fold.arms}
+    path = splits[0].train_images[2][1]         # the second cut of the second user
+    assert torch.equal(added["real + cuts"].images[3], load_cuts(data.path, [Cut(path, doppler_shift=0.02)], 32)[0])
+    decoded = load_images(control, ["ID_2/Doppler2.png"], 32)[0]
+    assert torch.equal(added["real + cuts through the VAE"].images[3], decoded)
+    assert added["real + cuts"].labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert "lacks a control" not in capsys.readouterr().out
+
+
+def test_without_a_control_of_this_split_there_are_no_cuts_and_a_line_says_so(config, tmp_path, capsys):
+    """Its cuts must come from training images, of all users, in every fold."""
+    _, _, splits = open_splits(config, (0, 1))
+    folders = {fold: drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold) for fold, split in splits.items()}
+    sets = {fold: {"x": folder} for fold, folder in folders.items()}
+
+    def found(**cuts) -> list[bool]:
+        for fold, split in splits.items():
+            shutil.rmtree(control_folder(folders[fold]), ignore_errors=True)
+            if own := cuts.get(f"fold_{fold}"):
+                add_control(folders[fold], split, own)
+        return [control is not None for control in find_controls(sets, splits).values()]
+    good = {f"fold_{fold}": cuts_of(split.train_images) for fold, split in splits.items()}
+    assert found(**good) == [True, True] and "lacks a control" not in capsys.readouterr().out
+    for bad in ({"fold_0": good["fold_0"]}, good | {"fold_1": cuts_of(splits[1].test_images)},
+                good | {"fold_1": {user: cuts for user, cuts in good["fold_1"].items() if user != 2}}):
+        assert found(**bad) == [False, False]
+        assert f"{folders[1]} lacks a control for this split" in capsys.readouterr().out
+
+
+def test_several_sets_of_a_fold_share_the_largest_control(config, tmp_path, capsys):
+    _, _, splits = open_splits(config, ())
+    folders = {name: drawn_for(tmp_path / name, splits[0]) for name in ("x", "y", "z")}
+    add_control(folders["x"], splits[0], cuts_of(splits[0].train_images, 2))
+    large = add_control(folders["y"], splits[0], cuts_of(splits[0].train_images, 3))
+    capsys.readouterr()
+    assert find_controls({0: {name: folders[name] for name in ("x", "y")}}, splits)[0].folder == large
+    assert capsys.readouterr().out == ""
+    add_control(folders["z"], splits[0], {user: [Cut(paths[4])] for user, paths in splits[0].train_images.items()})
+    assert find_controls({0: folders}, splits)[0].folder == large
+    assert "z_control holds other windows" in capsys.readouterr().out
+
+
+def test_the_report_says_how_long_classifiers_were_trained_on_which_mixture(config, tmp_path, capsys):
+    _, _, splits = open_splits(config, ())
+    folder, report = drawn_for(tmp_path / "x", splits[0]), config.results_folder / "classify" / "report.html"
+    config = replace(config, classifier_augmentations=("classical",))
+    classify.main(config, synthetic=(folder,), seeds=1)
+    assert "warning: classifier_epochs is 1" in capsys.readouterr().out
+    text = " ".join(report.read_text(encoding="utf-8").split())
+    assert "classifier_epochs is 1" in text and "as many steps as real only in 1 epochs" in text
+    assert "from 100% in the first batch to 0% in the last" in text and "Steps: 2 in every arm." in text
+    classify.main(replace(config, classifier_epochs=21, classifier_mixing="concat", classifier_budget="epochs",
+                          classifier_batch_size=64), synthetic=(folder,), seeds=1)
+    assert "classifier_epochs is" not in capsys.readouterr().out
+    text = " ".join(report.read_text(encoding="utf-8").split())
+    assert "classifier_epochs is" not in text and "sees its own images 21 times" in text
+    assert "shuffled together as one set" in text
+    assert "Steps: 5 (real only, real + classical); 9 (real + synthetic: x" in text and "4 (synthetic only: x)" in text
 
 
 def test_folds_that_share_a_vae_are_warned_of(config, tmp_path, capsys):

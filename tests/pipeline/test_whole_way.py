@@ -247,11 +247,10 @@ def test_two_processes_train_as_one_does(demo, paths, tmp_path):
 def test_two_processes_share_out_the_images_and_make_the_same_ones(script, demo, tmp_path):
     folder, _ = demo
     def generate(how, name):
-        out = how("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users",
-                  "--samples_per_user", "3", "--output_dir", tmp_path / name / "set", "--device", "cpu", "--save_grid")
-        images = {path.name: np.asarray(Image.open(path)).astype(int) for path in (tmp_path / name / "set").rglob("ID*.png")}
-        control = {path.name: np.asarray(Image.open(path)).astype(int)
-                   for path in (tmp_path / name / "set_control").rglob("ID*.png")}
+        out = how("generate.py", "--checkpoint", folder / "results" / "model-3.pt", "--all_users", "--samples_per_user",
+                  "3", "--output_dir", tmp_path / name / "set", "--device", "cpu", "--save_grid")
+        images, control = ({path.name: np.asarray(Image.open(path)).astype(int) for path in part.rglob("ID*.png")}
+                           for part in (tmp_path / name / "set", tmp_path / name / "set_control"))
         assert len(control) > 9 + 30
         assert f"control set: {len(control)} images generated" in out
         return images | control, json.loads((tmp_path / name / "set" / "manifest.json").read_text()), out

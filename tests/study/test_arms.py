@@ -175,5 +175,5 @@ def test_every_kind_has_its_arms_and_only_those_that_are_asked_for_and_possible(
 
 
 def test_few_epochs_are_warned_of():
-    assert "20 epochs" in replace(RECIPE, epochs=20).warning and not replace(RECIPE, epochs=21).warning
-    assert replace(RECIPE, epochs=20).warning in replace(RECIPE, epochs=20).method()
+    assert "classifier_epochs is 20" in replace(RECIPE, epochs=20).warning and not replace(RECIPE, epochs=21).warning
+    assert replace(RECIPE, epochs=20).warning in replace(RECIPE, epochs=20).method(64)

@@ -4,7 +4,7 @@ import pytest
 
 from microdoppler.study.choice import Candidate, Measured, Step, measure, search, simplest_of_the_best
 from microdoppler.study.choice_report import choice_figure, steps_table
-from microdoppler.study.comparison import CorrectCounts
+from microdoppler.study.counts import CorrectCounts
 
 PASSES = 40
 
