@@ -10,6 +10,7 @@ from groundwork.files import write_json
 from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from microdoppler.data.synthetic_sets import channels_of, check_sizes, find_synthetic, match_to_folds
+from microdoppler.fidelity.gains import find_fidelity, gains_figure
 from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.pipeline.study_folds import (classes_of, find_controls, load_conditions, load_fold, load_unseen,
@@ -145,14 +146,21 @@ def write_report(summary: dict, study: Study) -> None:
         pictures["verdict.png"] = verdict_figure, "What the synthetic images change"
     if person_contrasts(summary):
         pictures["persons.png"] = person_figure, "A line per user, from the baseline to the arm with synthetic images"
+    fidelity = find_fidelity(study.config.results_folder / "fidelity" / "fidelity.json", made_by)
+    if fidelity and len({one["name"] for one in made_by}) == 1 and person_contrasts(summary):
+        contrast = person_contrasts(summary)[0]
+        pictures["gains.png"] = (lambda summary: gains_figure(contrast, summary["names"], fidelity),
+                                 f"Gain of each user ({contrast['kind']} against {contrast['baseline']}) over the "
+                                 f"fidelity of its synthetic images in {fidelity['made_by']['synthetic_folder']}")
     for name, (draw, _) in pictures.items():
         save_figure(draw(summary), folder / name)
 
     def shown(name: str) -> list[Picture]:
         return [Picture(folder / name, pictures[name][1])] if name in pictures else []
+    of_users = shown("persons.png") + shown("gains.png")
     render_report(folder / "report.html", "Do the synthetic images help?", study_verdict(summary, folder), [
         Section("All arms", checkpoint_lines(summary), result_tables(summary), shown("accuracy.png")),
-        *([Section("User by user", pictures=shown("persons.png"))] if shown("persons.png") else []),
+        *([Section("User by user", pictures=of_users)] if of_users else []),
         Section("Who is mistaken for whom", pictures=shown("confusion.png")),
         *other_sections(summary),
         *([Section("Selected synthetic images", tables=study.selection)] if study.selection else []),

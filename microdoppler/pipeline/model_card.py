@@ -115,7 +115,8 @@ def training_section(metrics: Path, step: int) -> Section:
     at = list(milestones["step"]).index(step)
     figures = {"recognised": "recognised", "diversity": "diversity", "copies": "near-copies"}
     rows = [["samples", *(f"{milestones[name][at]:.3f}" for name in figures)]]
-    if math.isfinite(milestones["held_out_recognised"][at]):
+    has_yardstick = math.isfinite(milestones["held_out_recognised"][at])
+    if has_yardstick:
         rows.append(["held-out real images", *(f"{milestones[f'held_out_{name}'][at]:.3f}" for name in figures)])
     count = how_many(milestones["num_samples"][at])
     beside = milestones["sharpness_to_images"][at]
@@ -126,7 +127,8 @@ def training_section(metrics: Path, step: int) -> Section:
         tables=[Table(["", *figures.values()], [[cell.replace("nan", "?") for cell in row] for row in rows],
                       f"Of the few images that training generates at a milestone{f' ({count})' if count else ''}: the "
                       "share recognised as their user, their diversity by that of training images, and the share of "
-                      "near-copies. The values to reach are those of held-out real images.")])
+                      "near-copies. " + ("The values to reach are those of held-out real images." if has_yardstick else
+                                         "What held-out real images would give is unknown."))])
 
 
 def data_section(config: dict[str, Any], classes: list[str], split: dict[str, Any],

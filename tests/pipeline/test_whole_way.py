@@ -14,8 +14,11 @@ import torch
 from conftest import DEMO_SIZE, ROOT, TINY
 from PIL import Image
 
-from groundwork.files import load_tensors
-from microdoppler.data.latents import LatentStatistics, load_cached
+import generate
+from groundwork.files import load_tensors, read_json, write_json
+from microdoppler.data.latents import LatentCache, LatentStatistics, load_cached
+from microdoppler.data.stitching import window_of
+from microdoppler.data.synthetic_sets import started_from
 from microdoppler.pipeline.generation import ImageGenerator, Sampling
 from train_latent_cfg import Config
 
@@ -28,12 +31,13 @@ def test_demo_goes_from_radar_to_a_report(demo):
     for stage in ("simulate", "train the VAE", "train the diffusion model", "generate", "classify"):
         assert stage in page
     assert {path.name for path in (folder / "results").glob("model-*.pt")} == {"model-1.pt", "model-2.pt", "model-3.pt"}
-    for name in ("sample-1.png", "sample-3.png", "vae_reconstruction.png", "training.png"):
+    for name in ("sample-1.png", "sample-3.png", "vae_reconstruction.png", "training.png", "classify/gains.png"):
         assert Image.open(folder / "results" / name).size[0] > 100
     records = [json.loads(line) for line in (folder / "results" / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "loss" in r] == [3, 6, 9, 12]
     assert [r["milestone"] for r in records if "milestone" in r] == [1, 2, 3]
-    assert all(np.isfinite(list(r.values())).all() for r in records)
+    for record in records:      # one pass of a user alone has no diversity
+        assert all(np.isfinite(value) for name, value in record.items() if name != "held_out_diversity")
 
 
 def test_demo_run_again_goes_on_without_repeating(script, demo):
@@ -112,6 +116,27 @@ def test_generation_from_training_images_resembles_those_of_its_user_the_more_th
         return images / images.norm(dim=1, keepdim=True)
     little, much, noise_alone = resemblance(0.25), resemblance(0.75), resemblance(1.0)
     assert little.min() > 0.7 and little.mean() > much.mean() + 0.05 > noise_alone.mean() + 0.1
+
+
+def test_the_manifest_says_which_training_window_an_image_is_a_variation_of(demo, tmp_path, capsys, monkeypatch):
+    drawn, draw = [], LatentCache.draw
+
+    def watched_draw(cache, indices, generator):
+        drawn.extend(window_of(cache.names[index]) for index in indices.tolist())
+        return draw(cache, indices, generator)
+    monkeypatch.setattr(LatentCache, "draw", watched_draw)
+    generate.main(checkpoint=demo[0] / "results" / "model-3.pt", user_id=(2,), num_samples=8, device="cpu",
+                  sampling=Sampling(noise_level=0.5), output_dir=tmp_path / "out")
+    images = read_json(tmp_path / "out" / "manifest.json")["images"]
+    assert [entry["start"] for entry in images.values()] == drawn and len(set(drawn)) > 1
+    assert set(drawn) <= set(read_json(demo[0] / "latents_cache" / "data_split.json")["users"]["2"]["train_images"])
+    assert started_from(tmp_path / "out") == dict(zip(images, drawn))
+    capsys.readouterr()
+    older = {name: {"user": 2, "seed": entry["seed"]} for name, entry in images.items()}
+    write_json(tmp_path / "out" / "manifest.json", {"noise_level": 0.01, "images": older})
+    assert started_from(tmp_path / "out") == {} and "run generate.py again" in capsys.readouterr().out
+    write_json(tmp_path / "out" / "manifest.json", {"noise_level": 1.0, "images": older})
+    assert started_from(tmp_path / "out") == {} and capsys.readouterr().out == ""
 
 
 def test_training_refuses_to_overwrite_and_resumes(script, demo, paths, tmp_path):
