@@ -234,8 +234,8 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
         split: the split that the model was trained on
         output: folder for the results
         classifier: network of the evaluation classifier, one of torchvision's classification models
-        classifier_image_size: pixels at which images are compared, fewer are faster; default: 256, or the size of the synthetic
-            images if smaller
+        classifier_image_size: pixels at which images are compared, fewer are faster; default: 256, or the size of the
+            synthetic images if smaller
         window_seconds: duration of an image; 0: from simulation.json, else the simulator's
         velocity_range_mps: m/s at an image's lowest and highest row; set it with window_seconds
         device: auto, cpu, cuda or cuda:<n>
