@@ -29,7 +29,11 @@ setup(
         "rich>=13.0",           # monitor_training.py --watch: a screen that is drawn over
         "scikit-learn>=1.2",    # scores
     ],
-    extras_require={"docs": [
+    extras_require={"onnx": [
+        "torch>=2.5",               # torch.onnx.export(dynamo=True)
+        "onnx>=1.16",
+        "onnxscript>=0.1",          # torch's exporter needs it
+    ], "docs": [
         "mkdocs>=1.6",              # the pages as a site
         "mkdocs-material>=9.5",     # its theme
     ], "test": [
@@ -38,6 +42,9 @@ setup(
         "pytest-xdist>=3.5",    # as many tests at once as there are cores
         "ruff>=0.4",
         "mypy>=1.18",           # 1.15 misreads torch.autograd.Function
+        "onnx>=1.16",           # as the extra onnx
+        "onnxscript>=0.1",
+        "onnxruntime>=1.18",    # computes what was written
         "datasets>=3.0",        # reads synthetic folders as other people's programs do
         "tensorboard>=2.10",    # reads what training tells it
         "nbclient>=0.6",        # runs the notebook

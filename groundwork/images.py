@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from groundwork.errors import InputError
 from groundwork.files import atomic_path
+from groundwork.memory import large_array
 from groundwork.preparation import MIN_SIDE, Preparation
 from groundwork.progress import Progress
 
@@ -112,17 +113,17 @@ def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: 
     label: text of the progress bar; None: no bar.
     channels, preparation: as for load_image.
 
-    Raises InputError if a file cannot be read.
+    Many images lie in a temporary file, see `large_array`. Raises InputError if a file cannot be read.
     """
-    images = np.empty((len(paths), image_size, image_size, channels), dtype=np.uint8)
+    images = large_array((len(paths), channels, image_size, image_size))
     for i, path in enumerate(Progress(paths, desc=label, unit="image", hidden=not label)):
         try:
-            images[i] = load_image(Path(root) / path, image_size, channels, preparation)
+            images[i] = load_image(Path(root) / path, image_size, channels, preparation).transpose(2, 0, 1)
         except InputError as error:
             raise InputError(f"{Path(root) / path}: {error}") from None
         except Exception as error:      # PIL raises many kinds of errors on damaged files
             raise InputError(f"{Path(root) / path} cannot be decoded: {type(error).__name__}: {error}") from None
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(images)
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:

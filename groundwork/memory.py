@@ -1,9 +1,14 @@
-"""Work in batches that fit in memory, and memory on the CPU that is reused instead of returned."""
+"""Work in batches that fit in memory, large arrays outside it, and memory on the CPU that is reused."""
 import ctypes
 import gc
+import math
+import os
+import shutil
 import sys
+import tempfile
 from typing import Any, Callable
 
+import numpy as np
 import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -15,6 +20,7 @@ from groundwork.progress import Progress
 # Parameters of mallopt, from glibc's malloc.h. USUAL: what malloc sets by itself, once large blocks were freed.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 2 ** 25, TRIM_THRESHOLD: 2 ** 26}
+LARGE = 2 ** 27         # bytes of an array that lies in a file instead of in memory
 KEEP_FREED = {MMAP_MAX: 0, TRIM_THRESHOLD: 2 ** 31 - 1}
 
 
@@ -37,6 +43,21 @@ def peak_memory() -> int:
     except ImportError:     # Windows
         return psutil.Process().memory_info().peak_wset
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def large_array(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of this shape, uint8, with any content. From LARGE bytes on it lies in a temporary file without a name.
+
+    The system keeps as much of the file in memory as there is room, and takes it back when a program needs the room.
+    Where the folder of temporary files lacks space, the array lies in memory.
+    """
+    size = math.prod(shape)
+    if size < LARGE or size > shutil.disk_usage(tempfile.gettempdir()).free:
+        return np.empty(shape, dtype=np.uint8)
+    with tempfile.TemporaryFile() as file:      # the map keeps it open
+        if hasattr(os, "posix_fallocate"):      # otherwise a disk that becomes full would end the process
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
 class AdaptiveBatches:

@@ -175,6 +175,18 @@ def split_images(recordings: RecordingsOfUsers, settings: SplitSettings, folders
                  default_names(folders, settings.class_folders), folders, with_test(recordings, test_recordings))
 
 
+def fewer_training_images(split: Split, number: int) -> Split:
+    """The split with only the first `number` training images of each user, and everything else as it is.
+
+    Raises InputError when a user has fewer.
+    """
+    if short := [split.folders[user] for user, own in split.train_images.items() if len(own) < number]:
+        raise InputError(f"{shortened(short)} has fewer than {number} training images; expected at least as many of "
+                         "each user")
+    return replace(split, settings=replace(split.settings, images_per_user_train=number),
+                   train_images={user: own[:number] for user, own in split.train_images.items()})
+
+
 def users_too_short_to_validate(recordings: RecordingsOfUsers, settings: SplitSettings,
                                 test_recordings: RecordingsOfUsers | None = None) -> list[int]:
     """The users whose training run is too short for the validation part of these settings."""

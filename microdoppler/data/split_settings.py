@@ -27,7 +27,7 @@ class SplitSettings:
     test_data: str | None = None    # absolute path of a given test set; then all images in data_path may be trained on
     preparation: Preparation = Preparation()
     validation: float = 0.0     # share of each user's training run that is the validation part, from 0 to below 0.5
-    leave_out_users: tuple[int, ...] = ()   # users that nothing is trained on, see unseen_users.py
+    leave_out_users: tuple[int, ...] = ()   # users that nothing is trained on, see other_images.py
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:

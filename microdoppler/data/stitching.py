@@ -3,6 +3,7 @@
 Neighbours of one pass are joined where they overlap, and new windows are cut at any time between them. Each can also be
 shifted a little along the Doppler axis, as if the walker were a little faster or slower.
 """
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from groundwork.images import load_images
+from groundwork.memory import large_array
 from groundwork.preparation import Preparation
 from microdoppler.data.overlap import Successor
 
+AT_ONCE = 256       # cuts that are made at a time: as floats they take four times the memory
 FADE = 0.125        # share of the width over which one window fades into the other, so that no seam is visible
 
 
@@ -43,6 +46,11 @@ class Cut:
         following = f"Next(path={self.successor.path!r}, shift={self.successor.shift!r})" if self.successor else None
         return (f"Cut(path={self.path!r}, following={following}, fraction={self.fraction!r}, "
                 f"doppler_shift={self.doppler_shift!r})")
+
+
+def window_of(name: str) -> str:
+    """The path in a Cut.name, without the fraction and the Doppler shift that follow its file's suffix."""
+    return re.sub(r"([+-][0-9][0-9.]*(e[+-][0-9]+)?)+$", "", name)
 
 
 def plan_cuts(paths: Sequence[str], successor_of: Mapping[str, Successor], cuts_per_hop: int) -> list[Cut]:
@@ -113,4 +121,8 @@ def load_cuts(root: str | Path, cuts: Sequence[Cut], image_size: int, channels: 
     hop = torch.tensor([round(cut.successor.shift * image_size) if cut.successor else 0 for cut in cuts])
     begin = (hop * torch.tensor([cut.fraction for cut in cuts])).round().long()
     rows = (image_size * torch.tensor([cut.doppler_shift for cut in cuts])).round().long()
-    return shift_in_doppler(cut_between(images[first], images[second], hop, begin), rows)
+    made = torch.from_numpy(large_array((len(cuts), channels, image_size, image_size)))
+    for own in torch.arange(len(cuts)).split(AT_ONCE):
+        made[own] = shift_in_doppler(
+            cut_between(images[first[own]], images[second[own]], hop[own], begin[own]), rows[own])
+    return made

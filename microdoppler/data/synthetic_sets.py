@@ -130,7 +130,7 @@ def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split],
     for images, own in doubtful.items():
         print(f"warning: the VAE of {shortened(own)} was trained on {images}; if some that are tested on were among "
               "them, the result is too good: train one on each fold's training images (python -m vae.train)")
-    named = {fold: _name_sets(own_folders) for fold, own_folders in folders_of_fold.items()}
+    named = {fold: name_folders(own_folders) for fold, own_folders in folders_of_fold.items()}
     names = list(dict.fromkeys(name for sets in named.values() for name in sets))
     for fold, sets in named.items():
         if missing := [name for name in names if name not in sets]:
@@ -167,7 +167,7 @@ def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split], fo
                      "fold")
 
 
-def _name_sets(folders: list[Path]) -> dict[str, Path]:
+def name_folders(folders: list[Path]) -> dict[str, Path]:
     """{name: folder}: the folders' own names, preceded by as many parent folders as are needed to tell them apart."""
     paths, depth = [folder.resolve() for folder in folders], 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
@@ -186,3 +186,17 @@ def facts_of(folder: Path, split: Split) -> dict[str, Any]:
     return {"synthetic_folder": str(folder), "forced": ", ".join(filter(None, forced)),
             **{f"model_{name}": manifest.get(name, "") for name in MODEL_FACTS},
             **{f"sampling_{name}": manifest.get(name, "") for name in SAMPLING_FACTS}}
+
+
+def started_from(folder: Path) -> dict[str, str]:
+    """{path of a synthetic image: path of the training window that it is a variation of}, from manifest.json.
+
+    Empty for a set from noise alone. Prints a warning when it is unknown, as in sets of older versions.
+    """
+    manifest = read_manifest(folder)
+    images = manifest.get("images", {})
+    known = {name: str(entry["start"]) for name, entry in images.items() if entry.get("start")}
+    if manifest.get("noise_level", 1) < 1 and len(known) < len(images):
+        print(f"warning: the manifest.json of {folder} does not say which training image each image is a variation of; "
+              "their variety is overrated: run generate.py again, which completes it and keeps the images")
+    return known

@@ -25,9 +25,10 @@ from microdoppler.data.stitching import load_cuts
 from microdoppler.data.synthetic_sets import check_sizes, find_synthetic
 from microdoppler.figures.report import Picture, Section, Verdict, render_report, save_figure
 from microdoppler.pipeline.assembly import Data, open_data, open_vae, training_cuts
-from microdoppler.pipeline.classification import ONE_USER, load_synthetic, recipe_of
+from microdoppler.pipeline.classification import ONE_USER
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.pipeline.generation import ImageGenerator, Sampling
+from microdoppler.pipeline.study_folds import load_synthetic, recipe_of
 from microdoppler.pipeline.synthetic_folder import generate_all
 from microdoppler.study.arms import Arm, ImageSet, arms_of
 from microdoppler.study.choice import CONSTANTS, Candidate, Measured, Step, measure, search
@@ -230,16 +231,18 @@ class _Study:
     device: torch.device
     folder: Path
     seeds: range
+    measured: dict[Candidate, list[Run]] = field(default_factory=dict)
 
     def count(self, candidates: Sequence[Candidate]) -> CorrectCounts:
         """The correctly classified validation images of each candidate."""
-        runs: list[Run] = []
         for candidate in candidates:
-            own = self._runs([[one.arm(candidate)] for one in self.folds], candidate)
-            found = measure(CorrectCounts.of(own), own[0].arm.name)
+            if candidate in self.measured:
+                continue
+            runs = self._runs([[one.arm(candidate)] for one in self.folds], candidate)
+            found = measure(CorrectCounts.of(runs), runs[0].arm.name)
             print(f"{candidate.name}: {100 * found.accuracy:.1f} ± {100 * found.error:.1f} % of the validation images")
-            runs += own
-        return CorrectCounts.of(runs)
+            self.measured[candidate] = runs
+        return CorrectCounts.of([run for candidate in candidates for run in self.measured[candidate]])
 
     def references(self, chosen: Candidate) -> dict[str, Measured]:
         """{name of an arm: its accuracy}: of arms without synthetic images, and of the chosen candidate."""

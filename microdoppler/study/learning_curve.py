@@ -10,6 +10,34 @@ from matplotlib.figure import Figure
 from sklearn.isotonic import IsotonicRegression
 
 from microdoppler.study.comparison import CONFIDENCE
+from microdoppler.study.counts import CorrectCounts
+from microdoppler.study.variance import strata
+
+REPLICATES, BOOTSTRAP_SEED = 2000, 0
+
+
+def replicated_accuracies(counts: Sequence[CorrectCounts], arm: str) -> np.ndarray:
+    """The accuracy of an arm at each of k sizes, measured and bootstrapped: (1 + REPLICATES, k) fractions.
+
+    counts: of each size, all on the same test passes and with the same folds and seeds. The first row is the
+    measurement. A replicate draws passes within each user, and runs: n - 1 of n units, which then weigh n / (n - 1)
+    each, since with few units n of n would give too small a variance (Rao & Wu 1988, section 2). All sizes and arms get
+    the same draws, so that their differences keep being paired.
+    """
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    num_folds, num_seeds, num_passes = counts[0].shape
+    passes, runs = np.ones((REPLICATES + 1, num_passes)), np.ones((REPLICATES + 1, num_folds * num_seeds))
+    stratum_of = strata(counts[0].user_of)
+    for weights, groups in ((passes, [stratum_of == one for one in np.unique(stratum_of)]), (runs, [slice(None)])):
+        for group in groups:
+            size = weights[0, group].size
+            if size > 1:
+                weights[1:, group] = rng.multinomial(size - 1, np.full(size, 1 / size), REPLICATES) * size / (size - 1)
+    columns = []
+    for own in counts:
+        correct = np.einsum("fsp,bp->bfs", own.correct[arm], passes) / (passes @ own.total.T)[:, :, None]
+        columns.append((correct.reshape(len(runs), -1) * runs).sum(axis=1) / runs.sum(axis=1))
+    return np.stack(columns, axis=1)
 
 
 def equivalent_size(sizes: Sequence[int], accuracy: np.ndarray, target: float) -> float:

@@ -77,7 +77,8 @@ def _advice(result: dict[str, Any], summary: dict[str, Any]) -> str:
     if result["interval_95"] is None:
         return "One run cannot tell this from chance: give more --seeds or --folds."
     if result["verdict"] != OPEN:
-        return ("This says nothing about other folds or trainings of the generator: add --folds." if summary["num_folds"] == 1 else
+        return ("This says nothing about other folds or trainings of the generator: add --folds."
+                if summary["num_folds"] == 1 else
                 "One seed may be a lucky one: give more --seeds." if summary["num_seeds"] == 1 else "")
     if summary["num_seeds"] == 1:
         return "Give more --seeds."

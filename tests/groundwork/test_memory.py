@@ -1,22 +1,29 @@
 """When memory runs out: half as much at once, and the same results; and freed memory that serves again."""
 import platform
+import re
 import resource
+import shutil
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from toys import toy_set
 
 import generate
 from groundwork.errors import InputError
 from groundwork.images import load_image, save_image
-from groundwork.memory import AdaptiveBatches, keep_freed_memory
+from groundwork.memory import AdaptiveBatches, keep_freed_memory, large_array
 from microdoppler.data.latents import load_or_encode
-from microdoppler.data.stitching import Cut
+from microdoppler.data.overlap import Successor
+from microdoppler.data.stitching import Cut, load_cuts
 from microdoppler.study.arms import Arm
 from microdoppler.study.classifier import features, predict, train_classifier
 from microdoppler.study.kinds import KINDS
@@ -148,3 +155,30 @@ def test_freed_memory_serves_the_next_tensor():
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         anew, kept = process.submit(page_faults_without_and_with).result()
     assert kept < anew / 10
+
+
+def test_large_arrays_take_no_memory_of_the_process(tmp_path, monkeypatch):
+    """The system can take back what lies in a file; without room for the file, the array lies in memory."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def anonymous():
+        return int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system does not tell what memory of a process it cannot take back")
+    before = anonymous()
+    images = large_array((200, 1000, 1000))
+    images[:] = 7
+    assert anonymous() - before < 20 and images.sum() == 1_400_000_000 and not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert not isinstance(large_array((200, 1000, 1000)), np.memmap)
+
+
+def test_cuts_made_in_parts_are_the_same(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    for name in ("1.png", "2.png"):
+        Image.fromarray(random.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / name)
+    cuts = [Cut("1.png", Successor("2.png", 0.25), i / 7, 0.03 * (i % 3 - 1)) for i in range(7)]
+    whole = load_cuts(tmp_path, cuts, 32)
+    monkeypatch.setattr("microdoppler.data.stitching.AT_ONCE", 3)
+    monkeypatch.setattr("groundwork.memory.LARGE", 1)
+    assert torch.equal(load_cuts(tmp_path, cuts, 32), whole)

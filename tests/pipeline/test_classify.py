@@ -18,7 +18,7 @@ from PIL import Image
 import classify
 from microdoppler.data.control_sets import CUT, control_folder, cut_entry, find_control
 from microdoppler.data.stitching import Cut, load_cuts
-from microdoppler.pipeline.classification import find_controls, load_fold, open_splits
+from microdoppler.pipeline.study_folds import find_controls, load_fold, open_splits
 from microdoppler.pipeline.constants import option_words
 from microdoppler.pipeline.synthetic_folder import classify_command
 from groundwork.command_line import run
@@ -63,7 +63,7 @@ def test_outputs(config, tmp_path, capsys):
     assert all({"recall_1", "recall_2", "recall_3"} <= set(row) and row["num_test"] == "15" for row in rows)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     of_sets = [contrast for contrast in summary["contrasts"] if "synthetic" in contrast["kind"]]
-    assert [contrast["num_candidates"] for contrast in of_sets] == [2, 2, 2]
+    assert [contrast["num_candidates"] for contrast in of_sets] == [2] * len(of_sets)
     for arm in summary["arms"]:
         own = [float(row["accuracy"]) for row in rows if (row["arm"], row["synthetic"]) == (arm["kind"],
                                                                                             arm["synthetic"])]
@@ -319,6 +319,37 @@ def test_a_damaged_list_of_runs_is_named_and_kept(config, content):
 def test_impossible_options_are_named(config, options, named):
     with pytest.raises(InputError, match=named):
         classify.main(config, **options)
+
+
+def test_an_unknown_network_is_refused_before_any_work(config):
+    for name, reason in (("resnet19", "such as resnet"), ("vit_h_14", "a multiple of 14 px")):
+        with pytest.raises(InputError, match=reason):
+            classify.main(replace(config, classifier=name))
+    assert not config.results_folder.exists() and not config.latents_cache_folder.exists()
+
+
+def test_the_networks_that_are_kept_predict_on_a_folder(config, tmp_path, capsys, script):
+    config = replace(config, classifier="squeezenet1_1", class_names=tmp_path / "names.json", images_per_user_train=15,
+                     data_path=write_users(tmp_path / "more", range(1, NUM_USERS + 1), 30, seed=0), split_guard=1)
+    config.class_names.write_text('{"ID_1": "Anna"}')
+    summary = classify.main(config, seeds=1, save_models=True)
+    printed = capsys.readouterr().out
+    assert "classifier: squeezenet1_1 (stem adapted to 32 px: features.0 with stride 1), 32 px" in printed
+    command = printed.splitlines()[-1]
+    assert command.startswith("next: python -m microdoppler.predict --model ") and command.endswith(" --images FOLDER")
+    folder = config.results_folder / "classify" / "models"
+    kept = json.loads((folder / "models.json").read_text(encoding="utf-8"))
+    assert list(kept) == [arm["name"] for arm in summary["arms"]]
+    assert kept["real only"]["chosen_by"] == "validation accuracy"
+    out, _ = script("-m", "microdoppler.predict", "--model", shlex.split(command)[5], "--images", config.data_path,
+                    "--output", tmp_path / "p.csv")
+    assert "Anna" in out and "of 90 images of known users" in out
+    with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 90 and {row["user"] for row in rows} == {"ID_1", "ID_2", "ID_3"}
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    _, err = script("-m", "microdoppler.predict", "--model", tmp_path / "x.png", "--images", config.data_path, expect=2)
+    assert err.count("\n") == 1 and "x.png" in err
 
 
 @pytest.mark.parametrize("constant", [{"classifier_seeds": 0}, {"classifier_batch_size": 1}, {"classifier_lr": 0.0}])

@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from microdoppler.study.learning_curve import equivalent_size, worth, worth_sentence
+from microdoppler.study.counts import CorrectCounts
+from microdoppler.study.learning_curve import equivalent_size, replicated_accuracies, worth, worth_sentence
 
 SIZES = [5, 10, 20, 40]
 
@@ -44,3 +45,19 @@ def test_words():
 def test_an_answer_below_the_curve_is_its_smallest_size():
     real = np.tile([0.5, 0.6, 0.7, 0.8], (3, 1))
     assert worth(SIZES, real, real - 0.3, place=3)["equivalent"] == 5
+
+
+def test_replicates_scatter_as_passes_and_runs_do():
+    """Passes that are right or wrong as a whole, and runs that differ: the variance of a mean of n is s² / n."""
+    rng, num_seeds, num_passes = np.random.default_rng(3), 4, 40
+    right = rng.random(num_passes) < 0.7
+    counts = CorrectCounts({"a": np.tile(10.0 * right, (1, num_seeds, 1))}, np.full((1, num_passes), 10.0),
+                           np.repeat([0, 1], num_passes // 2))
+    rows = replicated_accuracies([counts, counts], "a")
+    assert rows.shape == (2001, 2) and (rows[:, 0] == rows[:, 1]).all() and rows[0, 0] == pytest.approx(right.mean())
+    expected = sum(right[own].var(ddof=1) / 20 for own in (slice(0, 20), slice(20, 40))) / 4
+    assert rows[1:, 0].var() == pytest.approx(expected, rel=0.1)
+    of_runs = np.array([0.5, 0.6, 0.7, 0.9])
+    counts = CorrectCounts({"a": np.broadcast_to(10 * of_runs[None, :, None], (1, 4, 40)).copy()},
+                           np.full((1, 40), 10.0), np.repeat([0, 1], 20))
+    assert replicated_accuracies([counts], "a")[1:].var() == pytest.approx(of_runs.var(ddof=1) / 4, rel=0.1)

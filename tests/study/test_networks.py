@@ -11,6 +11,7 @@ from groundwork.errors import InputError
 from microdoppler.study.arms import Arm
 from microdoppler.study.classifier import build_classifier, features, predict, train_classifier
 from microdoppler.study.kinds import KINDS
+from microdoppler.study.evaluation_classifier import load_or_train_evaluation_classifier
 from microdoppler.study.networks import output_layer, plan_network
 from microdoppler.study.recipe import Recipe
 
@@ -92,3 +93,17 @@ def test_an_adapted_network_has_the_weights_of_torchvisions():
     own, usual = build_classifier(plan_network("resnet18", 32), 2, seed=0), torchvision.models.resnet18(num_classes=2)
     usual.load_state_dict(own.state_dict())
     assert own.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+
+
+def test_the_evaluation_classifier_is_stored_under_its_network(tmp_path, monkeypatch):
+    trained = []
+
+    def untrained(*_, network, num_classes, seed, **__):
+        trained.append(network.name)
+        return build_classifier(network, num_classes, seed)
+    monkeypatch.setattr("microdoppler.study.evaluation_classifier.train_classifier", untrained)
+    for name in ("squeezenet1_1", "mobilenet_v3_small", "squeezenet1_1", "mobilenet_v3_small"):
+        model = load_or_train_evaluation_classifier(toy_set(2, seed=0), network=plan_network(name, 32), num_classes=2,
+                                                    folder=tmp_path, device=CPU)
+        assert type(model).__name__.lower() in name.replace("_", "")
+    assert trained == ["squeezenet1_1", "mobilenet_v3_small"] and len(list(tmp_path.iterdir())) == 2

@@ -1,9 +1,9 @@
-"""Users that are left out of a split: nothing is trained on them, and they can be tested as unseen persons."""
+"""Images that are tested on, but never trained on: users that a split leaves out, and other conditions."""
 import pytest
 
 from groundwork.errors import InputError
+from microdoppler.data.other_images import find_condition, find_unseen_users
 from microdoppler.data.split_file import SplitOptions, open_split
-from microdoppler.data.unseen_users import find_unseen_users
 from microdoppler.simulate.dataset import main as simulate
 
 
@@ -48,3 +48,20 @@ def test_unseen_users_have_their_images_and_passes(walkers, tmp_path):
 def test_impossible_choices_are_refused(walkers, tmp_path, left_out, words):
     with pytest.raises(InputError, match=words):
         open_split(tmp_path / "data_split.json", walkers, options(leave_out_users=left_out))
+
+
+def test_another_condition_has_its_images_and_passes(walkers, tmp_path):
+    split = open_split(tmp_path / "data_split.json", walkers, options(leave_out_users=(2, 4))).split
+    simulate(tmp_path / "bag", num_users=3, images_per_user=6, image_size=32, seed=5)
+    found = find_condition(tmp_path / "bag", walkers, split, tmp_path / "cache")
+    assert list(found.images) == [1, 3] and all(len(own) == 6 for own in found.images.values())
+    assert all((found.root / path).is_file() and found.passes[path] for own in found.images.values() for path in own)
+
+
+def test_a_condition_that_is_none_is_refused(walkers, tmp_path):
+    split = open_split(tmp_path / "data_split.json", walkers, options()).split
+    simulate(tmp_path / "bag", num_users=3, images_per_user=6, image_size=32)
+    for root, words in ((walkers, "is the data_path"), (tmp_path / "bag", "lacks ID_4"),
+                        (tmp_path / "no", "no folder")):
+        with pytest.raises(InputError, match=words):
+            find_condition(root, walkers, split, tmp_path / "cache")
