@@ -20,6 +20,7 @@ from groundwork.images import load_images
 from groundwork.limits import checks_arguments
 from groundwork.progress import Progress
 from microdoppler.data.audit import Match, pairs_figure
+from microdoppler.data.control_sets import find_control
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split_file import SplitOptions, load_split, locate_data, open_split
 from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of, find_synthetic, match_to_folds,
@@ -35,9 +36,9 @@ from microdoppler.figures.axes import PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
+from microdoppler.study.copies import CopyDetector, NearestTraining
 from microdoppler.study.evaluation_classifier import open_evaluation_classifier
 from microdoppler.study.networks import DEFAULT_NETWORK
-from microdoppler.study.selection import NearestTraining, nearest_training
 
 SHOWN_PAIRS = 4             # pairs of most similar images in the report
 IMAGE_SIZE = 256            # pixels at which images are compared; smaller if the synthetic images are smaller
@@ -112,25 +113,26 @@ def plain(comparisons: dict[str, Comparison]) -> dict[str, dict[str, Any]]:
             "interval": {name: list(one.interval) for name, one in comparisons.items() if one.interval}}
 
 
-def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axes: PictureAxes | None,
+def measure(real: EvaluatedSet, synthetic: EvaluatedSet, detector: CopyDetector, axes: PictureAxes | None,
             users: list[int]) -> dict:
     """All metrics of synthetic images and, to compare with, of held-out real images.
 
-    training: the real training images; axes: of the images, None if nobody walks in them. The gait is measured only if
-    the held-out real images show one. users: the user number of each label.
+    detector: tells near-copies of the training images; axes: of the images, None if nobody walks in them. The gait is
+    measured only if the held-out real images show one. users: the user number of each label.
 
-    Returns "users": {user number: as `plain` returns it}; "all": the same, of the mean over users; and for figures,
-    with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and "nearest": {"synthetic" or
-    "real": NearestTraining}.
+    Returns "users": {user number: as `plain` returns it}; "all": the same, of the mean over users; "copy_bars": the
+    correlation from which on an image of a user counts as a near-copy, for each user, from known copies; empty if these
+    are unknown; and for figures, with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and
+    "nearest": {"synthetic" or "real": NearestTraining}.
     """
     sets = {"synthetic": synthetic, "real": real}
-    nearest = {kind: nearest_training(own.images, training) for kind, own in sets.items()}
+    nearest = {"synthetic": detector.nearest(synthetic.images), "real": detector.nearest_of_held_out(real.images)}
     gaits: dict[str, dict[str, np.ndarray]] = {"synthetic": {}, "real": {}}
     gait = describe_gait(real.images.images.numpy(), axes) if axes else None
     if axes and gait and cadence_share(gait) >= MIN_WALKING:
         gaits = {"synthetic": describe_gait(synthetic.images.images.numpy(), axes), "real": gait}
     sets = {kind: replace(own, values=own.values | gaits[kind] | {
-        "copies": nearest[kind].is_copy.numpy(), "nearest": 1 - nearest[kind].correlation.numpy()})
+        "copies": nearest[kind].is_copy.numpy(), "nearest": nearest[kind].distance.numpy()})
         for kind, own in sets.items()}
     of_users, rng = {}, np.random.default_rng(0)
     for label in Progress(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False):
@@ -139,7 +141,8 @@ def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axe
     names = next(iter(of_users.values()))
     overall = {name: Comparison.mean_over_users([one[name] for one in of_users.values()]) for name in names}
     report: dict = {"users": {user: plain(comparisons) for user, comparisons in of_users.items()},
-                    "all": plain(overall), "gait": gaits, "nearest": nearest}
+                    "all": plain(overall), "gait": gaits, "nearest": nearest,
+                    "copy_bars": [scale.bar for scale in detector.scales.values()]}
     report["all"]["synthetic"]["kid_users"] = overall["kid"].num_users
     for kind, evaluated in sets.items():
         labels = evaluated.images.labels.numpy()
@@ -212,7 +215,8 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
                                "held-out real images", channels, division.preparation)
     generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, started_from(synthetic),
                                 "synthetic images", channels)
-    report = measure(held_out, generated, training, gait_axes, division.users) | {
+    detector = CopyDetector.of(find_control(synthetic), training, image_size, channels)
+    report = measure(held_out, generated, detector, gait_axes, division.users) | {
         "made_by": facts_of(synthetic, division), "names": division.names}
     if report["gait"]["real"] and axes is None:
         print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
@@ -245,7 +249,7 @@ def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, tra
     unknown; preparation: of the real images. Returns the content of fidelity.json.
     """
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
-    plain = {name: report[name] for name in ("made_by", "users", "names", "all")} | {
+    plain = {name: report[name] for name in ("made_by", "users", "names", "all", "copy_bars")} | {
         "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
     save_features(output / "features.npz", real, synthetic)

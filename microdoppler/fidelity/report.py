@@ -49,8 +49,8 @@ def tables(report: dict) -> list[Table]:
         "Synthetic | held-out real. ↓ and ↑: below or above the interval of this user's real images. Diversity: mean "
         "distance between a user's images by that between real ones. Recognised: taken for their own user by a "
         "classifier of the training images. Sharpness: differences of neighbouring pixels, by those of real images.",
-        "Synthetic | held-out real. Distance: 1 less the highest correlation over time and small Doppler shifts "
-        f"(median); near-copies: a correlation of {NEAR_COPY} or more.",
+        "Synthetic | held-out real. Distance (median), by the highest correlation over time and small Doppler shifts: "
+        f"0 where near-copies begin, 1 as most images that are none. Near-copies: {_bars(report)}.",
         "Synthetic | held-out real, medians of what is estimated from each picture.")
     parts = (FEATURES, NOVELTY, {name: METRICS[name] for name in GAIT if name in report["all"]["real"]})
     return [_overall_table(report["all"]), *(
@@ -96,7 +96,8 @@ def fidelity_verdict(report: dict, folder: Path | None = None) -> Verdict:
     overall = report["all"]
     real = overall["real"]
     novelty, mood = ("Copying cannot be judged", "open") if _looks_copied(real) else (
-        "Training images are repeated", "bad") if _is_copying(report) else ("No sign of copying", "open")
+        "Training images are repeated", "bad") if _is_copying(report) else (
+        "No sign of copying" if _is_calibrated(report) else "Copying cannot be judged", "open")
     return Verdict(f"{novelty}; {overall['synthetic']['recognised']:.0%} recognised as their user (real: "
                    f"{_with_interval(overall, 'recognised')}).", mood, explanations(report),
                    Picture(folder / "overview.png", "Synthetic beside held-out real images; bars: the interval of real "
@@ -119,6 +120,20 @@ def _is_copying(report: dict) -> bool:
     return report["all"]["synthetic"]["copies"] > report["all"]["real"]["copies"] + MORE_COPIES
 
 
+def _is_calibrated(report: dict) -> bool:
+    """Whether near-copies were told by known ones. If not, blurred copies were missed."""
+    return bool(report.get("copy_bars"))
+
+
+def _bars(report: dict) -> str:
+    """From where on an image counts as a near-copy, in words."""
+    if not _is_calibrated(report):
+        return f"a correlation of {NEAR_COPY} or more with the image itself, which blurred copies do not reach"
+    low, high = (f"{edge(report['copy_bars']):.2f}" for edge in (min, max))
+    return (f"a correlation of {low if low == high else f'{low} to {high}, by user,'} or more, between those of known "
+            "copies and of images that are none; all are compared as the VAE gives them back")
+
+
 def sentences(report: dict) -> list[str]:
     """The main results in sentences."""
     overall = report["all"]
@@ -136,7 +151,8 @@ def explanations(report: dict) -> list[str]:
                 f"{real['copies']:.1%} of held-out real ones: " + (
                     "the measure fails on these data, because held-out real images are no copies."
                     if _looks_copied(real) else "the model repeats its training images."
-                    if _is_copying(report) else "no sign of copying."))
+                    if _is_copying(report) else "no sign of copying." if _is_calibrated(report) else
+                    "without a control set, blurred copies are missed. Run generate.py again, which writes one."))
     if any("?" in cell for table in tables(report) for row in table.rows for cell in row[1:]):
         said.append('"?" in a table: too few images or recordings to tell.')
     users = len(report["users"])
@@ -202,18 +218,19 @@ def _once(label: str, labelled: set[str]) -> str | None:
 
 
 def novelty_figure(nearest: dict) -> Figure:
-    """Histograms of the correlation with the most similar training image.
+    """Histograms of the distance from the most similar training image.
 
     nearest: {"real" or "synthetic": NearestTraining}.
     """
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axis = figure.subplots()
-    for kind in ("real", "synthetic"):
-        values = nearest[kind].correlation.numpy()
-        axis.hist(values, bins=50, range=(0, 1), weights=np.full(len(values), 100 / len(values)), alpha=0.6,
+    distances = {kind: nearest[kind].distance.clamp(-1, 3).numpy() for kind in ("real", "synthetic")}
+    for kind, values in distances.items():
+        axis.hist(values, bins=60, range=(-1, 3), weights=np.full(len(values), 100 / len(values)), alpha=0.6,
                   color=COLOURS[kind], label=f"{kind}{' (held-out)' if kind == 'real' else ''}")
-    axis.axvline(NEAR_COPY, color="black", linestyle="--", linewidth=1, label="near-copies from here")
-    axis.set(xlabel="correlation with the most similar training image of the user", ylabel="% of images", xlim=(0, 1))
+    axis.axvline(0, color="black", linestyle="--", linewidth=1, label="near-copies to the left")
+    axis.set(xlabel="distance from the most similar training image of the user (1: usual of images that are no copies)",
+             ylabel="% of images", xlim=(-1, 3))
     axis.legend(fontsize=8)
     return figure
 

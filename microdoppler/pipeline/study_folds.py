@@ -7,7 +7,7 @@ import torch
 from groundwork.errors import InputError
 from groundwork.images import load_images
 from microdoppler.data.audit import audit_split
-from microdoppler.data.control_sets import ControlSet, find_control
+from microdoppler.data.control_sets import CUT, ControlSet, find_control
 from microdoppler.data.other_images import OtherImages, find_condition, find_unseen_users
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split, split_images
@@ -15,6 +15,7 @@ from microdoppler.data.synthetic_sets import facts_of, find_synthetic, name_fold
 from microdoppler.figures.report import Table
 from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.study.arms import ImageSet, arms_of
+from microdoppler.study.copies import CopyDetector
 from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
 from microdoppler.study.kinds import CUTS, CUTS_THROUGH_VAE, SELECTED, SYNTHETIC
 from microdoppler.study.recipe import Recipe
@@ -102,7 +103,7 @@ def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], co
     added = {SYNTHETIC: synthetic, SELECTED: selected}
     if control:
         added |= {CUTS: {"": ImageSet(*control.raw_cuts(data.path, size, channels, split.preparation))},
-                  CUTS_THROUGH_VAE: {"": ImageSet(*control.decoded_cuts(size, channels))}}
+                  CUTS_THROUGH_VAE: {"": ImageSet(*control.decoded(CUT, size, channels))}}
     arms = arms_of(real, added, config.classifier_augmentations)
     facts = {arm.name: facts_of(sets[arm.synthetic_name], split)
              | ({"select": min_confidence} if arm.kind.added == SELECTED else {}) for arm in arms if arm.synthetic_name}
@@ -138,7 +139,8 @@ def select_sets(config: Config, number: int, data: Data, sets: dict[str, Path], 
         data.path, split, data.overlaps.successor_of, network=config.classifier,
         image_size=config.classifier_image_size, folder=config.latents_cache_folder, device=device, channels=channels)
     for name, images in synthetic.items():
-        selection = select_images(classifier, images, training, min_confidence)
+        detector = CopyDetector.of(find_control(sets[name]), training, images.images.shape[-1], channels)
+        selection = select_images(classifier, training.images.shape[-1], images, detector, min_confidence)
         if not selection.kept.any():
             raise InputError(f"--select {min_confidence:g} keeps no image of {sets[name]}: of "
                              f"{len(images.images)}, {int(selection.low_confidence.sum())} have a lower confidence "
