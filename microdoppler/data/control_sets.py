@@ -3,7 +3,8 @@
 generate.py writes it beside the set, to <set>_control. It answers two questions that the synthetic images alone leave
 open. Do they help a classifier more than the generator's own training windows do? That needs cuts: windows that the
 generator was trained on, as many as there are synthetic images. Are they copies? That needs the recorded training
-windows as the VAE gives them back, because a copy comes out of the same VAE and is blurred by it.
+windows as the VAE gives them back, because a copy comes out of the same VAE and is blurred by it; and validation
+and test windows, which are no copies.
 """
 from collections import Counter
 from dataclasses import dataclass
@@ -24,20 +25,24 @@ from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.stitching import Cut, add_doppler_shifts, load_cuts
 
 SUFFIX = "_control"
-CUT, WINDOW = "cut", "training window"      # the kinds of images in a control
+CUT, TRAINING, VALIDATION, TEST = KINDS = "cut", "training window", "validation window", "test window"
 
 
 @dataclass(frozen=True, eq=False)
 class ControlSet:
-    """A control in `folder`. Its image files are what the VAE makes of these windows.
+    """A control in `folder`.
 
-    cuts: {user number: {path relative to folder: the cut}}, as many of each user as the synthetic set has images;
-    training_windows: {user number: {path relative to folder: path of the window, relative to the data folder}}, all
-    recorded windows that the generator was trained on, in the order of the split.
+    images: {kind: {user number: {path relative to folder: what the VAE was given}}}. Of the kind CUT there are as many
+    of each user as the synthetic set has images; of TRAINING, VALIDATION and TEST all recorded windows of that part of
+    the split, in its order. Paths of TEST are relative to a given test set, if there is one.
     """
     folder: Path
-    cuts: dict[int, dict[str, Cut]]
-    training_windows: dict[int, dict[str, str]]
+    images: dict[str, dict[int, dict[str, Cut]]]
+
+    @property
+    def cuts(self) -> dict[int, dict[str, Cut]]:
+        """{user number: {path relative to folder: the cut}}."""
+        return self.images[CUT]
 
     def raw_cuts(self, data_path: str | Path, image_size: int, channels: int = 3,
                  preparation: Preparation = Preparation()) -> tuple[Tensor, Tensor]:
@@ -47,23 +52,15 @@ class ControlSet:
         Raises InputError when an image cannot be read.
         """
         cuts = [cut for own in self.cuts.values() for cut in own.values()]
-        return load_cuts(data_path, cuts, image_size, channels, preparation), self._labels(self.cuts)
+        return load_cuts(data_path, cuts, image_size, channels, preparation), self._paths_and_labels(CUT)[1]
 
-    def decoded_cuts(self, image_size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
-        """The cuts as the VAE gives them back, in the same order; images and labels as of `raw_cuts`."""
-        return self._load(self.cuts, image_size, channels)
+    def decoded(self, kind: str, image_size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+        """The images of a kind as the VAE gives them back, in their order; images and labels as of `raw_cuts`."""
+        paths, labels = self._paths_and_labels(kind)
+        return load_images(self.folder, paths, image_size, channels=channels), labels
 
-    def decoded_windows(self, image_size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
-        """The recorded training windows as the VAE gives them back; images and labels as of `raw_cuts`."""
-        return self._load(self.training_windows, image_size, channels)
-
-    def _load(self, images: dict[int, dict[str, Any]], image_size: int, channels: int) -> tuple[Tensor, Tensor]:
-        paths = [path for own in images.values() for path in own]
-        return load_images(self.folder, paths, image_size, channels=channels), self._labels(images)
-
-    @staticmethod
-    def _labels(images: dict[int, dict[str, Any]]) -> Tensor:
-        return paths_and_labels({user: list(own) for user, own in images.items()})[1]
+    def _paths_and_labels(self, kind: str) -> tuple[list[str], Tensor]:
+        return paths_and_labels({user: list(own) for user, own in self.images[kind].items()})
 
 
 def control_folder(synthetic_folder: Path) -> Path:
@@ -86,15 +83,16 @@ def find_control(synthetic_folder: Path) -> ControlSet | None:
     Raises InputError when a manifest is damaged.
     """
     folder = control_folder(synthetic_folder)
-    own, control = (_read(path / "manifest.json") for path in (synthetic_folder, folder))
-    if not is_control(control) or any(own.get(name) != control.get(name) for name in ("split", "vae")):
+    own, control = _read(synthetic_folder / "manifest.json"), read_control(folder)
+    if not control or any(own.get(name) != control.get(name) for name in ("split", "vae")):
         return None
     images = control.get("images", {})
-    found: dict[str, dict[int, dict[str, Cut]]] = {CUT: {}, WINDOW: {}}
     try:
+        users = sorted({int(entry["user"]) for entry in images.values()})       # in the order of their labels
+        found: dict[str, dict[int, dict[str, Cut]]] = {kind: {user: {} for user in users} for kind in KINDS}
         for name, entry in images.items():
             check_inside([name, entry["path"], entry["next_path"] or entry["path"]], folder / "manifest.json")
-            found[entry["kind"]].setdefault(int(entry["user"]), {})[name] = cut_from(entry)
+            found[entry["kind"]][int(entry["user"])][name] = cut_from(entry)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{folder / 'manifest.json'} is damaged ({type(error).__name__}: {error}); delete "
                          f"{folder}, and run generate.py again, which makes it") from None
@@ -102,9 +100,13 @@ def find_control(synthetic_folder: Path) -> ControlSet | None:
         print(f"warning: {folder} lacks {absent} of its {len(images)} images and is not used; run generate.py again to "
               "finish it")
         return None
-    return ControlSet(folder, dict(sorted(found[CUT].items())),     # users in the order of their labels
-                      {user: {name: window.path for name, window in own.items()}
-                       for user, own in sorted(found[WINDOW].items())})
+    return ControlSet(folder, found)
+
+
+def read_control(folder: Path) -> dict[str, Any]:
+    """The manifest of a control in `folder`; empty when there is none."""
+    manifest = _read(folder / "manifest.json")
+    return manifest if is_control(manifest) and isinstance(manifest.get("images"), dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -118,12 +118,12 @@ class LatentCache:
 
     posteriors: (n, 2, c, h, w) float16 (float32 in older caches), memory-mapped, unscaled; [:, 0] is the mean and
     [:, 1] the log-variance. labels: (n,) int64, the user's place among the users. scale_factor: what the VAE multiplies
-    samples by. statistics: of the scaled latents; measured here when not given.
+    samples by. statistics: of the scaled latents; measured here when not given. names: Cut.name of each image.
     """
 
     def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float,
-                 statistics: LatentStatistics | None = None):
-        self.posteriors, self.labels, self.scale_factor = posteriors, labels, scale_factor
+                 statistics: LatentStatistics | None = None, names: Sequence[str] = ()):
+        self.posteriors, self.labels, self.scale_factor, self.names = posteriors, labels, scale_factor, names
         self.statistics = statistics or measure(posteriors, scale_factor)
         self.resident: Tensor | None = None     # a copy of the posteriors in a GPU's memory, see keep_on
 
@@ -158,10 +158,10 @@ class LatentCache:
         noise = torch.randn(mean.shape, generator=generator, device=device)
         return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), labels.to(device, non_blocking=True)
 
-    def draw_any_of(self, label: int, generator: torch.Generator) -> Tensor:
-        """Draw a new posterior sample of a random image with this label: scaled latents (1, c, h, w) float32."""
+    def any_of(self, label: int, generator: torch.Generator) -> Tensor:
+        """The index of a random image with this label: (1,) int64."""
         own = (self.labels == label).nonzero()[:, 0]
-        return self.draw(own[torch.randint(len(own), (1,), generator=generator)], generator)[0]
+        return own[torch.randint(len(own), (1,), generator=generator)]
 
 
 def measure(posteriors: np.ndarray, scale_factor: float, chunk: int = CHUNK) -> LatentStatistics:
@@ -259,7 +259,7 @@ def _open(folder: Path, index: dict) -> LatentCache:
         raise InputError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
     if not is_whole:
         raise InputError(f"{file} is damaged")
-    return LatentCache(posteriors, labels, scale_factor, statistics)
+    return LatentCache(posteriors, labels, scale_factor, statistics, index.get("images", ()))
 
 
 @torch.inference_mode()

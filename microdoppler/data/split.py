@@ -69,7 +69,7 @@ class Split:
     def to_json(self) -> dict:
         """The content of data_split.json."""
         def stored(paths: Sequence[str]) -> list[str]:
-            return [_relative_to_test_data(path, self.settings.test_data) for path in paths]
+            return [relative_to_test_data(path, self.settings.test_data) for path in paths]
         users = {}
         for user, label in self.labels.items():
             recordings = [vars(recording) for recording in self.recordings.get(user, ())]
@@ -142,7 +142,7 @@ def in_test_data(name: str, test_data: str) -> str:
     return os.path.join(os.path.abspath(test_data), name)
 
 
-def _relative_to_test_data(path: str, test_data: str | None) -> str:
+def relative_to_test_data(path: str, test_data: str | None) -> str:
     """The inverse of in_test_data; other paths stay as they are."""
     is_given = test_data is not None and Path(path).is_absolute()
     return Path(path).relative_to(os.path.abspath(str(test_data))).as_posix() if is_given else path

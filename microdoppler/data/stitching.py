@@ -3,6 +3,7 @@
 Neighbours of one pass are joined where they overlap, and new windows are cut at any time between them. Each can also be
 shifted a little along the Doppler axis, as if the walker were a little faster or slower.
 """
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -45,6 +46,11 @@ class Cut:
         following = f"Next(path={self.successor.path!r}, shift={self.successor.shift!r})" if self.successor else None
         return (f"Cut(path={self.path!r}, following={following}, fraction={self.fraction!r}, "
                 f"doppler_shift={self.doppler_shift!r})")
+
+
+def window_of(name: str) -> str:
+    """The path in a Cut.name, without the fraction and the Doppler shift that follow its file's suffix."""
+    return re.sub(r"([+-][0-9][0-9.]*(e[+-][0-9]+)?)+$", "", name)
 
 
 def plan_cuts(paths: Sequence[str], successor_of: Mapping[str, Successor], cuts_per_hop: int) -> list[Cut]:

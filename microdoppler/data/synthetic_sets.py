@@ -112,23 +112,25 @@ def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split],
     A set belongs to the fold whose training images its manifest records. In any other fold, its model may have seen
     test images. splits: {fold: its split}; force: with a single fold, accept a set of another split with a warning.
 
-    Prints a warning when one VAE made sets of several folds. Raises InputError when a folder is given twice, a set fits
-    no fold, or a fold lacks a set that another one has.
+    Prints a warning when a set's VAE may have seen test images. Raises InputError when a folder is given twice, a set
+    fits no fold, or a fold lacks a set that another one has.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("--synthetic names a folder more than once; give each folder once")
     folders_of_fold: dict[int, list[Path]] = {fold: [] for fold in splits}
-    folds_of_vae: dict[str, set[int]] = {}
+    doubtful: dict[str, list[str]] = {}         # {what is wrong with the VAE: folders}
     for folder in folders:
         manifest = read_manifest(folder)
         fold = _fold_of(folder, manifest.get("split"), splits, force)
         folders_of_fold[fold].append(folder)
-        folds_of_vae.setdefault(manifest.get("vae", f"unknown, of fold {fold}"), set()).add(fold)
-    for shared in folds_of_vae.values():
-        if len(shared) > 1:
-            print(f"warning: folds {' and '.join(map(str, sorted(shared)))} were generated through one VAE; if it was "
-                  "trained on images of this data set, it has seen some that are tested on: train one per fold")
-    named = {fold: _name_sets(own_folders) for fold, own_folders in folders_of_fold.items()}
+        trained_on = manifest.get("vae_trained_on")
+        if trained_on != splits[fold].identity()["train_images"]:
+            doubtful.setdefault("other images than this split's" if trained_on else "unknown images", []).append(
+                str(folder))
+    for images, own in doubtful.items():
+        print(f"warning: the VAE of {shortened(own)} was trained on {images}; if some that are tested on were among "
+              "them, the result is too good: train one on each fold's training images (python -m vae.train)")
+    named = {fold: name_folders(own_folders) for fold, own_folders in folders_of_fold.items()}
     names = list(dict.fromkeys(name for sets in named.values() for name in sets))
     for fold, sets in named.items():
         if missing := [name for name in names if name not in sets]:
@@ -165,7 +167,7 @@ def _fold_of(folder: Path, trained_on: dict | None, splits: dict[int, Split], fo
                      "fold")
 
 
-def _name_sets(folders: list[Path]) -> dict[str, Path]:
+def name_folders(folders: list[Path]) -> dict[str, Path]:
     """{name: folder}: the folders' own names, preceded by as many parent folders as are needed to tell them apart."""
     paths, depth = [folder.resolve() for folder in folders], 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
@@ -184,3 +186,17 @@ def facts_of(folder: Path, split: Split) -> dict[str, Any]:
     return {"synthetic_folder": str(folder), "forced": ", ".join(filter(None, forced)),
             **{f"model_{name}": manifest.get(name, "") for name in MODEL_FACTS},
             **{f"sampling_{name}": manifest.get(name, "") for name in SAMPLING_FACTS}}
+
+
+def started_from(folder: Path) -> dict[str, str]:
+    """{path of a synthetic image: path of the training window that it is a variation of}, from manifest.json.
+
+    Empty for a set from noise alone. Prints a warning when it is unknown, as in sets of older versions.
+    """
+    manifest = read_manifest(folder)
+    images = manifest.get("images", {})
+    known = {name: str(entry["start"]) for name, entry in images.items() if entry.get("start")}
+    if manifest.get("noise_level", 1) < 1 and len(known) < len(images):
+        print(f"warning: the manifest.json of {folder} does not say which training image each image is a variation of; "
+              "their variety is overrated: run generate.py again, which completes it and keeps the images")
+    return known

@@ -1,8 +1,6 @@
 """Metrics of sets of feature vectors: kernel distance, precision and recall, diversity, separation of classes."""
 import numpy as np
-from scipy.spatial.distance import cdist, pdist
-
-from groundwork.errors import InputError
+from scipy.spatial.distance import cdist
 
 NEIGHBOURS = 3          # k of the k-th nearest neighbour in precision and recall (Kynkäänniemi et al. 2019, section 3)
 
@@ -70,36 +68,73 @@ def _sums_by_group(values: np.ndarray, row_groups: np.ndarray, column_groups: np
     return values
 
 
-def precision_recall(real: np.ndarray, synthetic: np.ndarray) -> tuple[float, float]:
-    """(precision, recall) of the features real (n, d) and synthetic (m, d) (Kynkäänniemi et al. 2019, eqs. 1 and 2).
+def kernel_distances_of_halves(vectors: np.ndarray, groups: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """Kernel distance (KID) of one half of a set from its other half, for many ways of halving it: (halvings,).
+
+    vectors: (n, d); groups: (n,) numbered 0, 1, … without gaps; halves: (halvings, groups) bool, the groups in the one
+    half. Pairs within a group are left out, and each group counts the same, however many vectors it has: then the mean
+    over all ways of halving is exactly 0. NaN where a half has fewer than two groups.
+    """
+    sizes = np.bincount(groups).astype(np.float64)
+    means = _sums_by_group(_kernel(vectors, vectors), groups, groups) / np.outer(sizes, sizes)
+    np.fill_diagonal(means, 0)
+    one, other = halves.astype(np.float64), (~halves).astype(np.float64)
+
+    def mean(first: np.ndarray, second: np.ndarray, num_pairs: np.ndarray) -> np.ndarray:
+        """The mean kernel value between a group of the first half and one of the second: (halvings,)."""
+        return ((first @ means) * second).sum(axis=1) / np.where(num_pairs > 0, num_pairs, np.nan)
+    count, rest = one.sum(axis=1), other.sum(axis=1)
+    return (mean(one, one, count * (count - 1)) + mean(other, other, rest * (rest - 1))
+            - 2 * mean(one, other, count * rest))
+
+
+def across_groups(vectors: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The distance between each two of n vectors (n, d): (n, n), infinite within a group.
+
+    groups: (n,) any labels. Windows of one pass are a group, and variations of one training image: they are closer to
+    each other than independent images are. A distance that counts them would make one set look denser than another.
+    """
+    return np.where(groups[:, None] == groups, np.inf, cdist(vectors, vectors))
+
+
+def precision_recall(distances: np.ndarray, real: np.ndarray, synthetic: np.ndarray) -> tuple[float, float]:
+    """(precision, recall) of two sets of vectors (Kynkäänniemi et al. 2019, eqs. 1 and 2).
+
+    distances: of all vectors, from `across_groups`; real, synthetic: the places of these sets in it, (n,) and (m,)
+    int64, which have no group in common.
 
     Precision is the share of synthetic vectors within the manifold of the real ones, recall the share of real vectors
     within the manifold of the synthetic ones. The manifold of a set is the union of balls around its vectors, each with
-    the distance to its NEIGHBOURS-th nearest neighbour as radius. Raises InputError when a set has no more than
-    NEIGHBOURS vectors.
+    the distance to its NEIGHBOURS-th nearest neighbour in another group as radius. Both are NaN if a vector has fewer
+    neighbours than that.
     """
-    if min(len(real), len(synthetic)) <= NEIGHBOURS:
-        raise InputError(f"{len(real)} real and {len(synthetic)} synthetic images; expected more than {NEIGHBOURS} of "
-                         "each to tell precision and recall")
-    between = cdist(real, synthetic)
-    return float((between <= _radii(real)[:, None]).any(axis=0).mean()), float(
-        (between <= _radii(synthetic)[None]).any(axis=1).mean())
+    between = distances[np.ix_(real, synthetic)]
+    radii = [_radii(distances[np.ix_(own, own)]) for own in (real, synthetic)]
+    if not all(np.isfinite(own).all() and len(own) for own in radii):
+        return float("nan"), float("nan")
+    return float((between <= radii[0][:, None]).any(axis=0).mean()), float((between <= radii[1]).any(axis=1).mean())
 
 
-def _radii(vectors: np.ndarray) -> np.ndarray:
-    """(n,) the distance of each vector (n, d) to its NEIGHBOURS-th nearest neighbour."""
-    return np.partition(cdist(vectors, vectors), NEIGHBOURS, axis=1)[:, NEIGHBOURS]     # index 0 is the vector itself
+def _radii(distances: np.ndarray) -> np.ndarray:
+    """(n,) the distance of each vector to its NEIGHBOURS-th nearest neighbour, from (n, n) distances; infinite where
+    there is none."""
+    if len(distances) <= NEIGHBOURS:
+        return np.full(len(distances), np.inf)
+    return np.partition(distances, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
 
 
-def diversity_ratio(real: np.ndarray, synthetic: np.ndarray) -> float:
-    """The mean distance between two synthetic vectors (m, d), divided by that between two real ones (n, d).
+def mean_distance(distances: np.ndarray) -> float:
+    """The mean distance between two vectors of different groups, from `across_groups`; NaN if there are none."""
+    pairs = distances[np.isfinite(distances)]
+    return float(pairs.mean()) if len(pairs) else float("nan")
 
-    1: as diverse as the real ones; near 0: collapsed. NaN with fewer than two vectors of either, or if all real
-    ones are the same.
+
+def diversity(spread: float, reference: float) -> float:
+    """The mean distance in one set, divided by that in another: 1 is as diverse as the other, near 0 is collapsed.
+
+    NaN where one of them is unknown, or all images of the other set are the same.
     """
-    if min(len(real), len(synthetic)) < 2 or not (spread := pdist(real).mean()):
-        return float("nan")
-    return float(pdist(synthetic).mean() / spread)
+    return spread / reference if reference else float("nan")
 
 
 def separation(vectors: np.ndarray, labels: np.ndarray) -> float:

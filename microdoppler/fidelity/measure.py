@@ -2,11 +2,12 @@
 
     python -m microdoppler.fidelity --data_path DATA --synthetic synthetic_data/checkpoint_75
 
-Beside each metric of synthetic images stands the same metric of real images, as the value to compare it with. Where a
-metric compares two sets, the real ones are the two halves of the held-out passes.
+Beside each metric of synthetic images stands the same metric of held-out real images, with an interval in which that of
+a perfect generator would lie; see yardsticks.py.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,191 +20,138 @@ from groundwork.images import load_images
 from groundwork.limits import checks_arguments
 from groundwork.progress import Progress
 from microdoppler.data.audit import Match, pairs_figure
+from microdoppler.data.control_sets import find_control
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split_file import SplitOptions, load_split, locate_data, open_split
 from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of, find_synthetic, match_to_folds,
-                                              smallest_side)
-from microdoppler.fidelity.distributions import (NEIGHBOURS, diversity_ratio, kernel_distance, precision_recall,
-                                                 separation)
+                                              smallest_side, started_from)
+from microdoppler.fidelity.distributions import separation
 from microdoppler.fidelity.gait_physics import MIN_WALKING, cadence_share, describe_gait
-from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pass
 from microdoppler.fidelity.report import (PAIRS_CAPTION, fidelity_verdict, gait_figure, novelty_figure,
                                           overview_figure, tables)
+from microdoppler.fidelity.sample_evaluator import SampleEvaluator, sharpness
+from microdoppler.fidelity.yardsticks import (Comparison, compare_features, compare_values, mean_of_known,
+                                              median_of_known, random_halves)
 from microdoppler.figures.axes import PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
+from microdoppler.study.copies import CopyDetector, NearestTraining
 from microdoppler.study.evaluation_classifier import open_evaluation_classifier
 from microdoppler.study.networks import DEFAULT_NETWORK, check_network
-from microdoppler.study.selection import NearestTraining, nearest_training
 
 SHOWN_PAIRS = 4             # pairs of most similar images in the report
 IMAGE_SIZE = 256            # pixels at which images are compared; smaller if the synthetic images are smaller
 MIN_IMAGE_SIZE = 32         # pixels, as the least of Config.classifier_image_size
 
 
+# {metric that each image has by itself: what makes one value of those of several images}. Of the walk: the median.
+STATISTICS = {"recognised": mean_of_known, "sharpness": mean_of_known, "copies": mean_of_known}
+
+
 @dataclass(frozen=True, eq=False)
 class EvaluatedSet:
-    """n held-out real or synthetic images, with what the evaluation classifier says about them.
+    """n held-out real or synthetic images, with what is known about them.
 
-    paths: relative to their data folder; features: (n, 512) float32; recognised: (n,) bool, whether the image is
-    classified as its own user; passes: (n,) str, the pass that each image comes from.
+    paths: relative to their data folder; features: (n, 512) float32, of the evaluation classifier; groups: (n,) str,
+    the pass that each image comes from, or the training image that it is a variation of; values: {metric: (n,)}, those
+    that each image has by itself. recognised: whether it is classified as its own user; sharpness: see `sharpness`;
+    copies: whether it is a near-copy of a training image; nearest: 1 less its highest correlation with one; and those
+    of `describe_gait`.
     """
     images: ImageSet
     paths: list[str]
     features: np.ndarray
-    recognised: torch.Tensor
-    passes: np.ndarray
+    groups: np.ndarray
+    values: dict[str, np.ndarray]
 
     def subset(self, chosen: torch.Tensor) -> "EvaluatedSet":
         """The images where `chosen` (n,) bool is True."""
         keep = chosen.numpy()
         return EvaluatedSet(ImageSet(self.images.images[chosen], self.images.labels[chosen]),
                             [path for path, kept in zip(self.paths, keep) if kept], self.features[keep],
-                            self.recognised[chosen], self.passes[keep])
+                            self.groups[keep], {name: own[keep] for name, own in self.values.items()})
 
 
 def evaluate_images(root: Path, images: dict[int, list[str]], image_size: int, evaluator: SampleEvaluator,
-                    passes: dict[str, str], label: str, channels: int,
+                    groups: dict[str, str], label: str, channels: int,
                     preparation: Preparation = Preparation()) -> EvaluatedSet:
-    """Load images at image_size pixels, and evaluate them.
+    """Load images at image_size pixels, and evaluate them: features, recognised and sharpness.
 
-    images: {user number: paths relative to root}; passes: {path: name of its pass}, an image that is not in it is a
-    pass of its own; label: of the progress bar; channels: 3 for RGB or 1 for grey; preparation: how files become
+    images: {user number: paths relative to root}; groups: {path: name of its group}, an image that is not in it is a
+    group of its own; label: of the progress bar; channels: 3 for RGB or 1 for grey; preparation: how files become
     square arrays.
     """
     paths, labels = paths_and_labels(images)
     loaded = ImageSet(load_images(root, paths, image_size, label, channels, preparation), labels)
+    recognised = evaluator.probabilities(loaded.images).argmax(dim=1) == labels
     return EvaluatedSet(loaded, paths, evaluator.features(loaded.images),
-                        evaluator.probabilities(loaded.images).argmax(dim=1) == labels,
-                        np.array([passes.get(path, path) for path in paths]))
+                        np.array([groups.get(path, path) for path in paths]),
+                        {"recognised": recognised.numpy(), "sharpness": sharpness(loaded.images).numpy()})
 
 
-def feature_metrics(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, dict[str, float]]:
-    """Precision, recall, diversity and share recognised, for one user or all: {"synthetic" or "real": {metric: value}}.
+def compare_user(real: EvaluatedSet, synthetic: EvaluatedSet, rng: np.random.Generator) -> dict[str, Comparison]:
+    """All metrics of a user's synthetic images beside those of its held-out real images: {metric: Comparison}.
 
-    Each half of the held-out passes is the reference once. "synthetic" compares the synthetic images with it, "real"
-    compares the other half with it. The two values are averaged (diversity: geometric mean). Precision and recall
-    depend on the number of images, so at most as many synthetic images are used as the other half has. NaN where there
-    are too few images or passes.
+    sharpness is relative to the real images. rng: for the random halves of the passes.
     """
-    results: dict[str, list[tuple[float, ...]]] = {"synthetic": [], "real": []}
-    first, second = halves = split_in_halves(real)
-    recognised = {"synthetic": synthetic.recognised.float().mean().item(),
-                  "real": real.recognised.float().mean().item()}
-    if not first.paths or not second.paths:     # all images are of one pass, so there are no two halves
-        return {kind: {**dict.fromkeys(("precision", "recall", "diversity"), float("nan")), "recognised": share}
-                for kind, share in recognised.items()}
-    for reference, other in (halves, halves[::-1]):
-        spread = np.linspace(0, len(synthetic.paths) - 1, min(len(synthetic.paths), len(other.paths))).round()
-        same_number = synthetic.features[spread.astype(int)]
-        for kind, features in (("synthetic", same_number), ("real", other.features)):
-            enough = min(len(reference.features), len(features)) > NEIGHBOURS
-            results[kind].append((*(precision_recall(reference.features, features) if enough else (np.nan, np.nan)),
-                                  diversity_ratio(reference.features, features)))
-    metrics = {}
-    for kind, both in results.items():
-        precision, recall, diversity = np.array(both).T     # each against the first half and against the second
-        metrics[kind] = {"precision": float(precision.mean()), "recall": float(recall.mean()),
-                         # Geometric mean: the two ratios of real images are a / b and b / a, which gives exactly 1.
-                         "diversity": float(np.sqrt(diversity.prod())), "recognised": recognised[kind]}
-    return metrics
+    names, passes = np.unique(real.groups, return_inverse=True)
+    halves = random_halves(len(names), rng)
+    comparisons = compare_features(real.features, synthetic.features, passes, synthetic.groups, halves, rng)
+    for name, values in real.values.items():
+        unit = mean_of_known(values) if name == "sharpness" else 1.0
+        comparisons[name] = compare_values(values / unit, synthetic.values[name] / unit, halves[:, passes],
+                                           STATISTICS.get(name, median_of_known))
+    return comparisons
 
 
-def split_in_halves(real: EvaluatedSet) -> list[EvaluatedSet]:
-    """The images of every other pass of each user, and the remaining images."""
-    half = halves_by_pass(list(real.passes), real.images.labels)
-    return [real.subset(half), real.subset(~half)]
+def plain(comparisons: dict[str, Comparison]) -> dict[str, dict[str, Any]]:
+    """Comparisons as in fidelity.json: {"synthetic" or "real": {metric: value}, "interval": {metric: [low, high]}}."""
+    return {"synthetic": {name: one.synthetic for name, one in comparisons.items()}
+            | {"kid_error": comparisons["kid"].error},
+            "real": {name: one.real for name, one in comparisons.items()},
+            "interval": {name: list(one.interval) for name, one in comparisons.items() if one.interval}}
 
 
-def user_kid(real: EvaluatedSet, synthetic: EvaluatedSet) -> dict[str, tuple[float, float]]:
-    """KID of one user: {"synthetic" or "real": (KID, standard error)}.
-
-    "synthetic" compares synthetic with all held-out images, "real" one half of the held-out passes with the other. NaN
-    where there are too few images or passes.
-    """
-    first, second = split_in_halves(real)
-    return {"synthetic": kernel_distance(real.features, synthetic.features, real.passes, synthetic.passes),
-            "real": kernel_distance(first.features, second.features, first.passes, second.passes)
-            if second.paths else (float("nan"), float("nan"))}
-
-
-def measure(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, axes: PictureAxes | None,
+def measure(real: EvaluatedSet, synthetic: EvaluatedSet, detector: CopyDetector, axes: PictureAxes | None,
             users: list[int]) -> dict:
     """All metrics of synthetic images and, to compare with, of held-out real images.
 
-    training: the real training images; axes: of the images, None if nobody walks in them. The gait is measured only if
-    the held-out real images show one. users: the user number of each label.
+    detector: tells near-copies of the training images; axes: of the images, None if nobody walks in them. The gait is
+    measured only if the held-out real images show one. users: the user number of each label.
 
-    Returns "users": {user number: {"synthetic" or "real": {metric: value}}}; "all": {"synthetic" or "real": {metric:
-    value}}; and for figures, with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and
+    Returns "users": {user number: as `plain` returns it}; "all": the same, of the mean over users; "copy_bars": the
+    correlation from which on an image of a user counts as a near-copy, for each user, from known copies; empty if these
+    are unknown; and for figures, with a value per image, "gait": {"synthetic" or "real": result of `describe_gait`} and
     "nearest": {"synthetic" or "real": NearestTraining}.
     """
-    report: dict = {"users": {}, "gait": {"synthetic": {}, "real": {}}, "nearest": {}}
-    for kind, evaluated in (("synthetic", synthetic), ("real", real)):
-        report["nearest"][kind] = nearest_training(evaluated.images, training)
+    sets = {"synthetic": synthetic, "real": real}
+    nearest = {"synthetic": detector.nearest(synthetic.images), "real": detector.nearest_of_held_out(real.images)}
+    gaits: dict[str, dict[str, np.ndarray]] = {"synthetic": {}, "real": {}}
     gait = describe_gait(real.images.images.numpy(), axes) if axes else None
     if axes and gait and cadence_share(gait) >= MIN_WALKING:
-        report["gait"] = {"synthetic": describe_gait(synthetic.images.images.numpy(), axes), "real": gait}
+        gaits = {"synthetic": describe_gait(synthetic.images.images.numpy(), axes), "real": gait}
+    sets = {kind: replace(own, values=own.values | gaits[kind] | {
+        "copies": nearest[kind].is_copy.numpy(), "nearest": nearest[kind].distance.numpy()})
+        for kind, own in sets.items()}
+    of_users, rng = {}, np.random.default_rng(0)
     for label in Progress(real.images.labels.unique(), desc="comparing", unit="user", delay=1, leave=False):
-        own = {"synthetic": synthetic.images.labels == label, "real": real.images.labels == label}
-        own_sets = real.subset(own["real"]), synthetic.subset(own["synthetic"])
-        metrics = _metrics(*own_sets, report, own)
-        for kind, (kid, error) in user_kid(*own_sets).items():
-            metrics[kind] |= {"kid": kid, "kid_error": error}
-        report["users"][users[int(label)]] = metrics
-    everyone = {"synthetic": torch.ones(len(synthetic.paths), dtype=torch.bool),
-                "real": torch.ones(len(real.paths), dtype=torch.bool)}
-    report["all"] = _metrics(real, synthetic, report, everyone)
-    for kind, evaluated in (("synthetic", synthetic), ("real", real)):
-        report["all"][kind]["separation"] = separation(evaluated.features, evaluated.images.labels.numpy())
+        own = {kind: evaluated.subset(evaluated.images.labels == label) for kind, evaluated in sets.items()}
+        of_users[users[int(label)]] = compare_user(own["real"], own["synthetic"], rng)
+    names = next(iter(of_users.values()))
+    overall = {name: Comparison.mean_over_users([one[name] for one in of_users.values()]) for name in names}
+    report: dict = {"users": {user: plain(comparisons) for user, comparisons in of_users.items()},
+                    "all": plain(overall), "gait": gaits, "nearest": nearest,
+                    "copy_bars": [scale.bar for scale in detector.scales.values()]}
+    report["all"]["synthetic"]["kid_users"] = overall["kid"].num_users
+    for kind, evaluated in sets.items():
+        labels = evaluated.images.labels.numpy()
+        report["all"][kind] |= {"num_images": len(labels), "separation": separation(evaluated.features, labels)}
+        for user, metrics in report["users"].items():
+            metrics[kind]["num_images"] = int((labels == users.index(user)).sum())
     if gait:
         report["all"]["real"]["cadence_share"] = cadence_share(gait)
-    for kind, means in means_over_users(report["users"]).items():
-        report["all"][kind] |= means
     return report
-
-
-def means_over_users(users: dict[int, dict]) -> dict[str, dict[str, float]]:
-    """KID and diversity over all users: {"synthetic" or "real": kid, kid_error, kid_users, diversity}.
-
-    Both are means over users. Computed on all images at once, they would also measure how different the users are. Only
-    users count whose value is known for synthetic and for real images, so that both means are of the same users.
-    kid_error is the standard error of the mean KID, NaN if that of a user is unknown, as with two passes in a half;
-    kid_users is the number of users in the mean.
-    """
-    kids, errors, diversities = (
-        {kind: np.array([metrics[kind][name] for metrics in users.values()]) for kind in ("synthetic", "real")}
-        for name in ("kid", "kid_error", "diversity"))
-
-    def known(*parts: dict[str, np.ndarray]) -> np.ndarray:
-        """(users,) bool: whether all these values are finite."""
-        return np.isfinite(np.stack([values for part in parts for values in part.values()])).all(axis=0)
-    has_kid, has_diversity = known(kids), known(diversities)
-    count = int(has_kid.sum())
-    return {kind: {"kid": float(kids[kind][has_kid].mean()) if count else float("nan"),
-                   "kid_error": float(np.linalg.norm(errors[kind][has_kid])) / count if count else float("nan"),
-                   "kid_users": count,
-                   "diversity": float(diversities[kind][has_diversity].mean()) if has_diversity.any() else float("nan")}
-            for kind in ("synthetic", "real")}
-
-
-def _metrics(real: EvaluatedSet, synthetic: EvaluatedSet, report: dict,
-             chosen: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
-    """Metrics of features, novelty and gait, for one user or all: {"synthetic" or "real": {metric: value}}.
-
-    real, synthetic: the images of this user, or all. report: has "nearest" and "gait" of all images. chosen:
-    {"synthetic" or "real": (all images,) bool}, which of these belong to the user.
-    """
-    metrics = feature_metrics(real, synthetic)
-    for kind, keep in chosen.items():
-        nearest = report["nearest"][kind]
-        metrics[kind] |= {"num_images": int(keep.sum()), "copies": nearest.is_copy[keep].float().mean().item(),
-                          "nearest": 1 - nearest.correlation[keep].median().item()}
-        for name, values in report["gait"][kind].items():
-            own = values[keep.numpy()]
-            metrics[kind][name] = float(np.median(own[np.isfinite(own)])) if np.isfinite(own).any() else float("nan")
-    return metrics
 
 
 def closest_pairs(synthetic: EvaluatedSet, nearest: NearestTraining, training_paths: list[str]) -> list[Match]:
@@ -266,10 +214,11 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     passes = dict(zip(held_out_paths, overlaps.pass_names(held_out_paths)))
     held_out = evaluate_images(data_path, division.test_images, image_size, evaluator, passes,
                                "held-out real images", channels, division.preparation)
-    generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, {}, "synthetic images", channels)
-    report = measure(held_out, generated, training, gait_axes, division.users) | {
-        "made_by": facts_of(synthetic, division),
-                                                             "names": division.names}
+    generated = evaluate_images(synthetic, synthetic_images, image_size, evaluator, started_from(synthetic),
+                                "synthetic images", channels)
+    detector = CopyDetector.of(find_control(synthetic), training, image_size, channels)
+    report = measure(held_out, generated, detector, gait_axes, division.users) | {
+        "made_by": facts_of(synthetic, division), "names": division.names}
     if report["gait"]["real"] and axes is None:
         print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
               "of your radar for right ones (the comparison needs none)")
@@ -301,7 +250,7 @@ def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, tra
     unknown; preparation: of the real images. Returns the content of fidelity.json.
     """
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
-    plain = {name: report[name] for name in ("made_by", "users", "names", "all")} | {
+    plain = {name: report[name] for name in ("made_by", "users", "names", "all", "copy_bars")} | {
         "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
     save_features(output / "features.npz", real, synthetic)
@@ -313,12 +262,12 @@ def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, tra
     if report["gait"]["real"]:
         save_figure(gait_figure(report["gait"], {"synthetic": synthetic.images.labels, "real": real.images.labels},
                                 report["names"]), output / "gait.png")
-        walk = [Section("The walk", tables=shown[2:], pictures=[
+        walk = [Section("The walk", tables=shown[3:], pictures=[
             Picture(output / "gait.png", "Estimates from each picture; bars are medians")])]
     render_report(output / "report.html", f"How similar to real images, varied and new: {synthetic_root}",
                   fidelity_verdict(plain, output), [
-        Section("Similarity and diversity", tables=shown[:1]),
-        Section("Novelty", tables=shown[1:2], pictures=[
+        Section("Similarity and diversity", tables=shown[:2]),
+        Section("Novelty", tables=shown[2:3], pictures=[
             Picture(output / "novelty.png", "How similar each image is to its nearest training image"),
             Picture(output / "closest_pairs.png", PAIRS_CAPTION)]),
         *walk])

@@ -2,15 +2,16 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from microdoppler.fidelity.distributions import diversity_ratio
+from microdoppler.fidelity.distributions import across_groups, diversity, mean_distance
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import features, predict
-from microdoppler.study.selection import nearest_training, resize
+from microdoppler.study.copies import CopyDetector, resize
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +19,14 @@ class SampleEvaluator:
     """Evaluates synthetic images with the evaluation classifier, trained on real training images only.
 
     training: these training images, (n, 3 or 1, size, size) at the size that the classifier works at. Other images are
-    resized to it.
+    resized to it. held_out: other real images, the validation part of the split, None without one; held_out_passes: the
+    name of the pass of each. copy_detector: tells copies of the training images; None: one that is not calibrated.
     """
     classifier: nn.Module
     training: ImageSet
+    held_out: ImageSet | None = None
+    held_out_passes: Sequence[str] = ()
+    copy_detector: CopyDetector | None = None
 
     def features(self, images: Tensor) -> np.ndarray:
         """Features of images (n, 3 or 1, s, s) uint8: (n, d) float32; d = 512 of a ResNet18."""
@@ -40,25 +45,49 @@ class SampleEvaluator:
         """Metrics of synthetic images, labelled with the user that each was generated for.
 
         recognised: the share that is classified as this user; diversity: the mean distance of features within a user,
-        divided by that of training images (1 is as diverse), averaged over the users with enough images, NaN if there
-        is none; copies: the share of near-copies of training images.
+        divided by that of training images, averaged over the users with enough images, NaN if there is none; copies:
+        the share of near-copies of training images.
+
+        The classifier knows the training images by heart, so their features lie closer together than those of other
+        real images. A diversity of 1 is therefore too low; `yardstick` gives the right one.
         """
+        return self._metrics(images, np.arange(len(images.labels)), self._detector.nearest(images).is_copy)
+
+    def yardstick(self, labels: Sequence[int]) -> dict[str, float]:
+        """The same metrics of the held-out real images of these users: the values that samples should have. Their
+        distances are between passes. {} without held-out images of these users."""
+        if self.held_out is None:
+            return {}
+        own = torch.isin(self.held_out.labels, torch.tensor(labels))
+        if not own.any():
+            return {}
+        images = ImageSet(self.held_out.images[own], self.held_out.labels[own])
+        return self._metrics(images, np.array(self.held_out_passes)[own.numpy()],
+                             self._detector.nearest_of_held_out(images).is_copy)
+
+    @property
+    def _detector(self) -> CopyDetector:
+        return self.copy_detector or CopyDetector(self.training)
+
+    def _metrics(self, images: ImageSet, groups: np.ndarray, copies: Tensor) -> dict[str, float]:
+        """The metrics of `evaluate`; groups: (n,) images of one group are not independent, as windows of a pass;
+        copies: (n,) bool, whether each is a near-copy."""
         image_features, ratios = self.features(images.images), []
         for label in images.labels.unique():
-            ratios.append(diversity_ratio(self.training_features[self.training.labels == label],
-                                          image_features[images.labels == label]))
+            own, of_training = (part.labels == label for part in (images, self.training))
+            ratios.append(diversity(mean_distance(across_groups(image_features[own], groups[own.numpy()])),
+                                    mean_distance(across_groups(self.training_features[of_training],
+                                                                np.arange(int(of_training.sum()))))))
         known = [ratio for ratio in ratios if math.isfinite(ratio)]
         return {"recognised": (self.probabilities(images.images).argmax(dim=1) == images.labels).float().mean().item(),
                 "diversity": float(np.mean(known)) if known else math.nan,
-                "copies": nearest_training(images, self.training).is_copy.float().mean().item()}
+                "copies": copies.float().mean().item()}
 
 
-def halves_by_pass(passes: list[str], labels: Tensor) -> Tensor:
-    """Split n images in two halves of whole passes: (n,) bool, True for every other pass of each user.
+def sharpness(images: Tensor) -> Tensor:
+    """The mean absolute difference of neighbouring pixels, in black to white: (n, channels, h, w) uint8 → (n,) float32.
 
-    passes: the name of each image's pass; labels: (n,). Passes are counted in the order of their first images.
+    An image that is blurred has less of it than the same image sharp.
     """
-    passes_of_user: dict[int, dict[str, int]] = {}      # {label: {pass: its number}}
-    numbers = [passes_of_user.setdefault(label, {}).setdefault(name, len(passes_of_user[label]))
-               for name, label in zip(passes, labels.tolist())]
-    return torch.tensor([number % 2 == 0 for number in numbers])
+    return torch.stack([(image.diff(dim=-1).abs().mean() + image.diff(dim=-2).abs().mean()) / 2
+                        for image in map(Tensor.float, images)]) / 255

@@ -25,9 +25,10 @@ from microdoppler.data.stitching import load_cuts
 from microdoppler.data.synthetic_sets import check_sizes, find_synthetic
 from microdoppler.figures.report import Picture, Section, Verdict, render_report, save_figure
 from microdoppler.pipeline.assembly import Data, open_data, open_vae, training_cuts
-from microdoppler.pipeline.classification import ONE_USER, load_synthetic, recipe_of
+from microdoppler.pipeline.classification import ONE_USER
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.pipeline.generation import ImageGenerator, Sampling
+from microdoppler.pipeline.study_folds import load_synthetic, recipe_of
 from microdoppler.pipeline.synthetic_folder import generate_all
 from microdoppler.study.arms import Arm, ImageSet, arms_of
 from microdoppler.study.choice import CONSTANTS, Candidate, Measured, Step, measure, search

@@ -1,47 +1,48 @@
 """Step 5: compare classifiers trained on real images with and without augmentation and synthetic images."""
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from groundwork.command_line import quoted
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
 from groundwork.files import write_json
-from groundwork.images import load_images
 from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
-from microdoppler.data.audit import audit_split
-from microdoppler.data.control_sets import ControlSet, find_control
-from microdoppler.data.spectrograms import paths_and_labels
-from microdoppler.data.split import Split, split_images
-from microdoppler.data.synthetic_sets import channels_of, check_sizes, facts_of, find_synthetic, match_to_folds
+from microdoppler.data.synthetic_sets import channels_of, check_sizes, find_synthetic, match_to_folds
 from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
-from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.pipeline.constants import check_new_config
-from microdoppler.study.arms import ImageSet, arms_of
+from microdoppler.pipeline.study_folds import (classes_of, find_controls, load_conditions, load_fold, load_unseen,
+                                               load_validation, open_splits, recipe_of)
 from microdoppler.study.best_networks import file_names
-from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
 from microdoppler.study.figures import (accuracy_figure, confusion_figure, headline_contrasts, person_contrasts,
                                         person_figure, verdict_figure)
-from microdoppler.study.kinds import CLASSICAL, CUTS, CUTS_THROUGH_VAE, SELECTED, SYNTHETIC
+from microdoppler.study.kinds import CLASSICAL
 from microdoppler.study.networks import plan_network
-from microdoppler.study.recipe import Recipe
 from microdoppler.study.report import checkpoint_lines, interval_method, study_verdict
-from microdoppler.study.runs import Fold, run_study
-from microdoppler.study.selection import select_images
+from microdoppler.study.runs import Fold, Run, run_study
 from microdoppler.study.summary import summarize
-from microdoppler.study.tables import result_tables
-from microdoppler.study.trained_classifier import Classes
+from microdoppler.study.tables import accuracies_table, contrasts_table, result_tables, unseen_table
 from train_latent_cfg import Config
 
 ONE_USER = "num_users is 1; expected 2 or more: one person cannot be mistaken for another"
 
 
+@dataclass(frozen=True)
+class Study:
+    """The runs of a study, and what they were made of. selection: a table for each set that --select was applied to."""
+    config: Config
+    folds: tuple[Fold, ...]
+    runs: list[Run]
+    names: dict[int, str]
+    selection: list[Table]
+    folder: Path
+
+
 @checks_arguments
 def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[int, ...] = (), seeds: int | None = None,
-         select: float | None = None, force: bool = False, save_models: bool = False) -> dict[str, Any]:
+             select: float | None = None, conditions: tuple[Path, ...] = (), force: bool = False,
+             save_models: bool = False) -> dict[str, Any]:
     """Train classifiers on real and synthetic images and compare them, step 5 of 5.
 
     Arms: real only; real + each of classifier_augmentations; real + cuts (windows that the generator was trained on,
@@ -55,19 +56,41 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
         seeds: number of repetitions of every arm and fold; default: classifier_seeds
         select: adds arms with selected synthetic images: those that the evaluation classifier assigns to their user
             with at least this confidence (0 … 1) and that are no near-copies of training images
+        conditions: folders with other recordings of the same users, e.g. with a bag; all arms are tested on each of
+            them, too. Runs that are stored without them are trained again
         force: with one fold, also accept sets whose model was trained on another split; runs.csv records it
         save_models: keep the best network of each arm in classify/models, for python -m microdoppler.predict: the one
             with the highest validation accuracy, or without validation images that of the first fold and seed
     """
+    study = run_arms(config, synthetic, folds=folds, seeds=seeds, select=select, conditions=conditions, force=force,
+                     save_models=save_models)
+    summary = summarize(study.runs, study.names)
+    write_report(summary, study)
+    shown = [*result_tables(summary), *study.selection, *(table for section in other_sections(summary)
+                                                          for table in section.tables)]
+    print("\n" + "\n\n".join(filter(None, [*(table.as_text() for table in shown), "\n".join(checkpoint_lines(summary)),
+                                           study_verdict(summary).as_text()]))
+          + f"\n\nreport: {study.folder / 'report.html'}")
+    if save_models:
+        file = study.folder / "models" / file_names([arm["name"] for arm in summary["arms"]])["real only"]
+        print(f"networks: {study.folder / 'models'}\nnext: " + quoted(
+            ["python", "-m", "microdoppler.predict", "--model", str(file), "--images", "FOLDER"]))
+    return summary
+
+
+def run_arms(config: Config, synthetic: tuple[Path, ...], *, folds: tuple[int, ...] = (), seeds: int | None = None,
+             select: float | None = None, conditions: tuple[Path, ...] = (), force: bool = False,
+             save_models: bool = False) -> Study:
+    """Train and test the classifiers of all arms, folds and seeds; the arguments are those of classify."""
     check_new_config(config)
     seeds = config.classifier_seeds if seeds is None else seeds
     check_options(config, synthetic, seeds, select)
-    device = choose_device(config.device)
+    device, recipe = choose_device(config.device), recipe_of(config)
     print(describe_work(device, micro_batch=config.classifier_batch_size))
     print(f"classifier: {plan_network(config.classifier, config.classifier_image_size)}, "
           f"{config.classifier_image_size} px")
-    if recipe_of(config).warning:
-        print(f"warning: {recipe_of(config).warning}")
+    if recipe.warning:
+        print(f"warning: {recipe.warning}")
     config, data, splits = open_splits(config, folds)
     if config.num_users < 2:
         raise InputError(ONE_USER)
@@ -78,27 +101,19 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
     folder = config.results_folder / "classify"
     with sole_writer(folder):
         controls = find_controls(sets, splits)
+        of_conditions = load_conditions(config, data, conditions, channels)
+        unseen = load_unseen(config, data, channels)
         loaded, tables = zip(*(load_fold(config, fold, replace(data, split=split), sets[fold], controls[fold], select,
                                          channels, device) for fold, split in splits.items()))
+        loaded = tuple(replace(fold, conditions=of_conditions, unseen=unseen) for fold in loaded)
         if save_models:
             loaded = tuple(replace(fold, validation=load_validation(config, data.path, splits[fold.number], channels))
                            for fold in loaded)
         runs = run_study(
             loaded, num_classes=config.num_users, device=device, folder=folder,
-            seeds=range(config.seed, config.seed + seeds), recipe=recipe_of(config),
+            seeds=range(config.seed, config.seed + seeds), recipe=recipe,
             keep=classes_of(data.split, channels) if save_models else None)
-        summary = summarize(runs, next(iter(splits.values())).names)
-        selection_tables = [table for tables_of_fold in tables for table in tables_of_fold]
-        write_report(summary, config, loaded, selection_tables, folder)
-    shown = [*result_tables(summary), *selection_tables]
-    print("\n" + "\n\n".join(filter(None, [*(table.as_text() for table in shown), "\n".join(checkpoint_lines(summary)),
-                                           study_verdict(summary).as_text()]))
-          + f"\n\nreport: {folder / 'report.html'}")
-    if save_models:
-        file = folder / "models" / file_names([arm["name"] for arm in summary["arms"]])["real only"]
-        print(f"networks: {folder / 'models'}\nnext: " + quoted(
-            ["python", "-m", "microdoppler.predict", "--model", str(file), "--images", "FOLDER"]))
-    return summary
+    return Study(config, loaded, runs, data.split.names, [table for own in tables for table in own], folder)
 
 
 def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int = 1,
@@ -116,145 +131,13 @@ def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int =
         raise InputError("--select needs --synthetic: it says which synthetic images to keep")
 
 
-def recipe_of(config: Config) -> Recipe:
-    """The Recipe that a Config asks for."""
-    return Recipe(network=config.classifier, epochs=config.classifier_epochs, batch_size=config.classifier_batch_size,
-                  lr=config.classifier_lr, mixing=config.classifier_mixing, budget=config.classifier_budget,
-                  synthetic_shares=config.classifier_synthetic_shares)
-
-
-def open_splits(config: Config, folds: tuple[int, ...]) -> tuple[Config, Data, dict[int, Split]]:
-    """The Config with the constants that were left open, the data set, and {fold: its split}.
-
-    folds: as given, or () for that of the stored split alone; only this one is stored in data_split.json. Raises
-    InputError when a fold is named twice, or when a random split or a given test set has several folds.
-    """
-    if len(set(folds)) < len(folds):
-        raise InputError(f"--folds {' '.join(map(str, folds))}; expected each fold once")
-    config, data = open_data(config)
-    stored, settings = data.split, data.split.settings
-    if len(folds) > 1 and (settings.strategy != "contiguous" or settings.test_data is not None):
-        raise InputError("--folds needs a contiguous split; a random split and a given test set have no folds")
-    splits = {fold: stored if fold == settings.fold else
-              replace(split_images(stored.recordings, replace(settings, fold=fold), stored.folders), names=stored.names)
-              for fold in folds or (settings.fold,)}
-    for fold in splits.keys() - {settings.fold}:
-        print(f"fold {fold}: {audit_split(splits[fold], data.overlaps).line}")
-    return config, data, splits
-
-
-def find_controls(sets: dict[int, dict[str, Path]], splits: dict[int, Split]) -> dict[int, ControlSet | None]:
-    """{fold: what the generators of its synthetic sets were trained on}; None in all folds where one of them lacks it,
-    because every fold has the same arms. A line says what is missing.
-
-    sets: {fold: {name of a set: its folder}}; splits: {fold: its split}.
-    """
-    controls = {fold: _control_of(list(folders.values()), splits[fold]) for fold, folders in sets.items()}
-    return controls if all(controls.values()) else dict.fromkeys(sets)
-
-
-def _control_of(folders: list[Path], split: Split) -> ControlSet | None:
-    """The control with the most cuts among those of synthetic sets of one fold; None if none has one for this split."""
-    controls = []
-    for folder in folders:
-        if (control := find_control(folder)) and _is_of_split(control, split):
-            controls.append(control)
-        else:
-            print(f"note: {folder} lacks a control for this split, the windows that its generator was trained on; "
-                  "without one, there are no arms real + cuts: run generate.py again, which writes it")
-    controls.sort(key=lambda control: sum(map(len, control.cuts.values())))
-    for control in controls[:-1]:
-        if any(cuts.items() - controls[-1].cuts[user].items() for user, cuts in control.cuts.items()):
-            print(f"note: {control.folder} holds other windows than {controls[-1].folder}, which the arms real + cuts "
-                  "are made of")
-    return controls[-1] if controls else None
-
-
-def _is_of_split(control: ControlSet, split: Split) -> bool:
-    """Whether a control has cuts of all users, and all from training images of this split."""
-    return list(control.cuts) == list(split.users) and all(
-        {cut.path, cut.successor.path if cut.successor else cut.path} <= set(split.train_images[user])
-        for user, cuts in control.cuts.items() for cut in cuts.values())
-
-
-def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], control: ControlSet | None,
-              min_confidence: float | None, channels: int, device: torch.device) -> tuple[Fold, list[Table]]:
-    """Fold `number` with all its images and arms, and for each set a table of the images that --select keeps.
-
-    sets: {name of a synthetic set: its folder}; min_confidence: the value of --select; channels: 3 or 1.
-    """
-    size, split, overlaps = config.classifier_image_size, data.split, data.overlaps
-    real = load_real(data.path, split.train_images, overlaps.successor_of, size, f"fold {number}: training images",
-                     channels, split.preparation)
-    test = load_real(data.path, split.test_images, {}, size, f"fold {number}: test images", channels, split.preparation)
-    synthetic = {name: load_synthetic(folder, find_synthetic(folder, split.folders), size, name, channels)
-                 for name, folder in sets.items()}
-    selected, tables = ({}, []) if min_confidence is None or not synthetic else select_sets(
-        config, number, data, sets, synthetic, min_confidence, channels, device)
-    added = {SYNTHETIC: synthetic, SELECTED: selected}
-    if control:
-        added |= {CUTS: {"": ImageSet(*control.raw_cuts(data.path, size, channels, split.preparation))},
-                  CUTS_THROUGH_VAE: {"": ImageSet(*control.decoded_cuts(size, channels))}}
-    arms = arms_of(real, added, config.classifier_augmentations)
-    facts = {arm.name: facts_of(sets[arm.synthetic_name], split)
-             | ({"select": min_confidence} if arm.kind.added == SELECTED else {}) for arm in arms if arm.synthetic_name}
-    facts |= {arm.name: {"control_folder": str(control.folder)} for arm in arms if control and arm.kind.is_control}
-    test_paths, _ = paths_and_labels(split.test_images)
-    made_by = {f"split_{name}": value for name, value in split.settings.to_json().items()}
-    return Fold(number, arms, test, test_paths, overlaps.pass_names(test_paths),
-                {"data_path": str(config.data_path), **made_by}, facts, split.users), tables
-
-
-def load_validation(config: Config, data_path: Path, split: Split, channels: int) -> ImageSet | None:
-    """The validation images of a split; None if it has none."""
-    if not any(split.validation_images.values()):
-        return None
-    return load_real(data_path, split.validation_images, {}, config.classifier_image_size, "validation images",
-                     channels, split.preparation)
-
-
-def classes_of(split: Split, channels: int) -> Classes:
-    """What the classifiers of a split tell apart; channels: of the images, 3 or 1."""
-    return Classes(tuple(split.folders[user] for user in split.users), tuple(split.names[user] for user in split.users),
-                   channels, split.preparation)
-
-
-def select_sets(config: Config, number: int, data: Data, sets: dict[str, Path], synthetic: dict[str, ImageSet],
-                min_confidence: float, channels: int, device: torch.device) -> tuple[dict[str, ImageSet], list[Table]]:
-    """The images of each synthetic set that --select keeps, {name of the set: images}, and a table of each set.
-
-    Raises InputError when it keeps no image of a set.
-    """
-    split, selected, tables = data.split, {}, []
-    classifier, training = open_evaluation_classifier(
-        data.path, split, data.overlaps.successor_of, network=config.classifier,
-        image_size=config.classifier_image_size, folder=config.latents_cache_folder, device=device, channels=channels)
-    for name, images in synthetic.items():
-        selection = select_images(classifier, images, training, min_confidence)
-        if not selection.kept.any():
-            raise InputError(f"--select {min_confidence:g} keeps no image of {sets[name]}: of "
-                             f"{len(images.images)}, {int(selection.low_confidence.sum())} have a lower confidence "
-                             f"and {int(selection.near_copies.sum())} are near-copies of training images")
-        selected[name] = selection.kept_images
-        tables.append(selection.table(f"{name}, fold {number}", split.names))
-    return selected, tables
-
-
-def load_synthetic(folder: Path, images: dict[int, list[str]], image_size: int, label: str,
-                   channels: int) -> ImageSet:
-    """The images of a synthetic set with their labels; images: {user: paths relative to folder}; label: of the progress
-    bar; channels: 3 or 1."""
-    paths, labels = paths_and_labels(images)
-    return ImageSet(load_images(folder, paths, image_size, label, channels), labels)
-
-
-def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], selection_tables: list[Table],
-                 folder: Path) -> None:
-    """Write summary.json, the figures (*.png) and report.html to `folder`."""
+def write_report(summary: dict, study: Study) -> None:
+    """Write summary.json, the figures (*.png) and report.html to the study's folder."""
+    folder = study.folder
     made_by = [{"name": arm.synthetic_name, "fold": fold.number, **fold.facts[arm.name]}
-               for fold in folds for arm in fold.arms if arm.kind.is_synthetic and not arm.kind.has_real]
+               for fold in study.folds for arm in fold.arms if arm.kind.is_synthetic and not arm.kind.has_real]
     write_json(folder / "summary.json",
-               {**summary, "selection": [vars(table) for table in selection_tables], "sets": made_by})
+               {**summary, "selection": [vars(table) for table in study.selection], "sets": made_by})
     pictures = {"accuracy.png": (accuracy_figure, "Test accuracy of each arm, and its difference from real only"),
                 "confusion.png": (confusion_figure,
                                   "Real only, and the most accurate arm with synthetic images; all runs")}
@@ -271,9 +154,20 @@ def write_report(summary: dict, config: Config, folds: tuple[Fold, ...], selecti
         Section("All arms", checkpoint_lines(summary), result_tables(summary), shown("accuracy.png")),
         *([Section("User by user", pictures=shown("persons.png"))] if shown("persons.png") else []),
         Section("Who is mistaken for whom", pictures=shown("confusion.png")),
-        *([Section("Selected synthetic images", tables=selection_tables)] if selection_tables else []),
-        Section("Method", [*method(config, folds), *interval_method(summary)]),
+        *other_sections(summary),
+        *([Section("Selected synthetic images", tables=study.selection)] if study.selection else []),
+        Section("Method", [*method(study.config, study.folds), *interval_method(summary)]),
     ])
+
+
+def other_sections(summary: dict) -> list[Section]:
+    """Sections about other conditions and unseen persons, where the study has them."""
+    sections = [Section(f"Another condition: {name}", ["No image of it was trained on."],
+                        [accuracies_table(own), *([contrasts_table(own)] if own["contrasts"] else [])])
+                for name, own in summary["conditions"].items()]
+    if summary["arms"][0]["unseen"]:
+        sections.append(Section("Unseen persons", tables=[unseen_table(summary)]))
+    return sections
 
 
 def method(config: Config, folds: tuple[Fold, ...]) -> list[str]:

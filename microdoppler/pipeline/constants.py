@@ -6,7 +6,7 @@ from denoising_diffusion_pytorch.checkpoint import infer_config
 from groundwork.errors import InputError
 from groundwork.limits import check_limits, from_plain
 from microdoppler.study.networks import plan_network
-from microdoppler.study.selection import FARTHEST_DOPPLER_SHIFT
+from microdoppler.study.copies import FARTHEST_DOPPLER_SHIFT
 from train_latent_cfg import PRESETS, Config
 
 # A resumed run must have the same values of these constants. The others may change: length, learning rate, paths,

@@ -1,23 +1,33 @@
 """The control of a synthetic set, written beside it by generate.py; see microdoppler/data/control_sets.py."""
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import torch
 from accelerate import PartialState
 
-from groundwork.errors import InputError
+from groundwork.errors import InputError, differences
+from groundwork.files import atomic_path, write_json
 from groundwork.lock import sole_writer
+from groundwork.memory import AdaptiveBatches
 from groundwork.seeding import derive_seed, seeded
-from microdoppler.data.control_sets import CUT, WINDOW, control_folder, cut_entry, cut_from, draw_cuts
+from microdoppler.data.control_sets import (CUT, SUFFIX, TEST, TRAINING, VALIDATION, control_folder, cut_entry,
+                                            cut_from, draw_cuts, read_control)
+from microdoppler.data.split import in_test_data, relative_to_test_data
 from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, load_split, open_split
 from microdoppler.data.stitching import Cut, load_cuts
 from microdoppler.pipeline.assembly import Data, training_cuts
 from microdoppler.pipeline.generation import ImageGenerator
-from microdoppler.pipeline.image_folder import Entry, complete, image_name, open_manifest
+from microdoppler.pipeline.image_folder import MANIFEST, Entry, complete, image_name, open_manifest
+from microdoppler.study.arms import ImageSet
+from microdoppler.study.copies import CopyDetector
 from train_latent_cfg import Config
+from vae.kl_vae import KL_VAE
 
+FILE_NAMES = {CUT: "control", TRAINING: "training", VALIDATION: "validation", TEST: "test"}      # of images, by kind
+KNOWN_COPIES = 50       # of each user, with which the bar of milestones is calibrated
 SHARED_CONSTANTS = ("cuts_per_hop", "doppler_shift", "image_size", "seed")     # of Config, on which a control depends
 
 
@@ -48,44 +58,85 @@ class Control:
 
     def write(self, generator: ImageGenerator, count: int, processes: PartialState) -> None:
         """Write those images that the folder lacks; count: cuts of each user."""
+        wanted = control_entries(self.config, self.data, count)
         with sole_writer(self.folder) if processes.is_main_process else nullcontext():
-            processes.wait_for_everyone()       # until the main process has locked the folder
+            if processes.is_main_process:
+                self._prepare(wanted)
+            processes.wait_for_everyone()       # until the main process has prepared the folder
             print("control set: " + complete(
-                self.folder, self.manifest, self.entries(count), lambda entries: self.decoded(entries, generator),
+                self.folder, self.manifest, wanted,
+                lambda entries: through_vae(generator.vae, self.config, self.data, entries, generator.diffusion.device),
                 batch_size=self.config.vae_batch_size, label="through the VAE", processes=processes))
 
-    def entries(self, count: int) -> dict[str, Entry]:
-        """{path of an image: what it is made from}: `count` cuts of each user, and all recorded training windows."""
-        cuts, labels = training_cuts(self.config, self.data)
-        seed, split = self.config.seed, self.data.split
-        entries: dict[str, Entry] = {}
-        for user, label in split.labels.items():
-            own = [cuts[i] for i in (labels == label).nonzero()[:, 0].tolist()]
-            chosen = draw_cuts(own, count, self.config.doppler_shift, derive_seed(seed, user))
-            windows = [Cut(path) for path in split.train_images[user]]
-            entries |= {image_name(split.folders[user], "control", index):
-                        {"user": user, "kind": CUT, **cut_entry(cut), "seed": derive_seed(seed, user, index)}
-                        for index, cut in enumerate(chosen, start=1)}
-            entries |= {image_name(split.folders[user], "training", index):
-                        {"user": user, "kind": WINDOW, **cut_entry(window)}
-                        for index, window in enumerate(windows, start=1)}
-        return entries
+    def _prepare(self, wanted: dict[str, Entry]) -> None:
+        """Remove images of other windows than they should be of, as when the test images have changed; and copy those
+        that a control beside it has. The sets of all checkpoints of a training have the same control."""
+        images = self.manifest["images"]
+        for name, entry in list(images.items()):
+            if entry != wanted.get(name, entry if entry["kind"] == CUT else None):
+                (self.folder / name).unlink(missing_ok=True)
+                del images[name]
+        write_json(self.folder / MANIFEST, {**self.manifest, "images": images | wanted})
+        settings = {name: value for name, value in self.manifest.items() if name != "images"}
+        for folder in sorted(self.folder.parent.glob(f"*{SUFFIX}")):
+            other = read_control(folder)
+            if other and folder != self.folder and not differences(other, settings):
+                for name in (name for name, entry in wanted.items() if other["images"].get(name) == entry):
+                    if (folder / name).is_file() and not (self.folder / name).exists():
+                        with atomic_path(self.folder / name) as temporary:
+                            shutil.copyfile(folder / name, temporary)
 
-    @torch.inference_mode()
-    def decoded(self, entries: list[Entry], generator: ImageGenerator) -> torch.Tensor:
-        """What the VAE gives back of windows: (n, h, w, 3 or 1) uint8 on the CPU.
 
-        Cuts are decoded from a sample of their posterior, as that is what the diffusion model is trained on; recorded
-        windows from its mean, since copies are compared with them, and noise on both sides would hide some.
-        """
-        vae = generator.vae
-        images = load_cuts(self.data.path, [cut_from(entry) for entry in entries], self.config.image_size, vae.channels,
-                           self.data.split.preparation)
-        posterior = vae.encode(images.to(generator.diffusion.device).float() / 255)
-        shape = posterior.mean.shape[1:]
-        noise = torch.stack([torch.randn(shape, generator=seeded(entry["seed"])) if entry["kind"] == CUT
-                             else torch.zeros(shape) for entry in entries])
-        return generator.decode(vae.scale_factor * (posterior.mean + posterior.std * noise.to(posterior.mean.device)))
+def control_entries(config: Config, data: Data, count: int) -> dict[str, Entry]:
+    """{path of an image: what it is made from}: `count` cuts of each user, and all windows of the split."""
+    cuts, labels = training_cuts(config, data)
+    split = data.split
+    entries: dict[str, Entry] = {}
+    for user, label in split.labels.items():
+        own = [cuts[i] for i in (labels == label).nonzero()[:, 0].tolist()]
+        chosen = draw_cuts(own, count, config.doppler_shift, derive_seed(config.seed, user))
+        test = [relative_to_test_data(path, split.settings.test_data) for path in split.test_images[user]]
+        windows_of = {CUT: chosen, **{kind: [Cut(path) for path in paths] for kind, paths in (
+            (TRAINING, split.train_images[user]), (VALIDATION, split.validation_images[user]), (TEST, test))}}
+        entries |= {image_name(split.folders[user], FILE_NAMES[kind], index):
+                    {"user": user, "kind": kind, **cut_entry(cut), "seed": derive_seed(config.seed, user, index)}
+                    for kind, windows in windows_of.items() for index, cut in enumerate(windows, start=1)}
+    return entries
+
+
+@torch.inference_mode()
+def through_vae(vae: KL_VAE, config: Config, data: Data, entries: Sequence[Entry], device: torch.device
+                ) -> torch.Tensor:
+    """What the VAE gives back of the windows of these entries: (n, h, w, 3 or 1) uint8 on the CPU.
+
+    They are decoded from a sample of their posterior, as that is what the diffusion model is trained on. Only training
+    windows are decoded from its mean: images are compared with them, and noise on both sides would hide some copies.
+    """
+    test_data = data.split.settings.test_data
+    cuts = [Cut(in_test_data(entry["path"], test_data)) if entry["kind"] == TEST and test_data is not None
+            else cut_from(entry) for entry in entries]
+    images = load_cuts(data.path, cuts, config.image_size, vae.channels, data.split.preparation)
+    posterior = vae.encode(images.to(device).float() / 255)
+    noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=seeded(entry["seed"])) for entry in entries])
+    has_noise = torch.tensor([entry["kind"] != TRAINING for entry in entries])[:, None, None, None]
+    decoded = vae.decode_latents(vae.scale_factor * (posterior.mean + posterior.std * (noise * has_noise).to(device)))
+    return (decoded * 255).round().byte().permute(0, 2, 3, 1).cpu()
+
+
+def open_copy_detector(config: Config, data: Data, vae: KL_VAE, labels: Sequence[int], device: torch.device
+                       ) -> CopyDetector:
+    """The copy detector for images of some users, given by their labels. Their windows go through the VAE here; those
+    that are held out are the validation windows."""
+    entries = [entry for entry in control_entries(config, data, KNOWN_COPIES).values()
+               if data.split.labels[entry["user"]] in labels and entry["kind"] != TEST]
+    decoded = AdaptiveBatches(config.vae_batch_size, "image", "training windows through the VAE").map(
+        lambda part: through_vae(vae, config, data, part, device), entries).permute(0, 3, 1, 2)
+    users = torch.tensor([data.split.labels[entry["user"]] for entry in entries])
+
+    def of_kind(kind: str) -> ImageSet:
+        chosen = torch.tensor([entry["kind"] == kind for entry in entries])
+        return ImageSet(decoded[chosen], users[chosen])
+    return CopyDetector.calibrated(*map(of_kind, (TRAINING, CUT, VALIDATION, VALIDATION)))
 
 
 def training_data(config: Config, trained_on: dict[str, Any]) -> Data:

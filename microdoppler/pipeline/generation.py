@@ -15,6 +15,7 @@ from groundwork.limits import Seed, checks_arguments, to_plain
 from groundwork.memory import AdaptiveBatches
 from groundwork.seeding import derive_seed
 from microdoppler.data.latents import LatentCache, LatentScaling, LatentStatistics, load_cached
+from microdoppler.data.stitching import window_of
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.assembly import build_diffusion, clipping_is_justified, guidance_of, open_vae
 from microdoppler.pipeline.constants import check_constants, config_of
@@ -134,7 +135,8 @@ class ImageGenerator:
             diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
             training_latents = None
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
-                    "split": checkpoint.get("split", {}), **({"forced": "another VAE"} if is_other_vae else {})}
+                    "vae_trained_on": vae.trained_on, "split": checkpoint.get("split", {}),
+                    **({"forced": "another VAE"} if is_other_vae else {})}
         return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity,
                               training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path),
                               Sampling.constants_of(own))
@@ -185,6 +187,14 @@ class ImageGenerator:
             latents = self._sample_standardized(classes, generators, guidance).float()
         return self.scaling.restore(latents)
 
+    def start_of(self, user: int, seed: int) -> str | None:
+        """The training window that this user's image with this seed starts from, as a path relative to the data folder;
+        None if it starts from noise alone. seed: as from image_seed."""
+        if self.training_latents is None or not self.training_latents.names:
+            return None
+        chosen = self.training_latents.any_of(self.legend.labels[user], torch.Generator().manual_seed(seed))
+        return window_of(self.training_latents.names[int(chosen)])
+
     def _sample_standardized(self, classes: torch.Tensor, generators: list[torch.Generator],
                              guidance: dict) -> torch.Tensor:
         """Latents as the diffusion model gives them, (n, c, h, w), for classes (n,) int64 and a generator for each.
@@ -193,7 +203,8 @@ class ImageGenerator:
         """
         if self.training_latents is None:
             return self.diffusion.sample(classes, generators=generators, **guidance)
-        start = torch.cat([self.training_latents.draw_any_of(label, generator)
+        cache = self.training_latents
+        start = torch.cat([cache.draw(cache.any_of(label, generator), generator)[0]
                            for label, generator in zip(classes.tolist(), generators)])
         start = self.scaling.standardize(start).to(self.diffusion.device)
         t = max(0, round(self.config.noise_level * self.config.timesteps) - 1)

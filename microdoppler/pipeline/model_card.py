@@ -97,7 +97,7 @@ def fidelity_section(path: Path, model: dict[str, str]) -> Section:
         made_by = report.get("made_by", {})
         if not is_by_model(made_by, model):
             return Section(heading, ["Not measured of these weights (`python -m microdoppler.fidelity`)."])
-        overall = {"users": {}, "all": {
+        overall = {"users": {}, "copy_bars": report.get("copy_bars", []), "all": {
             kind: {name: math.nan if value is None else value for name, value in values.items()}     # JSON has no NaN
             for kind, values in report["all"].items()}}
         return Section(heading, [f"Images generated with {sampling_of(made_by)}.", *sentences(overall)],

@@ -133,11 +133,17 @@ def generate_all(generator: ImageGenerator, users: list[int], count: int, output
     if changed := differences(generator.own_sampling, settings):
         print(f"other than the checkpoint's own: {changed}")
     wanted = {image_name(generator.legend.classes[user], "synthetic", index):
-              {"user": user, "seed": image_seed(settings["seed"], user, index)}
+              entry_of(generator, user, image_seed(settings["seed"], user, index))
               for user in users for index in range(1, count + 1)}
     print(complete(output_dir, manifest, wanted, lambda entries: sample(generator, entries), batch_size=batch_size,
                    label="generating", processes=processes))
     return list(wanted)
+
+
+def entry_of(generator: ImageGenerator, user: int, seed: int) -> Entry:
+    """What the manifest says of an image: user, seed and, if it is a variation of a training window, that window."""
+    start = generator.start_of(user, seed)
+    return {"user": user, "seed": seed} | ({} if start is None else {"start": start})
 
 
 def sample(generator: ImageGenerator, entries: list[Entry]) -> torch.Tensor:

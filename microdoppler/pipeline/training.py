@@ -1,6 +1,6 @@
 """Step 3: train the diffusion model that a Config describes, or resume its training."""
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,11 +19,12 @@ from microdoppler.data.latents import LatentStatistics
 from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of,
                                             legend_of, open_cache, open_data, open_sample_evaluator, open_vae)
 from microdoppler.pipeline.constants import FIXED_BY_CHECKPOINT, check_new_config, config_of
+from microdoppler.pipeline.control import open_copy_detector
 from microdoppler.pipeline.recording import ResultsRecorder, move_abandoned_milestones
 from microdoppler.pipeline.starting import take_weights
 from microdoppler.pipeline.synthetic_folder import SAMPLES_OF_ALL
 from microdoppler.pipeline.tracking import choose_trackers
-from microdoppler.watch.milestone import MilestoneWatcher
+from microdoppler.watch.milestone import MilestoneWatcher, shown_labels
 from train_latent_cfg import Config
 
 
@@ -109,7 +110,9 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
             if trainer.step >= config.train_num_steps else ""))
     if not processes.is_main_process:
         return config, trainer, None
-    evaluator = open_sample_evaluator(config, data, device, vae.channels)
+    labels = shown_labels(cache.labels, config.num_samples).tolist()
+    evaluator = replace(open_sample_evaluator(config, data, device, vae.channels),
+                        copy_detector=open_copy_detector(config, data, vae, labels, device))
     watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, evaluator,
                                num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
     shown = [split.users[label] for label in watcher.labels]

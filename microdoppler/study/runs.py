@@ -3,12 +3,13 @@ import csv
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from groundwork.device import half_precision
 from groundwork.errors import InputError
@@ -16,13 +17,22 @@ from groundwork.files import atomic_path, load_arrays
 from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.best_networks import BestNetworks
-from microdoppler.study.classifier import RECIPE_VERSION, predict, train_classifier
+from microdoppler.study.classifier import RECIPE_VERSION, features, predict, train_classifier
 from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from microdoppler.study.scores import score
 from microdoppler.study.trained_classifier import Classes
+from microdoppler.study.unseen import unseen_metrics
 
 SEEDS_APART = 10**6     # between the random numbers of two folds
+CONDITION, UNSEEN = "condition ", "unseen "     # before the names of arrays in a stored outcome
+
+
+@dataclass(frozen=True, eq=False)
+class TestSet:
+    """n images to test on beside the fold's test images; passes: n names, the pass of each image."""
+    images: ImageSet
+    passes: Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +47,41 @@ class Fold:
     facts: dict[str, dict[str, Any]]        # {name of an arm: columns of runs.csv: the origin of its added images}
     users: Sequence[int]                    # the user number of each label
     validation: ImageSet | None = None      # images that choose the network to keep, if the split has any
+    conditions: Mapping[str, TestSet] = field(default_factory=dict)     # {name: the same users under another condition}
+    unseen: TestSet | None = None           # users that nothing is trained on; their labels are 0, 1, … of their own
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """The result of one training.
 
-    probabilities: (n, classes) float32, of the n test images; seconds: time of training and prediction.
+    probabilities: (n, classes) float32, of the n test images; seconds: time of training and prediction; conditions:
+    {name: (m, classes) float32, the probabilities of its images}; unseen: {metric: value}, see unseen.py.
     """
     probabilities: np.ndarray
     seconds: float
+    conditions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    unseen: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(model: nn.Module, fold: Fold, seconds: float) -> "Outcome":
+        """Try a trained classifier on all images of a fold that are tested on."""
+        probabilities = predict(model, fold.test.images).numpy()
+        conditions = {name: predict(model, other.images.images).numpy() for name, other in fold.conditions.items()}
+        unseen = {}
+        if fold.unseen:
+            images = fold.unseen.images
+            unseen = unseen_metrics(features(model, images.images).numpy(), images.labels.numpy(),
+                                    np.array(fold.unseen.passes), probabilities, predict(model, images.images).numpy())
+        return Outcome(probabilities, seconds, conditions, unseen)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """The predictions of one classifier for n test images.
 
-    probabilities: (n, classes) float32; labels: (n,) int64, the true ones; passes: n names, the pass of each image.
+    probabilities: (n, classes) float32; labels: (n,) int64, the true ones; passes: n names, the pass of each image;
+    conditions: {name: its predictions under another condition}; unseen: {metric: value} on unseen persons.
     """
     arm: Arm
     fold: int
@@ -61,6 +89,8 @@ class Run:
     probabilities: np.ndarray
     labels: np.ndarray
     passes: Sequence[str]
+    conditions: Mapping[str, "Run"] = field(default_factory=dict)
+    unseen: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def correct(self) -> np.ndarray:
@@ -88,8 +118,11 @@ class PlannedRun:
 
     def run(self, outcome: Outcome) -> Run:
         """The run with its outcome."""
-        return Run(self.arm, self.fold.number, self.seed, outcome.probabilities, self.fold.test.labels.numpy(),
-                   self.fold.passes)
+        fold = self.fold
+        conditions = {name: Run(self.arm, fold.number, self.seed, outcome.conditions[name], other.images.labels.numpy(),
+                                other.passes) for name, other in fold.conditions.items()}
+        return Run(self.arm, fold.number, self.seed, outcome.probabilities, fold.test.labels.numpy(), fold.passes,
+                   conditions, outcome.unseen)
 
     def row(self, outcome: Outcome, recipe: Recipe, computed: dict[str, str]) -> dict[str, Any]:
         """The row in runs.csv: {column: value}. computed: the columns that say how it was computed."""
@@ -145,7 +178,7 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             model = train_classifier(arm.batches(recipe, num_classes, seed), network=network, num_classes=num_classes,
                                      num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed, device=device,
                                      on_step=bar.update)
-            outcome = Outcome(predict(model, planned.fold.test.images).numpy(), time.perf_counter() - started)
+            outcome = Outcome.of(model, planned.fold, time.perf_counter() - started)
             if best:
                 facts = {"fold": planned.fold.number, "seed": planned.seed,
                          "test_accuracy": float(planned.run(outcome).correct.mean())}
@@ -173,6 +206,9 @@ def _run_key(fold: Fold, arm: Arm, num_classes: int, recipe: Recipe, computed: d
     """A hash of everything that the stored file of a run depends on."""
     parts = [RECIPE_VERSION, arm.key_parts, arm.num_steps(recipe), asdict(recipe), computed, num_classes,
              fold.test.digest, list(fold.test_paths), _training_seed(fold, seed)]
+    if fold.conditions or fold.unseen:
+        parts += [{name: other.images.digest for name, other in fold.conditions.items()},
+                  fold.unseen and [fold.unseen.images.digest, list(fold.unseen.passes)]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -199,7 +235,10 @@ class RunLog:
         """The outcome that is stored under this key; None when there is none, or its file is damaged."""
         try:
             arrays = load_arrays(self.folder / "predictions" / f"{key}.npz")
-            return Outcome(arrays["probabilities"], float(arrays["seconds"]))
+            conditions, unseen = ({name.removeprefix(prefix): value for name, value in arrays.items()
+                                   if name.startswith(prefix)} for prefix in (CONDITION, UNSEEN))
+            return Outcome(arrays["probabilities"], float(arrays["seconds"]), conditions,
+                           {name: float(value) for name, value in unseen.items()})
         except (InputError, ValueError, KeyError, TypeError):
             return None
 
@@ -207,12 +246,16 @@ class RunLog:
         """Store the outcome of a run under its key, with what is needed to read it without the data set.
 
         probabilities: (n, classes); paths: (n,), of the test images; labels: (n,), the right column of each; users:
-        (classes,), the user number of each column.
+        (classes,), the user number of each column; "condition <name>": its probabilities; "unseen <metric>": its value.
         """
         fold = planned.fold
+        arrays: dict[str, Any] = {
+            "probabilities": outcome.probabilities, "paths": list(fold.test_paths), "labels": fold.test.labels.numpy(),
+            "users": list(fold.users), "seconds": outcome.seconds,
+            **{CONDITION + name: probabilities for name, probabilities in outcome.conditions.items()},
+            **{UNSEEN + name: value for name, value in outcome.unseen.items()}}
         with atomic_path(self.folder / "predictions" / f"{planned.key}.npz") as temporary:
-            np.savez(temporary, probabilities=outcome.probabilities, paths=list(fold.test_paths),
-                     labels=fold.test.labels.numpy(), users=list(fold.users), seconds=outcome.seconds)
+            np.savez(temporary, **arrays)
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Add rows to runs.csv; they replace the rows of the same runs."""

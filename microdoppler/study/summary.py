@@ -15,6 +15,8 @@ from microdoppler.study.scores import class_recalls, score
 def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
     """Summarize the runs: every arm on its own, and the contrasts, see `contrasts_of`.
 
+    "conditions" has a summary of each other condition: {its name: summary}.
+
     names: {user number: name}, in the order of the labels. Accuracies, F1, calibration errors, recalls and differences
     are fractions. A difference is paired: the arm's accuracy less that of its baseline on the same fold with the same
     seed. Raises ValueError unless there is one run for each arm, fold and seed.
@@ -34,12 +36,15 @@ def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
             "num_test": int(counts.total.sum()), "names": names,
             "arms": [_summarize_arm(arm, [run for run in runs if run.arm.name == arm.name], counts, users)
                      for arm in arms],
-            "contrasts": contrasts}
+            "contrasts": contrasts,
+            "conditions": {name: summarize([run.conditions[name] for run in runs], names)
+                           for name in runs[0].conditions}}
 
 
 def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts, users: list[int]) -> dict[str, Any]:
     """One entry of "arms". runs: those of this arm, one per fold and seed; users: the user number of each label.
 
+    unseen: means over the runs of the metrics on unseen persons, see unseen.py.
     against_real: the comparison with real only, not corrected for the number of arms; None of real only itself.
     """
     scores = [score(run.probabilities, run.labels) for run in runs]
@@ -52,5 +57,6 @@ def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts, users: list
             "runs": [{"fold": run.fold, "seed": run.seed, "accuracy": one["accuracy"]}
                      for run, one in zip(runs, scores)],
             "against_real": compare(counts, arm.name, REAL_ONLY) if is_compared else None,
+            "unseen": {name: float(np.mean([run.unseen[name] for run in runs])) for name in runs[0].unseen},
             "recalls": recalls, "worst_user": min(recalls, key=recalls.__getitem__),
             "best_user": max(recalls, key=recalls.__getitem__), "confusion": confusion.tolist()}

@@ -1,4 +1,5 @@
 """The results of a study as tables, and their figures as text. `summary` is always the result of `summarize`."""
+import math
 from typing import Any
 
 from microdoppler.figures.report import Table
@@ -13,6 +14,24 @@ def result_tables(summary: dict[str, Any]) -> list[Table]:
             choices.setdefault(contrast["kind"], contrast)
     tables = [contrasts_table(summary)] if summary["contrasts"] else []
     return [*tables, accuracies_table(summary), *([choices_table(list(choices.values()))] if choices else [])]
+
+
+def unseen_table(summary: dict[str, Any]) -> Table:
+    """A row per arm: how well its classifiers tell unseen persons apart."""
+    shown = shown_names(summary)
+    rows = [[shown[arm["name"]], *(percent_text(arm["unseen"][name]) for name in ("rank_1", "eer", "open_set_auroc"))]
+            for arm in summary["arms"]]
+    return Table(["trained on", "rank-1 in %", "EER in %", "open-set AUROC in %"], rows,
+                 caption="Persons whom nothing was trained on, told apart by the classifier's features, means over "
+                 f"{repeats_text(summary)}. Rank-1: the most similar image of another pass shows the same person. EER: "
+                 "equal error rate of deciding whether two images of different passes show the same person; 50 is "
+                 "chance. Open-set AUROC: how often a known person's image gets a higher top probability than an "
+                 "unseen person's; 50 is chance.")
+
+
+def percent_text(share: float) -> str:
+    """A fraction in per cent; NaN is unknown, as where there are too few passes."""
+    return "unknown" if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def shown_names(summary: dict[str, Any]) -> dict[str, str]:

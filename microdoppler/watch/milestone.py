@@ -33,6 +33,14 @@ class Diffusion(Protocol):
         """The denoising loss of x, a scalar; classes: (b,) int64; draws: as `random_loss_inputs` returns them."""
 
 
+def shown_labels(labels: Tensor, num_samples: int) -> Tensor:
+    """The labels of the users that are sampled at milestones, (rows,) int64 in rising order: spread over all users, and
+    about as many as samples of each. labels: (n,) int64, of all training latents."""
+    users = labels.unique()
+    rows = min(len(users), round(num_samples ** 0.5))
+    return users[torch.linspace(0, len(users) - 1, rows).round().long()]
+
+
 class MilestoneWatcher:
     """Samples the same users, `labels`, from the same noise at every milestone, so that their pictures can be compared.
 
@@ -46,11 +54,9 @@ class MilestoneWatcher:
         self.diffusion, self.vae, self.cache, self.scaling = diffusion, vae, cache, scaling
         self.evaluator = evaluator
         self.guidance, self.seed = guidance, seed
-        labels = cache.labels.unique()
-        rows = min(len(labels), round(num_samples ** 0.5))
-        chosen = labels[torch.linspace(0, len(labels) - 1, rows).round().long()]
+        chosen = shown_labels(cache.labels, num_samples)
         self.labels = chosen.tolist()
-        self.classes = chosen.repeat_interleave(max(1, num_samples // rows))
+        self.classes = chosen.repeat_interleave(max(1, num_samples // len(chosen)))
 
     def evaluate(self) -> tuple[dict[int, Tensor], Tensor, dict[str, float]]:
         """Generate and measure the n samples. Returns the images, {label: (n / users, 3 or 1, s, s) uint8 on the CPU};

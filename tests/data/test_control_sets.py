@@ -7,7 +7,7 @@ from PIL import Image
 
 from groundwork.errors import InputError
 from groundwork.files import read_json, write_json
-from microdoppler.data.control_sets import cut_entry, draw_cuts, find_control
+from microdoppler.data.control_sets import CUT, TEST, TRAINING, cut_entry, draw_cuts, find_control
 from microdoppler.data.folders import is_own_output
 from microdoppler.data.overlap import Successor
 from microdoppler.data.stitching import Cut, add_doppler_shifts, plan_cuts
@@ -63,8 +63,9 @@ def sets(tmp_path):
 def test_a_control_is_found_beside_its_set(sets):
     (synthetic, folder), cut = sets
     control = find_control(synthetic)
-    assert control.cuts == {1: {"ID_1/c1.png": cut}} and control.training_windows == {1: {"ID_1/t1.png": PATHS[3]}}
-    images, labels = control.decoded_cuts(16, channels=1)
+    assert control.cuts == {1: {"ID_1/c1.png": cut}}
+    assert control.images[TRAINING] == {1: {"ID_1/t1.png": Cut(PATHS[3])}} and control.images[TEST] == {1: {}}
+    images, labels = control.decoded(CUT, 16, channels=1)
     assert images.shape == (1, 1, 16, 16) and images.unique().tolist() == [len("ID_1/c1.png")]
     assert labels.tolist() == [0]
     assert is_own_output(folder)        # no class of a data set that it lies in

@@ -1,11 +1,13 @@
 """Figures of two sets of features, on sets whose figures are known."""
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundwork.errors import InputError
-from microdoppler.fidelity.distributions import diversity_ratio, kernel_distance, precision_recall, separation
+from microdoppler.fidelity.distributions import (across_groups, diversity, kernel_distance, kernel_distances_of_halves,
+                                                 mean_distance, precision_recall, separation)
 
 
 def slow_kernel_distance(x, y):
@@ -63,34 +65,69 @@ def test_overlapping_windows_do_not_pass_for_a_distance():
     assert abs(np.mean(found)) < 3 * np.std(found) / 60**0.5 < np.mean(naive)
 
 
+def test_kid_of_halves_against_the_formula_written_out():
+    rng = np.random.default_rng(7)
+    groups, halves = np.repeat(np.arange(4), 3), np.array([[True, True, False, False], [True, False, False, True]])
+    x = rng.normal(0, 1, (12, 3))
+    for half, found in zip(halves, kernel_distances_of_halves(x, groups, halves)):
+        one, other = half[groups], ~half[groups]
+        assert found == pytest.approx(kernel_distance(x[one], x[other], groups[one], groups[other])[0])
+    assert np.isnan(kernel_distances_of_halves(x, groups, np.array([[True, False, False, False]]))).all()
+
+
+def test_kid_of_halves_is_zero_in_the_mean_of_all_divisions_however_unequal_the_groups():
+    rng = np.random.default_rng(8)
+    groups = np.repeat(np.arange(6), [20, 1, 15, 2, 9, 4])
+    x = rng.normal(0, 1, (len(groups), 3)) + rng.normal(0, 1, (6, 3))[groups]
+    all_divisions = np.array([[i in chosen for i in range(6)] for chosen in combinations(range(6), 3)])
+    assert kernel_distances_of_halves(x, groups, all_divisions).mean() == pytest.approx(0, abs=1e-12)
+
+
+def compared(real, synthetic, groups=None):
+    """Precision and recall of two sets of vectors. groups: of all of them; default: each is a group of its own."""
+    places = np.arange(len(real) + len(synthetic))
+    distances = across_groups(np.concatenate([real, synthetic]), places if groups is None else groups)
+    return precision_recall(distances, places[:len(real)], places[len(real):])
+
+
 def test_precision_and_recall_of_known_sets():
     rng = np.random.default_rng(3)
     def mode(at, count=150):
         return rng.normal(0, 1, (count, 4)) + at
-    alike = precision_recall(mode(0), mode(0))
+    alike = compared(mode(0), mode(0))
     assert min(alike) > 0.7
-    assert precision_recall(mode(0), mode(100)) == (0, 0)
-    precision, recall = precision_recall(np.concatenate([mode(0), mode(100)]), mode(0))
+    assert compared(mode(0), mode(100)) == (0, 0)
+    precision, recall = compared(np.concatenate([mode(0), mode(100)]), mode(0))
     assert precision > 0.7 and recall == pytest.approx(0.5, abs=0.12)
-    precision, recall = precision_recall(mode(0), np.concatenate([mode(0), mode(100)]))
+    precision, recall = compared(mode(0), np.concatenate([mode(0), mode(100)]))
     assert precision == pytest.approx(0.5, abs=0.12) and recall > 0.7
 
 
 def test_precision_and_recall_on_a_line_by_hand():
     """Radii to the third neighbour: 0 → 3, 1 → 2, 2 → 2, 3 → 3. Synthetic 6 lies at the rim of 3's ball, 7 outside."""
     real = np.array([[0.0], [1], [2], [3]])
-    assert precision_recall(real, np.array([[6.0], [6], [6], [7], [7], [7]])) == (0.5, 0)
-    with pytest.raises(InputError, match="3 synthetic"):
-        precision_recall(real, real[:3])
+    assert compared(real, np.array([[6.0], [6], [6], [7], [7], [7]])) == (0.5, 0)
+    assert np.isnan(compared(real, real[:3])).all() and np.isnan(compared(real[:0], real)).all()
+
+
+def test_the_radius_reaches_to_another_group():
+    """0 and 1 are of one pass, as 10, 11 and 12 are: radii of 10 → 10, of 0 → 12. One neighbour less, and it is
+    unknown."""
+    real, synthetic = np.array([[0.0], [1], [10], [11], [12]]), np.array([[-12.0], [-12.5], [24], [23]])
+    groups = np.array([0, 0, 1, 1, 1, 2, 3, 4, 5])
+    assert np.isnan(compared(real, synthetic, groups)).all()        # 10 has two neighbours in the other pass
+    real, groups = np.array([[0.0], [1], [2], [10], [11], [12]]), np.array([0, 0, 0, 1, 1, 1, 2, 3, 4, 5])
+    assert compared(real, synthetic, groups)[0] == 0.75             # -12 … 24 is covered, -12.5 is not
 
 
 def test_diversity_scales_and_a_collapsed_set_has_none():
-    features = np.random.default_rng(4).normal(0, 1, (40, 6))
-    assert diversity_ratio(features, 0.6 * features + 5) == pytest.approx(0.6)
-    assert diversity_ratio(features, np.ones((10, 6))) == 0
-    assert np.isnan(diversity_ratio(features, features[:1]))
-    with np.errstate(all="raise"):
-        assert np.isnan(diversity_ratio(np.ones((10, 6)), features))        # a class of black images
+    features, groups = np.random.default_rng(4).normal(0, 1, (40, 6)), np.arange(40)
+    spread = mean_distance(across_groups(features, groups))
+    assert diversity(mean_distance(across_groups(0.6 * features + 5, groups)), spread) == pytest.approx(0.6)
+    assert diversity(mean_distance(across_groups(np.ones((10, 6)), groups[:10])), spread) == 0
+    assert np.isnan(mean_distance(across_groups(features[:1], groups[:1])))
+    assert np.isnan(mean_distance(across_groups(features, 0 * groups)))
+    assert np.isnan(diversity(spread, 0.0))        # a class of black images
 
 
 def test_separation_between_chance_and_certainty():
@@ -111,5 +148,4 @@ def test_the_order_of_the_images_does_not_matter(seed):
     x, y = rng.normal(0, 1, (12, 3)), rng.normal(0.3, 1, (9, 3))
     a, b = rng.permutation(12), rng.permutation(9)
     assert kernel_distance(x[a], y[b]) == pytest.approx(kernel_distance(x, y))
-    assert precision_recall(x[a], y[b]) == precision_recall(x, y)
-    assert diversity_ratio(x[a], y[b]) == pytest.approx(diversity_ratio(x, y))
+    assert compared(x[a], y[b]) == compared(x, y)

@@ -12,13 +12,13 @@ from groundwork.errors import InputError
 from groundwork.files import read_json
 from groundwork.images import load_images
 from microdoppler.fidelity import measure as fidelity
-from microdoppler.fidelity.sample_evaluator import SampleEvaluator, halves_by_pass
+from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.fidelity.report import fidelity_verdict, sentences
 from microdoppler.simulate.dataset import simulate_dataset
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import build_classifier
+from microdoppler.study.copies import CopyDetector
 from microdoppler.study.networks import plan_network
-from microdoppler.study.selection import nearest_training
 
 SIZE = 32
 
@@ -38,7 +38,7 @@ def test_a_planted_copy_is_caught_shifted_in_time_or_doppler_noisy_or_not():
     images[4] = (training.images[8].float() + 30 * torch.randn(3, 64, 64)).clamp(0, 255).byte()
     images[5] = training.images[2]                                                  # of another user: no copy of theirs
     images[1] = training.images[3].roll(2, dims=-2)                                 # a little higher in Doppler
-    closest = nearest_training(ImageSet(images, torch.arange(6) % 2), training)
+    closest = CopyDetector(training).nearest(ImageSet(images, torch.arange(6) % 2))
     assert closest.is_copy.tolist() == [True, True, True, False, True, False]
     assert closest.index[[0, 1, 2, 4]].tolist() == [4, 3, 6, 8]
     assert closest.shift[[0, 2]].tolist() == pytest.approx([0, 20 / 64], abs=0.02)
@@ -55,12 +55,6 @@ def test_cheap_figures_of_copies_of_a_collapsed_set_and_of_training_images_thems
     assert new["copies"] == 0 and new["diversity"] == pytest.approx(0, abs=1e-3)
     one_per_user = ImageSet(noise(2, seed=6), torch.arange(2))
     assert np.isnan(evaluator.evaluate(one_per_user)["diversity"])
-
-
-def test_halves_hold_whole_passes():
-    passes = ["a", "a", "b", "c", "c", "d"]
-    assert halves_by_pass(passes, torch.zeros(6)).tolist() == [True, True, False, True, True, False]
-    assert halves_by_pass(passes, torch.tensor([0, 0, 0, 1, 1, 2])).tolist() == [True, True, False, True, True, True]
 
 
 @pytest.fixture
@@ -88,7 +82,7 @@ def test_outputs(folders, capsys):
     for kind in ("synthetic", "real"):
         figures = report["all"][kind]
         assert 0 <= figures["recognised"] <= 1 and 0 <= figures["separation"] <= 1
-        assert set(figures) >= {"kid", "kid_error", "precision", "recall", "diversity", "copies", "cadence_hz"}
+        assert set(figures) >= {"kid", "precision", "recall", "diversity", "copies", "sharpness", "cadence_hz"}
     held_out = sum(len(user["test_images"]) for user in json.loads(split.read_text())["users"].values())
     assert report["all"]["real"]["copies"] < 0.05 and report["all"]["real"]["num_images"] == held_out >= 3 * 6
     printed = capsys.readouterr().out
@@ -107,21 +101,21 @@ def side(labels: list[int], seed: int) -> fidelity.EvaluatedSet:
     features = np.random.default_rng(seed).normal(np.array(labels)[:, None], 1, (len(labels), 8))
     passes = np.array([f"user {label} pass {i // 4}" for i, label in enumerate(labels)])
     images = ImageSet(noise(len(labels), seed), torch.tensor(labels))
-    return fidelity.EvaluatedSet(images, list(map(str, range(len(labels)))), features,
-                                 torch.ones(len(labels), dtype=torch.bool), passes)
+    return fidelity.EvaluatedSet(images, list(map(str, range(len(labels)))), features, passes,
+                                 {"recognised": np.ones(len(labels)), "sharpness": np.ones(len(labels))})
 
 
 def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
     training = ImageSet(noise(6, seed=3), torch.arange(6) % 3)
     report = fidelity.measure(side([0] * 32 + [1] * 32 + [2] * 32, 1), side([0] * 16 + [1] + [2] * 16, 2),
-                              training, fidelity.PictureAxes.of_simulator(), [3, 5, 9])
+                              CopyDetector(training), fidelity.PictureAxes.of_simulator(), [3, 5, 9])
     found, others = report["all"]["synthetic"], [report["users"][user]["synthetic"] for user in (3, 9)]
     assert np.isnan(report["users"][5]["synthetic"]["kid"]) and found["kid_users"] == 2
     assert found["kid"] == pytest.approx(np.mean([user["kid"] for user in others]))
     assert found["kid_error"] == pytest.approx(np.sqrt(sum(user["kid_error"]**2 for user in others)) / 2)
     real = report["all"]["real"]            # of the same users: another's would be no yardstick
     assert real["kid"] == pytest.approx(np.mean([report["users"][user]["real"]["kid"] for user in (3, 9)]))
-    assert real["diversity"] == pytest.approx(np.mean([report["users"][user]["real"]["diversity"] for user in (3, 9)]))
+    assert real["recall"] == pytest.approx(np.mean([report["users"][user]["real"]["recall"] for user in (3, 9)]))
     named = report | {"names": {3: "Anna", 5: "Ben", 9: "Cem"}}
     assert any("KID over all is of 2 of 3 users" in said for said in sentences(named))
 
@@ -130,17 +124,18 @@ def test_overall_diversity_is_within_users_however_far_apart_they_are():
     real, synthetic = side([0] * 32 + [1] * 32, 1), side([0] * 16 + [1] * 16, 2)
     centres = np.array([-50, 50])[synthetic.images.labels]      # half as varied, and much easier to tell apart
     synthetic.features[:] = 0.5 * (synthetic.features - synthetic.images.labels.numpy()[:, None]) + centres[:, None]
-    report = fidelity.measure(real, synthetic, ImageSet(noise(6, seed=3), torch.arange(6) % 2),
+    report = fidelity.measure(real, synthetic, CopyDetector(ImageSet(noise(6, seed=3), torch.arange(6) % 2)),
                               fidelity.PictureAxes.of_simulator(), [1, 2])
     assert report["all"]["synthetic"]["diversity"] == pytest.approx(0.5, rel=0.15)
     assert report["all"]["synthetic"]["separation"] > 0.99
 
 
 def test_real_images_are_as_diverse_as_real_images():
-    """Half against half and the other way round: not above 1 because one of two halves is the more varied."""
+    """However much more varied some passes are than the others."""
     real = side([0] * 32, 1)
-    real.features[np.isin(real.passes, ["user 0 pass 0", "user 0 pass 2", "user 0 pass 4", "user 0 pass 6"])] *= 5
-    assert fidelity.feature_metrics(real, side([0] * 32, 2))["real"]["diversity"] == pytest.approx(1)
+    real.features[np.isin(real.groups, ["user 0 pass 0", "user 0 pass 2", "user 0 pass 4", "user 0 pass 6"])] *= 5
+    diversity = fidelity.compare_user(real, side([0] * 32, 2), np.random.default_rng(0))["diversity"]
+    assert diversity.real == 1 and np.mean(diversity.halvings) == pytest.approx(1)
 
 
 def test_units_follow_the_axes_that_are_given(folders):
@@ -154,12 +149,13 @@ def test_units_follow_the_axes_that_are_given(folders):
         run(folders, velocity_range_mps=(-1.0, 9.0))
 
 
-def told(synthetic_copies: float, real_copies: float) -> str:
+def told(synthetic_copies: float, real_copies: float, is_calibrated: bool = True) -> str:
     """What is said about these shares of near-copies."""
     metrics = {"recognised": 0.8, "separation": 0.5, "kid": 0.1, "kid_error": 0.1, "kid_users": 2, "precision": 0.5,
-               "recall": 0.5, "diversity": 1.0, "num_images": 9, "nearest": 0.5, "cadence_hz": 1.7}
+               "recall": 0.5, "diversity": 1.0, "sharpness": 1.0, "num_images": 9, "nearest": 0.5, "cadence_hz": 1.7}
     report = {"users": {}, "names": {}, "all": {"synthetic": metrics | {"copies": synthetic_copies},
-                                                "real": metrics | {"copies": real_copies}}}
+                                                "real": metrics | {"copies": real_copies}},
+              "copy_bars": [0.93] * is_calibrated}
     return fidelity_verdict(report).as_text()
 
 
@@ -171,15 +167,30 @@ def test_where_held_out_images_look_like_copies_nothing_is_said_about_copying():
         assert "Copying cannot be judged" in said and "the measure fails" in said and "no sign of copying" not in said
 
 
+def test_without_a_control_set_copying_cannot_be_ruled_out():
+    said = told(0.01, 0.02, is_calibrated=False)
+    assert "Copying cannot be judged" in said and "Run generate.py again" in said and "no sign of copying" not in said
+    assert "Training images are repeated" in told(0.2, 0.02, is_calibrated=False)
+
+
+def test_near_copies_are_told_by_the_control_set_where_there_is_one(folders, capsys):
+    assert run(folders)["copy_bars"] == [] and "without a control set" in capsys.readouterr().out
+    shutil.copytree(folders[0].parent / "synthetic_control", folders[1].parent / "synthetic_control")
+    bars = run(folders)["copy_bars"]
+    assert len(bars) == 3 and max(bars) <= 1 and read_json(folders[3] / "fidelity.json")["copy_bars"] == bars
+    page = " ".join((folders[3] / "report.html").read_text().split())
+    assert f"a correlation of {min(bars):.2f} to {max(bars):.2f}, by user, or more" in page
+
+
 def walk_of(real: Path, **options) -> list[str]:
     """The sentences about the walk in images of a simulated data set, which is both the real and the synthetic one."""
     names = sorted(str(path.relative_to(real)) for path in real.glob("*/*.*"))
     classes = sorted({name.split("/")[0] for name in names})
     labels = torch.tensor([classes.index(name.split("/")[0]) for name in names])
     images = ImageSet(load_images(real, names, 64), labels)
-    own = fidelity.EvaluatedSet(images, names, np.random.default_rng(0).normal(size=(len(names), 8)),
-                                torch.ones(len(names), dtype=torch.bool), np.array(names))
-    report = fidelity.measure(own, own, images, users=list(range(1, len(classes) + 1)), **options)
+    own = fidelity.EvaluatedSet(images, names, np.random.default_rng(0).normal(size=(len(names), 8)), np.array(names),
+                                {"recognised": np.ones(len(names)), "sharpness": np.ones(len(names))})
+    report = fidelity.measure(own, own, CopyDetector(images), users=list(range(1, len(classes) + 1)), **options)
     assert bool(report["gait"]["real"]) == bool(report["gait"]["synthetic"]) == ("cadence_hz" in report["all"]["real"])
     return [said for said in sentences(report | {"names": {i + 1: name for i, name in enumerate(classes)}})
             if "walk" in said]

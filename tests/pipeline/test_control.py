@@ -1,5 +1,6 @@
 """The control that generate.py writes beside a synthetic set."""
 import shutil
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ from torchvision.datasets import ImageFolder
 
 import export
 import generate
+from denoising_diffusion_pytorch.checkpoint import load_checkpoint
 from groundwork.errors import InputError
-from groundwork.files import read_json
-from microdoppler.data.control_sets import find_control
-from microdoppler.data.stitching import Cut, load_cuts
+from groundwork.files import read_json, write_json
+from microdoppler.data.control_sets import CUT, TEST, TRAINING, VALIDATION, find_control
+from microdoppler.data.stitching import load_cuts
+from microdoppler.pipeline.constants import config_of
+from microdoppler.pipeline.control import open_copy_detector, training_data
 from microdoppler.pipeline.generation import Sampling
 from vae.kl_vae import KL_VAE
 
@@ -36,8 +40,9 @@ def decoded(demo, cut):
 def test_it_holds_as_many_cuts_as_there_are_samples_and_every_training_window(demo):
     control = find_control(demo[0] / "synthetic")
     split = read_json(demo[0] / "latents_cache" / "data_split.json")["users"]
-    assert {user: list(own.values()) for user, own in control.training_windows.items()} == {
-        int(user): own["train_images"] for user, own in split.items()}
+    for kind, part in ((TRAINING, "train_images"), (VALIDATION, "validation_images"), (TEST, "test_images")):
+        assert {user: [cut.path for cut in own.values()] for user, own in control.images[kind].items()} == {
+            int(user): own[part] for user, own in split.items()}
     assert {user: len(own) for user, own in control.cuts.items()} == {1: 3, 2: 3, 3: 3}
     for user, own in control.cuts.items():
         assert {cut.path for cut in own.values()} <= set(split[str(user)]["train_images"])
@@ -50,20 +55,21 @@ def test_it_holds_as_many_cuts_as_there_are_samples_and_every_training_window(de
 
 def test_its_images_are_what_the_vae_gives_back(demo):
     control = find_control(demo[0] / "synthetic")
-    name, path = list(control.training_windows[2].items())[4]
+    name, window = list(control.images[TRAINING][2].items())[4]
     image = torch.from_numpy(np.asarray(Image.open(control.folder / name)).astype(int))
-    assert (image - decoded(demo, Cut(path))).abs().max() <= 1
+    assert (image - decoded(demo, window)).abs().max() <= 1
     name, cut = next(iter(control.cuts[2].items()))     # a sample of the posterior: near its mean, and not equal to it
     image = torch.from_numpy(np.asarray(Image.open(control.folder / name)).astype(int))
     difference = (image - decoded(demo, cut)).abs().float()
     assert 0 < difference.mean() < 40
-    assert {tuple(images.shape[1:]) for images, _ in (control.decoded_cuts(64), control.decoded_windows(64))} == {
-        (3, 64, 64)}
+    assert {tuple(control.decoded(kind, 64)[0].shape[1:]) for kind in (CUT, TRAINING, TEST)} == {(3, 64, 64)}
 
 
 def test_it_is_laid_out_like_the_set(demo):
     images = ImageFolder(demo[0] / "synthetic_control")
-    assert images.classes == ["ID_1", "ID_2", "ID_3"] and len(images) == 3 * (3 + 10)
+    control = find_control(demo[0] / "synthetic")
+    assert images.classes == ["ID_1", "ID_2", "ID_3"]
+    assert len(images) == sum(len(own) for users in control.images.values() for own in users.values()) > 3 * (3 + 10)
 
 
 def test_only_what_is_missing_is_written_and_it_comes_out_the_same(made, capsys):
@@ -75,11 +81,24 @@ def test_only_what_is_missing_is_written_and_it_comes_out_the_same(made, capsys)
         path.unlink()
     assert find_control(synthetic) is None
     generate.main(**options)
-    assert "control set: 2 images generated, 37 were there already" in capsys.readouterr().out
+    assert f"control set: 2 images generated, {len(before) - 2} were there already" in capsys.readouterr().out
     assert {path for path in before if path.stat().st_mtime_ns != before[path][1]} == set(lost)
     for path in lost:
         now, was = (np.asarray(Image.open(file)).astype(int) for file in (path, demo_twin(options, path)))
         assert abs(now - was).max() <= 1        # another batch: rounding
+
+
+def test_milestones_tell_copies_by_the_same_windows(demo):
+    """Those of the users that are shown, through the VAE, as in the control that generate.py writes later."""
+    checkpoint = load_checkpoint(demo[0] / "results" / "model-3.pt")
+    config, vae = config_of(checkpoint), KL_VAE.load(demo[0] / "kl_vae_best.pt")
+    data = training_data(config, checkpoint["split"])
+    detector = open_copy_detector(config, data, vae, [0, 2], torch.device("cpu"))
+    images, labels = find_control(demo[0] / "synthetic").decoded(TRAINING, config.image_size)
+    shown = labels != 1
+    assert detector.is_calibrated and torch.equal(detector.windows.labels, labels[shown])
+    assert (detector.windows.images.int() - images[shown].int()).abs().max() <= 1
+    assert detector.scales.keys() == {0, 2} and not detector.nearest(detector.windows).distance.isnan().any()
 
 
 def demo_twin(options, path):
@@ -95,10 +114,30 @@ def test_a_set_that_grows_takes_its_control_with_it(made):
     assert list(after.values())[:3] == list(before.values()) and len(after) == 5
 
 
-def test_another_seed_of_sampling_has_the_same_control(made, tmp_path):
+def test_another_set_of_the_same_training_has_the_same_control_which_is_not_made_twice(made, tmp_path, monkeypatch):
     synthetic, options = made
+    monkeypatch.setattr("microdoppler.pipeline.control.through_vae", None)
     generate.main(**options | {"output_dir": tmp_path / "b", "sampling": Sampling(seed=7)})
-    assert find_control(tmp_path / "b").cuts == find_control(synthetic).cuts
+    first, second = (find_control(folder) for folder in (synthetic, tmp_path / "b"))
+    assert first.images == second.images
+    assert all((first.folder / name).read_bytes() == (second.folder / name).read_bytes() for name in first.cuts[1])
+
+
+def test_images_of_other_test_windows_than_now_are_made_again(made):
+    synthetic, options = made
+    control = find_control(synthetic)
+    name, window = next(iter(control.images[TEST][1].items()))
+    manifest = read_json(control.folder / "manifest.json")
+    manifest["images"][name]["path"] = "ID_1/another.jpg"
+    manifest["images"]["ID_1/ID1_test_Doppler99.png"] = manifest["images"][name]
+    shutil.copy(control.folder / name, control.folder / "ID_1/ID1_test_Doppler99.png")
+    whole = (control.folder / name).read_bytes()
+    (control.folder / name).write_bytes(b"of another window")
+    write_json(control.folder / "manifest.json", manifest)
+    generate.main(**options)
+    assert find_control(synthetic).images == control.images
+    now, was = np.asarray(Image.open(control.folder / name)).astype(int), np.asarray(Image.open(BytesIO(whole)))
+    assert abs(now - was).max() <= 1 and not (control.folder / "ID_1/ID1_test_Doppler99.png").exists()
 
 
 def test_a_set_of_an_older_version_gets_its_control_when_it_is_generated_again(made):
