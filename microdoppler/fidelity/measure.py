@@ -56,8 +56,8 @@ class EvaluatedSet:
     paths: relative to their data folder; features: (n, 512) float32, of the evaluation classifier; groups: (n,) str,
     the pass that each image comes from, or the training image that it is a variation of; values: {metric: (n,)}, those
     that each image has by itself. recognised: whether it is classified as its own user; sharpness: see `sharpness`;
-    copies: whether it is a near-copy of a training image; nearest: 1 less its highest correlation with one; and those
-    of `describe_gait`.
+    copies: whether it is a near-copy of a training image; nearest: its distance from the nearest of them; and those of
+    `describe_gait`.
     """
     images: ImageSet
     paths: list[str]
