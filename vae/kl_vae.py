@@ -208,6 +208,7 @@ class KL_VAE(nn.Module):
         embed_dim = embed_dim or self.ddconfig["z_channels"]
         self.embed_dim, self.scale_factor = embed_dim, scale_factor
         self.image_size: int | None = None      # pixels, of the images it was trained on; None: unknown
+        self.trained_on: str | None = None      # digest of their paths, as a split's train_images; None: unknown
         self.encoder = Encoder(self.ddconfig)
         self.decoder = Decoder(self.ddconfig)
         self.quant_conv = nn.Conv2d(2 * self.ddconfig["z_channels"], 2 * embed_dim, 1)
@@ -263,7 +264,7 @@ class KL_VAE(nn.Module):
     def checkpoint(self) -> dict:
         """What `load` reads: the weights, and everything needed to build the network for them."""
         return {"model_state_dict": self.state_dict(), "embed_dim": self.embed_dim, "scale_factor": self.scale_factor,
-                "image_size": self.image_size,
+                "image_size": self.image_size, "trained_on": self.trained_on,
                 "ddconfig": {**self.ddconfig, "ch_mult": list(self.ddconfig["ch_mult"])}}
 
     def save_safetensors(self, path: str | Path) -> None:
@@ -290,14 +291,14 @@ class KL_VAE(nn.Module):
 
         Raises InputError if the file does not exist, is damaged, holds something else, or does not fit the network.
         """
-        weights, scale_factor, image_size = read_vae(Path(path))
+        weights, scale_factor, image_size, trained_on = read_vae(Path(path))
         ddconfig, embed_dim = infer_shape(path, weights)
         if {ddconfig["in_channels"], ddconfig["out_ch"]} not in ({1}, {3}):
             raise InputError(f"{path} turns images of {ddconfig['in_channels']} channels into images of "
                              f"{ddconfig['out_ch']}; expected 3 and 3 (RGB), or 1 and 1 (grey)")
         with torch.device("meta"):
             vae = cls(ddconfig, embed_dim, scale_factor or SCALE_FACTOR)
-        vae.image_size = image_size
+        vae.image_size, vae.trained_on = image_size, trained_on
         check_fit(path, weights, vae.state_dict())
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
         # On a CPU, channels-last convolutions are faster. On CUDA, group norm would convert the layout and back.

@@ -70,9 +70,9 @@ OTHER_LAYERS = {
 }
 
 
-def read_vae(path: Path) -> tuple[dict[str, Tensor], float | None, int | None]:
-    """Read (weights in the layout of KL_VAE, scale factor, size in pixels of the images that it was trained on) from a
-    file or a folder of diffusers. Scale factor and size are None if the file does not say them.
+def read_vae(path: Path) -> tuple[dict[str, Tensor], float | None, int | None, str | None]:
+    """Read (weights in the layout of KL_VAE, scale factor, size in pixels of the images that it was trained on, digest
+    of their paths) from a file or a folder of diffusers. All but the weights are None if the file does not say them.
 
     The weights may stand under any prefix (`module.`, `first_stage_model.`) and in any dict of the file
     (`state_dict`). Where there are several autoencoders, an averaged one (EMA) is taken. A line says what was taken if
@@ -98,7 +98,7 @@ def read_vae(path: Path) -> tuple[dict[str, Tensor], float | None, int | None]:
     scale = _scale_factor(path, config.get("scaling_factor") if config else _stored_scale_factor(content))
     if layout != "KL_VAE" or prefix not in ("", "model_state_dict."):
         print(f"{path}: an autoencoder in the layout of {layout}" + (f", found under {prefix[:-1]}" if prefix else ""))
-    return weights, scale, _stored_image_size(content)
+    return weights, scale, _stored_image_size(content), _stored_digest(content)
 
 
 def _find(path: Path) -> tuple[Path, dict]:
@@ -144,6 +144,12 @@ def _stored_image_size(content: object) -> int | None:
     """The image size that vae.train stored; None in files of others."""
     size = content.get("image_size") if isinstance(content, dict) else None
     return size if isinstance(size, int) and size > 0 else None
+
+
+def _stored_digest(content: object) -> str | None:
+    """The digest of the training images' paths that vae.train stored; None in files of others and of older versions."""
+    digest = content.get("trained_on") if isinstance(content, dict) else None
+    return digest if isinstance(digest, str) else None
 
 
 def _stored_scale_factor(content: object) -> object:

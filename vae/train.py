@@ -14,6 +14,7 @@ batches are mirrored in time. On 336 simulated images (64 px, 800 steps) this cl
 images (21.2 and 19.4 dB became 19.9 and 19.8 dB). Without it, the validation PSNR fell from step 500 on. With it, it
 rose to the end.
 """
+import hashlib
 import math
 import time
 from dataclasses import dataclass
@@ -47,10 +48,11 @@ INIT, BATCH = 0, 1          # purposes of derived seeds: initial weights, and th
 @dataclass(frozen=True)
 class TrainingData:
     """What a split says about training. training, validation: paths relative to the data folder; preparation: how image
-    files become square arrays."""
+    files become square arrays; digest: of the paths of all its training images, as in the split's identity."""
     training: list[str]
     validation: list[str]
     preparation: Preparation
+    digest: str
 
 
 def read_split(split: str | Path) -> TrainingData:
@@ -71,9 +73,11 @@ def read_split(split: str | Path) -> TrainingData:
     except (TypeError, KeyError, AttributeError, ValueError):
         raise InputError(f"--split {split} is no split: expected users, each with train_images; "
                          "make it with python -m microdoppler.split") from None
+    paths = "\n".join(name for entry in content["users"].values() for name in entry["train_images"])
+    digest = hashlib.sha256(paths.encode()).hexdigest()[:16]
     check_inside([*kept, *(name for names in users.values() for name in names)], split)
     if kept:
-        return TrainingData([name for names in users.values() for name in names], kept, preparation)
+        return TrainingData([name for names in users.values() for name in names], kept, preparation, digest)
     training: list[str] = []
     validation: list[str] = []
     for user, names in users.items():
@@ -84,7 +88,7 @@ def read_split(split: str | Path) -> TrainingData:
                              "with more --images_per_user_train")
         training += names[:-held_out - guard]
         validation += names[-held_out:]
-    return TrainingData(training, validation, preparation)
+    return TrainingData(training, validation, preparation, digest)
 
 
 def _in_time_order(user: dict) -> list[str]:
@@ -234,12 +238,13 @@ def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, n
 
 def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | Path, ddconfig: dict,
               num_steps: int, batch_size: int, lr: float, kl_weight: float, seed: int, device: torch.device,
-              validate_every: int = 200, resume: bool = False) -> dict:
+              validate_every: int = 200, resume: bool = False, trained_on: str | None = None) -> dict:
     """Train a VAE, and keep the moving average of its weights that reconstructs the validation images best.
 
     train_images, validation_images: (n, c, s, s) uint8.
     output: where the best weights go; KL_VAE.load reads them. Beside it go <stem>_state.pt, for `resume`, and
         <stem>_reconstruction.png, with validation images above their reconstructions.
+    trained_on: digest of the images' paths, stored with the weights.
     validate_every: steps between two validations. Each of them writes these files; the state is also written at the
         start.
 
@@ -256,6 +261,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
                 "num_steps": num_steps, "batch_size": batch_size, "lr": lr, "kl_weight": kl_weight, "seed": seed,
                 "validate_every": validate_every}
     state = open_state(state_path, output, settings, resume)
+    notes = {"image_size": image_size, "settings": settings, "trained_on": trained_on}
     trainer = VAETrainer(ddconfig, device, num_steps, lr, kl_weight, seed)
     trainer.vae.latent_size(image_size)                 # raises InputError for an unsuitable size, before any work
     if state:
@@ -273,7 +279,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
             best = {"best_mse": f"{trainer.best_mse:.4f}"} if math.isfinite(trainer.best_mse) else {}
             bar.set_postfix(loss=f"{loss_average:.4f}", **best, refresh=False)
             if trainer.step % validate_every == 0 or trainer.step == num_steps:
-                save_if_best(trainer, validation_images, output, {"image_size": image_size, "settings": settings})
+                save_if_best(trainer, validation_images, output, notes)
                 save_tensors(state_path, {**trainer.state(), "settings": settings})
     saved = load_tensors(output)
     return {**saved["validation"], "step": saved["step"], "seconds": time.monotonic() - start}
@@ -283,8 +289,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
          num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],
-         channels: Literal[3, 1] = 3,
-         num_steps: int = 20000, batch_size: int = 4,
+         channels: Literal[3, 1] = 3, num_steps: int = 20000, batch_size: int = 4,
          lr: float = 1e-4, kl_weight: float = 0.001, validate_every: int = 200, seed: int = 42, device: str = "auto",
          resume: bool = False) -> dict:
     """Train a VAE on the split's training images. The test images are never read.
@@ -334,7 +339,7 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
                         ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
                                   "z_channels": latent_channels, "in_channels": channels, "out_ch": channels}, lr=lr,
                         kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every,
-                        resume=resume)
+                        resume=resume, trained_on=data.digest)
     print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(data.validation)} validation "
           f"images at step {results['step']}; latents std {results['std']:.3f}, "
           f"{results['min']:.2f} … {results['max']:.2f}; {results['seconds']:.0f} s")

@@ -112,22 +112,24 @@ def match_to_folds(folders: tuple[Path, ...], splits: dict[int, Split],
     A set belongs to the fold whose training images its manifest records. In any other fold, its model may have seen
     test images. splits: {fold: its split}; force: with a single fold, accept a set of another split with a warning.
 
-    Prints a warning when one VAE made sets of several folds. Raises InputError when a folder is given twice, a set fits
-    no fold, or a fold lacks a set that another one has.
+    Prints a warning when a set's VAE may have seen test images. Raises InputError when a folder is given twice, a set
+    fits no fold, or a fold lacks a set that another one has.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("--synthetic names a folder more than once; give each folder once")
     folders_of_fold: dict[int, list[Path]] = {fold: [] for fold in splits}
-    folds_of_vae: dict[str, set[int]] = {}
+    doubtful: dict[str, list[str]] = {}         # {what is wrong with the VAE: folders}
     for folder in folders:
         manifest = read_manifest(folder)
         fold = _fold_of(folder, manifest.get("split"), splits, force)
         folders_of_fold[fold].append(folder)
-        folds_of_vae.setdefault(manifest.get("vae", f"unknown, of fold {fold}"), set()).add(fold)
-    for shared in folds_of_vae.values():
-        if len(shared) > 1:
-            print(f"warning: folds {' and '.join(map(str, sorted(shared)))} were generated through one VAE; if it was "
-                  "trained on images of this data set, it has seen some that are tested on: train one per fold")
+        trained_on = manifest.get("vae_trained_on")
+        if trained_on != splits[fold].identity()["train_images"]:
+            doubtful.setdefault("other images than this split's" if trained_on else "unknown images", []).append(
+                str(folder))
+    for images, own in doubtful.items():
+        print(f"warning: the VAE of {shortened(own)} was trained on {images}; if some that are tested on were among "
+              "them, the result is too good: train one on each fold's training images (python -m vae.train)")
     named = {fold: name_folders(own_folders) for fold, own_folders in folders_of_fold.items()}
     names = list(dict.fromkeys(name for sets in named.values() for name in sets))
     for fold, sets in named.items():

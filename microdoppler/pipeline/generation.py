@@ -135,7 +135,8 @@ class ImageGenerator:
             diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
             training_latents = None
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
-                    "split": checkpoint.get("split", {}), **({"forced": "another VAE"} if is_other_vae else {})}
+                    "vae_trained_on": vae.trained_on, "split": checkpoint.get("split", {}),
+                    **({"forced": "another VAE"} if is_other_vae else {})}
         return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity,
                               training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path),
                               Sampling.constants_of(own))

@@ -26,7 +26,8 @@ def title(step: int, metrics: dict[str, float]) -> str:
     """
     lines = ["step {}: {recognised:.0%} recognised as their user, diversity {diversity:.2f}, {copies:.0%} near-copies"]
     if "held_out_recognised" in metrics:
-        lines.append("(real: {held_out_recognised:.0%}, {held_out_diversity:.2f}, {held_out_copies:.0%})")
+        lines.append("(held-out real images: {held_out_recognised:.0%}, {held_out_diversity:.2f}, "
+                     "{held_out_copies:.0%})")
     lines.append("{num_samples} samples, sharpness {sharpness:.2f} of the VAE's, {sharpness_to_images:.2f} of the "
                  "images', class gain {class_gain:.3f}")
     return "\n".join(lines).format(step, **metrics).replace("nan", "?")

@@ -10,10 +10,12 @@ from groundwork.images import load_images
 from groundwork.limits import checks_arguments
 from microdoppler.data.latents import is_unit_range
 from microdoppler.data.spectrograms import paths_and_labels
+from microdoppler.fidelity.sample_evaluator import sharpness
 from microdoppler.figures.pictures import image_grid
 from microdoppler.figures.report import save_figure
 from microdoppler.pipeline.assembly import legend_of, open_data, open_vae
 from microdoppler.pipeline.constants import check_new_config, option_words
+from microdoppler.watch.sample_findings import BLURRED_BELOW
 from train_latent_cfg import Config
 from vae.quality import measure_quality
 
@@ -54,6 +56,8 @@ def report(quality: dict, config: Config) -> str:
                  f"(< {GOOD_MSE} good, < {ACCEPTABLE_MSE} acceptable)")
     lines.append(f"without movement: MSE {quality['time_mean_mse']:.5f} (each row of an image at its mean over time); "
                  f"a VAE with more than {MOST_OF_TIME_MEAN} of that is poor")
+    lines.append(f"sharpness: {quality['sharpness']:.2f} times that of the images; below {BLURRED_BELOW} the VAE "
+                 "blurs, and with it all synthetic images")
     if quality["verdict"] == "poor":
         lines.append("next: train a VAE on these images, or train it for longer: docs/own_vae.md")
     return "\n".join(lines)
@@ -82,6 +86,7 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
                          split.preparation)
     quality, reconstructions = measure_quality(vae, images, batch_size=config.vae_batch_size, seed=config.seed)
     quality["time_mean_mse"] = time_mean_mse(images)
+    quality["sharpness"] = (sharpness(reconstructions).mean() / sharpness(images).mean()).item()
     quality |= judge(quality)
     print(report(quality, config))
 

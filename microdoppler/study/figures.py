@@ -50,7 +50,8 @@ def verdict_figure(summary: dict[str, Any]) -> Figure:
         label.set_fontweight("bold" if contrast["is_primary"] else "normal")
     axis.set_title("← hurts", fontsize=9, loc="left")
     axis.set_title("helps →", fontsize=9, loc="right")
-    axis.set_xlabel("points of accuracy, 95 % interval; bold: the primary contrast", fontsize=8, loc="right")
+    axis.set_xlabel("points of accuracy, 95 % interval; bold: primary; p of the others: Holm's", fontsize=8,
+                    loc="right")
     axis.tick_params(axis="x", labelsize=8)
     farthest = max(abs(100 * contrast["difference"]) for contrast in contrasts)
     widest = max(1.0, 1.9 * farthest, *(1.1 * abs(limit) for limit in axis.get_xlim()))      # 1.9: figures fit, too

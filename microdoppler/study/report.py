@@ -51,7 +51,8 @@ def _headline(primary: dict[str, Any], summary: dict[str, Any]) -> tuple[str, st
 
 def _result(contrast: dict[str, Any]) -> str:
     """The figures and the verdict of a contrast."""
-    figures = ", ".join(filter(None, [f"{difference_text(contrast)} points", p_phrase(contrast)]))
+    p_value = p_phrase(contrast) + (" (Holm)" if contrast["p_holm"] is not None else "")
+    figures = ", ".join(filter(None, [f"{difference_text(contrast)} points", p_value]))
     return f"{figures}: {contrast['verdict']}."
 
 
@@ -76,7 +77,8 @@ def _advice(result: dict[str, Any], summary: dict[str, Any]) -> str:
     if result["interval_95"] is None:
         return "One run cannot tell this from chance: give more --seeds or --folds."
     if result["verdict"] != OPEN:
-        return ("This says nothing about other folds: add --folds." if summary["num_folds"] == 1 else
+        return ("This says nothing about other folds or trainings of the generator: add --folds."
+                if summary["num_folds"] == 1 else
                 "One seed may be a lucky one: give more --seeds." if summary["num_seeds"] == 1 else "")
     if summary["num_seeds"] == 1:
         return "Give more --seeds."
@@ -125,7 +127,9 @@ def interval_method(summary: dict[str, Any]) -> list[str]:
         "variance has a part from folds, from single runs (every fold has random numbers of its own for a seed) and "
         f"from the {summary['num_passes']} test passes, each compared with other passes of the same user. What passes "
         "add to the scatter of folds and runs is counted once. Student's t has the degrees of freedom of Satterthwaite "
-        "(1946).",
+        "(1946). " + ("Every fold has a generator of its own, so that the part from folds holds what another training "
+                      "of the generator changes." if summary["num_folds"] > 1 else
+                      "With one fold, what another training of the generator changes is unknown."),
         "Whether it works for other users is what the comparison user by user tells: the mean over users of the "
         "difference of their recalls, with Student's paired t-test over users, for these folds and seeds.",
         "The primary contrast was named before the study, and its p-value is not corrected. All other contrasts are "

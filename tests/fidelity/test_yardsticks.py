@@ -101,6 +101,12 @@ def test_the_interval_is_that_of_independent_sets_of_half_the_size():
     assert high - low == pytest.approx(2 * 1.96 * 0.08, rel=0.2) and (low + high) / 2 == pytest.approx(0.2, abs=0.02)
 
 
+def test_the_interval_of_a_share_ends_at_all_and_nothing(reports):
+    for name in ("recognised", "copies"):
+        low, high = reports["perfect"]["all"]["interval"][name]
+        assert 0 <= low <= high <= 1
+
+
 def test_windows_that_overlap_do_not_flatter_synthetic_images():
     """Ten windows of each of ten passes, a perfect generator with one of each of 50 passes: recall and precision are
     the same for both in the mean of many such sets. With neighbours of the own pass, recall was 0.9 against 0.6."""

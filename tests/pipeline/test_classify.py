@@ -110,10 +110,12 @@ def test_baseline_alone(config, capsys):
     assert summary["arms"][0]["accuracy_std"] is None and "No synthetic set to compare" in capsys.readouterr().out
 
 
-def drawn_for(folder: Path, split, seed: int = 0, vae: str | None = None) -> Path:
+def drawn_for(folder: Path, split, seed: int = 0, vae_split=None) -> Path:
+    """A set of a model that was trained on `split`, with a VAE that was trained on vae_split, or else on the same."""
     write_users(folder, range(1, NUM_USERS + 1), 4, seed=seed)
-    (folder / "manifest.json").write_text(json.dumps({"split": split.identity(), "step": 7, "images": {},
-                                                      "vae": vae or f"of fold {seed}"}))
+    (folder / "manifest.json").write_text(json.dumps({
+        "split": split.identity(), "step": 7, "images": {}, "vae": f"of fold {seed}",
+        "vae_trained_on": (vae_split or split).identity()["train_images"]}))
     return folder
 
 
@@ -129,7 +131,7 @@ def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path, ca
                 if row["synthetic"]}
     assert used == {(str(fold), str(folder), "7") for fold, folder in enumerate(folders)}
     printed = capsys.readouterr().out
-    assert "fold 1: overlap audit: " in printed and "fold 2: overlap audit: " in printed and "one VAE" not in printed
+    assert "fold 1: overlap audit: " in printed and "fold 2: overlap audit: " in printed and "the VAE of" not in printed
 
 
 def add_control(folder: Path, split, cuts: dict[int, list[Cut]]) -> Path:
@@ -221,11 +223,20 @@ def test_the_report_says_how_long_classifiers_were_trained_on_which_mixture(conf
     assert "Steps: 5 (real only, real + classical); 9 (real + synthetic: x" in text and "4 (synthetic only: x)" in text
 
 
-def test_folds_that_share_a_vae_are_warned_of(config, tmp_path, capsys):
+def test_a_vae_that_may_have_seen_test_images_is_warned_of(config, tmp_path, capsys):
+    """One that several folds share, and, with one fold too, one whose training images are unknown."""
     _, _, splits = open_splits(config, (0, 1, 2))
-    match_to_folds(tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold, "old" if fold else "own")
-                         for fold, split in splits.items()), splits)
-    assert "folds 1 and 2 were generated through one VAE" in capsys.readouterr().out
+    folders = tuple(drawn_for(tmp_path / f"fold_{fold}" / "x", split, fold, splits[0])
+                    for fold, split in splits.items())
+    match_to_folds(folders, splits)
+    said = capsys.readouterr().out
+    assert f"the VAE of {folders[1]}, {folders[2]} was trained on other images than this split's" in said
+    match_to_folds(folders[:1], {0: splits[0]})
+    assert capsys.readouterr().out == ""
+    manifest = json.loads((folders[0] / "manifest.json").read_text())
+    (folders[0] / "manifest.json").write_text(json.dumps({**manifest, "vae_trained_on": None}))
+    match_to_folds(folders[:1], {0: splits[0]})
+    assert f"warning: the VAE of {folders[0]} was trained on unknown images" in capsys.readouterr().out
 
 
 def test_folds_without_a_set_of_their_own_are_named(config, tmp_path):
@@ -415,7 +426,7 @@ def test_a_set_drawn_by_a_model_of_another_split_is_refused_and_an_unfinished_on
     _, _, splits = open_splits(config, ())
     capsys.readouterr()
     same = splits[0].identity()
-    assert check({"split": same, "images": {"ID_1/Doppler1.png": {}}}) == ""
+    assert check({"split": same, "vae_trained_on": same["train_images"], "images": {"ID_1/Doppler1.png": {}}}) == ""
     assert "is unknown" in check({"split": {}}) and "is unknown" in check({})
     with pytest.raises(InputError, match="train_images other"):
         check({"split": {**same, "train_images": "other"}})

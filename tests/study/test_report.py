@@ -171,7 +171,7 @@ def test_the_verdict_is_one_line_of_the_primary_contrast_and_the_plain_question_
     assert first.startswith(f"real + synthetic against {'real + cuts' if cuts else 'real only'}: ")
     assert ", p = 0.012: " in first
     assert not cuts or second == ("real + synthetic against real only (secondary): +2.0 [+1.0, +3.0] points, "
-                                  "p = 0.035: helps.")
+                                  "p = 0.035 (Holm): helps.")
     assert max(map(len, found.details)) < 120
 
 

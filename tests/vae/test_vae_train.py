@@ -1,4 +1,5 @@
 """python -m vae.train: what it reads, what it writes, and that an interrupted run ends as an uninterrupted one."""
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -52,7 +53,7 @@ def test_validation_is_the_last_tenth_and_the_three_windows_before_it_are_left_o
     content = json.loads(split.read_text()) | {"strategy": "random", "guard": 5}
     content["users"]["1"]["train_images"].sort(key=hash)
     split.write_text(json.dumps(content))
-    assert read_split(split) == replace(data, training=data.training[:-2])
+    assert read_split(split) == replace(data, training=data.training[:-2], digest=read_split(split).digest)
 
 
 def test_images_are_prepared_as_the_split_says_and_those_of_a_folder_train_are_found(tmp_path):
@@ -69,6 +70,18 @@ def test_images_are_prepared_as_the_split_says_and_those_of_a_folder_train_are_f
     with Image.open(output.with_name("vae_reconstruction.png")) as picture:
         assert np.asarray(picture)[:16].mean() > 150        # levels make it brighter
     assert KL_VAE.load(output).image_size == 16
+
+
+def test_the_weights_say_which_images_they_were_trained_on(tmp_path):
+    """So that classify.py can tell a VAE that may have seen test images. Weights that are shared say it, too."""
+    data, split = write_data(tmp_path)
+    main(data, tmp_path / "vae.pt", split, image_size=16, ch=8, ch_mult=(1, 2), num_res_blocks=1, num_steps=1,
+         batch_size=4, device="cpu")
+    paths = [name for user in json.loads(split.read_text())["users"].values() for name in user["train_images"]]
+    digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]     # as microdoppler.data.split.Split.identity
+    vae = KL_VAE.load(tmp_path / "vae.pt")
+    vae.save_safetensors(tmp_path / "vae.safetensors")
+    assert vae.trained_on == KL_VAE.load(tmp_path / "vae.safetensors").trained_on == digest
 
 
 def test_learning_rate_warms_up_to_its_peak_and_falls_to_zero():
