@@ -20,6 +20,7 @@ API = {     # name: the module that defines it
     "Sampling": "microdoppler.pipeline.generation",                 # replaces sampling constants of the checkpoint
     "generate": "microdoppler.pipeline.synthetic_folder",           # step 4: from a checkpoint to image files
     "classify": "microdoppler.pipeline.classification",             # step 5: do the images help a classifier?
+    "TrainedClassifier": "microdoppler.study.trained_classifier",   # what classify(save_models=True) kept
     "InputError": "groundwork.errors",                              # what all of these raise for wrong input
 }
 __all__ = list(API)

@@ -38,7 +38,7 @@ from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.copies import CopyDetector, NearestTraining
 from microdoppler.study.evaluation_classifier import open_evaluation_classifier
-from microdoppler.study.networks import DEFAULT_NETWORK
+from microdoppler.study.networks import DEFAULT_NETWORK, check_network
 
 SHOWN_PAIRS = 4             # pairs of most similar images in the report
 IMAGE_SIZE = 256            # pixels at which images are compared; smaller if the synthetic images are smaller
@@ -182,12 +182,13 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
         split: the split that the model was trained on
         output: folder for the results
         classifier: network of the evaluation classifier, one of torchvision's classification models
-        classifier_image_size: pixels at which images are compared; default: 256, or the size of the synthetic images if
-            smaller
+        classifier_image_size: pixels at which images are compared, fewer are faster; default: 256, or the size of the
+            synthetic images if smaller
         window_seconds: duration of an image; 0: from simulation.json, else the simulator's
         velocity_range_mps: m/s at an image's lowest and highest row; set it with window_seconds
         device: auto, cpu, cuda or cuda:<n>
     """
+    check_network(classifier)
     size = classifier_image_size
     if size is not None and size < MIN_IMAGE_SIZE:
         raise InputError(f"--classifier_image_size {size}; expected at least {MIN_IMAGE_SIZE}")

@@ -171,6 +171,8 @@ def choose(config: Config, *, values: Values = Values(), results: tuple[Path, ..
         raise InputError(f"--seeds {seeds}; expected at least 1")
     device = choose_device(config.device)
     print(describe_work(device, micro_batch=config.classifier_batch_size))
+    if warning := recipe_of(config).warning:
+        print(f"warning: {warning}")
     configs = [config_of_fold(config, folder) for folder in results] or [config]
     options = options_of(config, values, [one.results_folder for one in configs])
     folder = config.results_folder / FOLDER
@@ -275,10 +277,10 @@ def write_results(chosen: Candidate, steps: list[Step], references: dict[str, Me
         pictures = [Picture(folder / "choice.png", "Each value that was tried, with its standard error; the chosen "
                             "ones are filled")]
     images = sum(len(one.validation.images) for one in folds)
-    counted = f"{images} validation images in {len(folds)} fold{'s' * (len(folds) > 1)}, {len(study.seeds)} seeds."
+    counted = f"{images} validation images in {len(folds)} fold{'s' * (len(folds) > 1)}, {len(study.seeds)} seeds"
     commands = next_commands(chosen, folds)
     render_report(folder / "report.html", "Constants chosen on validation images", Verdict(
-        f"Chosen: {chosen_line(chosen)}.", "open", [counted, METHOD]), [
+        f"Chosen: {chosen_line(chosen)}.", "open", [f"{counted}.", METHOD]), [
             Section("What was tried", tables=tables, pictures=pictures),
             Section("What to run next", commands)])
     print("\n" + "\n\n".join([*(table.as_text() for table in tables), f"chosen: {chosen_line(chosen)} ({counted})"])

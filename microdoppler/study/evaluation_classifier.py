@@ -71,9 +71,10 @@ def open_evaluation_classifier(data_path: str | Path, split: Split, successor_of
     """Load or train the evaluation classifier of a split. Returns (classifier, the real training images).
 
     network: its name in torchvision.models. image_size: pixels at which it looks at all images, as the study's
-    classifiers do: on smaller ones it would not see what the VAE blurs. ResNet18 at 256 px takes seven times the work
-    of 96 px; it is trained once, and then looks at a few images per milestone. successor_of: {path: next window};
-    folder: where the classifier is stored; channels: 3 for RGB or 1 for grey.
+    classifiers do: on smaller ones it would not see what the VAE blurs. A ResNet18 of 31 x 50 images takes 56
+    minutes of CPU time at 256 px and 10 at 96 px, so the presets for CPUs have fewer; it is trained once, and then
+    looks at few images per milestone. successor_of: {path: next window}; folder: where the classifier is stored;
+    channels: 3 for RGB or 1 for grey.
     """
     planned = plan_network(network, image_size)
     real = load_real(data_path, split.train_images, successor_of, image_size, "real training images", channels,

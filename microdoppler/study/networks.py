@@ -49,6 +49,15 @@ class Network:
         return self.name + (f" (stem adapted to {self.image_size} px: {changes})" if changes else "")
 
 
+def check_network(name: str) -> None:
+    """Raises InputError when torchvision has no classification model of this name."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = difflib.get_close_matches(name.lower(), names, n=5, cutoff=0.5) or names
+        raise InputError(f"classifier is {name}; expected one of torchvision's classification models, such as "
+                         f"{shortened(near)}")
+
+
 @lru_cache
 def plan_network(name: str, image_size: int) -> Network:
     """The network of this name for images of image_size pixels, its stem adapted where they are too small for it.
@@ -60,11 +69,7 @@ def plan_network(name: str, image_size: int) -> Network:
 
     Raises InputError when torchvision has no classification model of this name, or it cannot take images of this size.
     """
-    names = torchvision.models.list_models(module=torchvision.models)
-    if name not in names:
-        near = difflib.get_close_matches(name.lower(), names, n=5, cutoff=0.5) or names
-        raise InputError(f"classifier is {name}; expected one of torchvision's classification models, such as "
-                         f"{shortened(near)}")
+    check_network(name)
     multiple = _size_multiple(name)
     if image_size % multiple:
         below = image_size // multiple * multiple
