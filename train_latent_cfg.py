@@ -77,7 +77,7 @@ class Config:
     save_and_sample_every: NumSteps = 2000  # steps per milestone; milestone 1 is model-1.pt and sample-1.png
     keep_last: NumSteps = 3  # newest checkpoints that can be resumed; older ones only generate, a quarter as large
     keep_every: NumSteps = 1  # of the older checkpoints, only every n-th is kept: 1 keeps all, 5 keeps 5, 10, 15, …
-    num_samples: Size = 16  # images in a sample picture, which has a row for each of several users
+    num_samples: Size = 16  # samples that a milestone's figures are of; its picture has a row for each of several users
     log_every: NumSteps = 50  # steps between two lines of metrics.jsonl
     log_with: str = "auto"  # auto: TensorBoard if it is installed; none; all; or the name of a tracker, as wandb
     # --- sampling

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError
@@ -36,9 +37,11 @@ from microdoppler.figures.axes import PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.simulate.dataset import SIMULATION_FILE
 from microdoppler.study.arms import ImageSet
+from microdoppler.study.classifier import predict
 from microdoppler.study.copies import CopyDetector, NearestTraining
-from microdoppler.study.evaluation_classifier import open_evaluation_classifier
-from microdoppler.study.networks import DEFAULT_NETWORK, check_network
+from microdoppler.study.evaluation_classifier import (load_or_train_evaluation_classifier, load_real,
+                                                      open_evaluation_classifier)
+from microdoppler.study.networks import DEFAULT_NETWORK, check_network, plan_network
 
 SHOWN_PAIRS = 4             # pairs of most similar images in the report
 IMAGE_SIZE = 256            # pixels at which images are compared; smaller if the synthetic images are smaller
@@ -56,8 +59,8 @@ class EvaluatedSet:
     paths: relative to their data folder; features: (n, 512) float32, of the evaluation classifier; groups: (n,) str,
     the pass that each image comes from, or the training image that it is a variation of; values: {metric: (n,)}, those
     that each image has by itself. recognised: whether it is classified as its own user; sharpness: see `sharpness`;
-    copies: whether it is a near-copy of a training image; nearest: 1 less its highest correlation with one; and those
-    of `describe_gait`.
+    copies: whether it is a near-copy of a training image; nearest: its distance from the nearest of them; and those of
+    `describe_gait`.
     """
     images: ImageSet
     paths: list[str]
@@ -171,7 +174,7 @@ def may_show_walking(data_path: Path) -> bool:
 def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/data_split.json"),
          output: Path = Path("results/fidelity"), classifier: str = DEFAULT_NETWORK,
          classifier_image_size: int | None = None, window_seconds: float = 0.0,
-         velocity_range_mps: tuple[float, float] = (0.0, 0.0), device: str = "auto") -> dict:
+         velocity_range_mps: tuple[float, float] = (0.0, 0.0), trts: bool = False, device: str = "auto") -> dict:
     """Compare synthetic images with held-out real images, which the model was not trained on.
 
     Writes fidelity.json, features.npz, pictures and report.html.
@@ -186,6 +189,8 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
             synthetic images if smaller
         window_seconds: duration of an image; 0: from simulation.json, else the simulator's
         velocity_range_mps: m/s at an image's lowest and highest row; set it with window_seconds
+        trts: also train a classifier on the held-out real images, and say how many synthetic images it recognises
+            (train on real, test on synthetic); it takes as long as the first evaluation classifier
         device: auto, cpu, cuda or cuda:<n>
     """
     check_network(classifier)
@@ -219,12 +224,25 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     detector = CopyDetector.of(find_control(synthetic), training, image_size, channels)
     report = measure(held_out, generated, detector, gait_axes, division.users) | {
         "made_by": facts_of(synthetic, division), "names": division.names}
+    if trts:
+        real = load_real(data_path, division.test_images, overlaps.successor_of, image_size, "held-out real images",
+                         channels, division.preparation)
+        other = load_or_train_evaluation_classifier(
+            real, network=plan_network(classifier, image_size), device=torch_device, folder=split.parent,
+            num_classes=len(division.users))
+        report["trts"] = {name: recognised_by(other, images)
+                          for name, images in (("synthetic", generated.images), ("training", training))}
     if report["gait"]["real"] and axes is None:
         print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
               "of your radar for right ones (the comparison needs none)")
     training_paths, _ = paths_and_labels(division.train_images)
     return write_results(report, held_out, generated, training_paths, data_path, synthetic, output, axes,
                          division.preparation)
+
+
+def recognised_by(classifier: nn.Module, images: ImageSet) -> float:
+    """The share of images, of the size that a classifier works at, that it assigns to their own user."""
+    return (predict(classifier, images.images).argmax(dim=1) == images.labels).float().mean().item()
 
 
 def save_features(path: Path, real: EvaluatedSet, synthetic: EvaluatedSet) -> None:
@@ -250,7 +268,8 @@ def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, tra
     unknown; preparation: of the real images. Returns the content of fidelity.json.
     """
     pairs = closest_pairs(synthetic, report["nearest"]["synthetic"], training_paths)
-    plain = {name: report[name] for name in ("made_by", "users", "names", "all", "copy_bars")} | {
+    plain = {name: report[name] for name in ("made_by", "users", "names", "all", "copy_bars", "trts")
+             if name in report} | {
         "closest": [vars(pair) for pair in pairs]}
     write_json(output / "fidelity.json", plain)
     save_features(output / "features.npz", real, synthetic)

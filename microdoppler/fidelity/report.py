@@ -153,6 +153,10 @@ def explanations(report: dict) -> list[str]:
                     if _looks_copied(real) else "the model repeats its training images."
                     if _is_copying(report) else "no sign of copying." if _is_calibrated(report) else
                     "without a control set, blurred copies are missed. Run generate.py again, which writes one."))
+    if "trts" in report:
+        said.append(f"Trained on held-out real images, tested on synthetic ones (TRTS): a classifier that never saw a "
+                    f"training image recognises {report['trts']['synthetic']:.0%} of the synthetic images, and "
+                    f"{report['trts']['training']:.0%} of the real training images.")
     if any("?" in cell for table in tables(report) for row in table.rows for cell in row[1:]):
         said.append('"?" in a table: too few images or recordings to tell.')
     users = len(report["users"])

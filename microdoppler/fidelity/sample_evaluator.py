@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from microdoppler.fidelity.distributions import across_groups, diversity, mean_distance
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import features, predict
-from microdoppler.study.copies import CopyDetector, resize
+from microdoppler.study.copies import CopyDetector, NearestTraining, resize
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class SampleEvaluator:
 
     training: these training images, (n, 3 or 1, size, size) at the size that the classifier works at. Other images are
     resized to it. held_out: other real images, the validation part of the split, None without one; held_out_passes: the
-    name of the pass of each. copy_detector: tells copies of the training images; None: one that is not calibrated.
+    name of the pass of each; copy_detector: tells copies of training images; None: one that is not calibrated.
     """
     classifier: nn.Module
     training: ImageSet
@@ -51,7 +51,7 @@ class SampleEvaluator:
         The classifier knows the training images by heart, so their features lie closer together than those of other
         real images. A diversity of 1 is therefore too low; `yardstick` gives the right one.
         """
-        return self._metrics(images, np.arange(len(images.labels)), self._detector.nearest(images).is_copy)
+        return self._metrics(images, np.arange(len(images.labels)), self._detector.nearest(images))
 
     def yardstick(self, labels: Sequence[int]) -> dict[str, float]:
         """The same metrics of the held-out real images of these users: the values that samples should have. Their
@@ -63,15 +63,14 @@ class SampleEvaluator:
             return {}
         images = ImageSet(self.held_out.images[own], self.held_out.labels[own])
         return self._metrics(images, np.array(self.held_out_passes)[own.numpy()],
-                             self._detector.nearest_of_held_out(images).is_copy)
+                             self._detector.nearest_of_held_out(images))
 
     @property
     def _detector(self) -> CopyDetector:
         return self.copy_detector or CopyDetector(self.training)
 
-    def _metrics(self, images: ImageSet, groups: np.ndarray, copies: Tensor) -> dict[str, float]:
-        """The metrics of `evaluate`; groups: (n,) images of one group are not independent, as windows of a pass;
-        copies: (n,) bool, whether each is a near-copy."""
+    def _metrics(self, images: ImageSet, groups: np.ndarray, nearest: NearestTraining) -> dict[str, float]:
+        """The metrics of `evaluate`. groups: (n,) images of one group are not independent, as windows of a pass."""
         image_features, ratios = self.features(images.images), []
         for label in images.labels.unique():
             own, of_training = (part.labels == label for part in (images, self.training))
@@ -81,7 +80,7 @@ class SampleEvaluator:
         known = [ratio for ratio in ratios if math.isfinite(ratio)]
         return {"recognised": (self.probabilities(images.images).argmax(dim=1) == images.labels).float().mean().item(),
                 "diversity": float(np.mean(known)) if known else math.nan,
-                "copies": copies.float().mean().item()}
+                "copies": nearest.is_copy.float().mean().item()}
 
 
 def sharpness(images: Tensor) -> Tensor:

@@ -19,9 +19,12 @@ Row = tuple[str, Sequence[Tensor]]
 
 
 def sample_grid(real: Mapping[int, Tensor], samples: Mapping[int, Tensor], legend: Legend, caption: str) -> Figure:
-    """One row per user: a real image (channels, s, s) and the user's samples (columns, channels, s, s), uint8."""
+    """One row per user: a real image (channels, s, s) and the user's samples (columns, channels, s, s), uint8.
+
+    The first sample comes from the same noise in every picture.
+    """
     rows = [(legend.figure_names[user], [real[user], *samples[user]]) for user in samples]
-    return image_grid(rows, ["real", "synthetic"], caption, legend.axes)
+    return image_grid(rows, ["real", "same noise", "new noise"], caption, legend.axes)
 
 
 def image_grid(rows: Sequence[Row], column_titles: Sequence[str], caption: str = "",

@@ -14,12 +14,12 @@ from microdoppler.data.overlap import Overlaps
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split, describe
 from microdoppler.data.split_file import SPLIT_FILE, SplitOptions, locate_data, open_split
-from microdoppler.data.stitching import Cut, add_doppler_shifts, plan_cuts
+from microdoppler.data.stitching import Cut, add_doppler_shifts, load_cuts, plan_cuts
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.figures.axes import known_axes
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.constants import check_latent_size
-from microdoppler.study.evaluation_classifier import open_evaluation_classifier
+from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
@@ -60,11 +60,18 @@ def legend_of(config: Config, split: Split) -> Legend:
 
 def open_sample_evaluator(config: Config, data: Data, device: torch.device, channels: int) -> SampleEvaluator:
     """The evaluator of synthetic images with this number of channels (3 or 1). Its evaluation classifier is trained on
-    the real training images on first use, and stored in latents_cache_folder."""
-    return SampleEvaluator(*open_evaluation_classifier(
+    the real training images on first use, and stored in latents_cache_folder. The validation images, if the split has
+    some, are its held-out ones: test images are not looked at before the study."""
+    classifier, training = open_evaluation_classifier(
         data.path, data.split, data.overlaps.successor_of, network=config.classifier,
         image_size=min(config.classifier_image_size, config.image_size), folder=config.latents_cache_folder,
-        device=device, channels=channels))
+        device=device, channels=channels)
+    paths, _ = paths_and_labels(data.split.validation_images)
+    if not paths:
+        return SampleEvaluator(classifier, training)
+    held_out = load_real(data.path, data.split.validation_images, {}, training.images.shape[-1], "validation images",
+                         channels, data.split.preparation)
+    return SampleEvaluator(classifier, training, held_out, data.overlaps.pass_names(paths))
 
 
 def open_vae(config: Config, device: torch.device) -> tuple[Config, KL_VAE]:
@@ -84,6 +91,13 @@ def open_vae(config: Config, device: torch.device) -> tuple[Config, KL_VAE]:
                      latent_size=found["latent_size"])
     check_latent_size(config)
     return config, vae
+
+
+def load_windows(config: Config, data: Data, channels: int, indices: torch.Tensor) -> torch.Tensor:
+    """The images that the latents at indices (n,) int64 were encoded from: (n, channels, s, s) uint8."""
+    cuts, _ = training_cuts(config, data)
+    return load_cuts(data.path, [cuts[i] for i in indices.tolist()], config.image_size, channels,
+                     data.split.preparation)
 
 
 def training_cuts(config: Config, data: Data) -> tuple[list[Cut], torch.Tensor]:

@@ -103,7 +103,7 @@ def write_report(numbers: list[int], counts: list[CorrectCounts], folder: Path) 
     arms = {kind: arm for kind in SHOWN for arm in counts[0].correct if arm.partition(":")[0] == kind}
     curves = {kind: replicated_accuracies(counts, arm) for kind, arm in arms.items()}
     found = [worth(numbers, curves[REAL_ONLY], curves[PRIMARY_KIND], place) for place in range(len(numbers))]
-    sentences = [worth_sentence(result, numbers[-1]) for result in found]
+    sentences = [worth_sentence(result, numbers, PRIMARY_KIND) for result in found]
     table = Table(["real images per user", *curves], [
         [str(number), *(f"{100 * rows[0, place]:.1f} %" for rows in curves.values())]
         for place, number in enumerate(numbers)], caption="Accuracy on the test images, mean over runs.")

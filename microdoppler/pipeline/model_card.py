@@ -17,6 +17,7 @@ from microdoppler.figures.report import Section, Table
 from microdoppler.study.report import study_verdict
 from microdoppler.study.tables import accuracies_table, contrasts_table
 from microdoppler.watch.metrics import read_metrics
+from microdoppler.watch.sample_findings import how_many
 
 CHOSEN_BY = "real + synthetic"      # the arm whose accuracy decides which of several models is best
 
@@ -112,12 +113,20 @@ def training_section(metrics: Path, step: int) -> Section:
     if step not in list(milestones.get("step", ())):
         return Section(heading, ["Not measured of these weights."])
     at = list(milestones["step"]).index(step)
-    names = ("recognised", "diversity", "copies", "class_gain", "sharpness")
-    return Section(heading, tables=[Table(
-        ["step", *names], [[str(step), *(f"{milestones[name][at]:.3f}" for name in names)]],
-        "Of the few images that training generates at a milestone: the share recognised as their user, their diversity "
-        "by that of training images (1 is right), the share of near-copies, the relative rise of the loss when the "
-        "network is told a wrong user, and their sharpness by that of training images after the VAE (1 is right).")])
+    figures = {"recognised": "recognised", "diversity": "diversity", "copies": "near-copies"}
+    rows = [["samples", *(f"{milestones[name][at]:.3f}" for name in figures)]]
+    if math.isfinite(milestones["held_out_recognised"][at]):
+        rows.append(["held-out real images", *(f"{milestones[f'held_out_{name}'][at]:.3f}" for name in figures)])
+    count = how_many(milestones["num_samples"][at])
+    beside = milestones["sharpness_to_images"][at]
+    return Section(heading, [
+        f"Step {step}. Told a wrong user, the network's loss rises by {milestones['class_gain'][at]:.1%}. The samples "
+        f"have {milestones['sharpness'][at]:.2f} times the sharpness of training images after the VAE"
+        + (f", and {beside:.2f} times that of training images themselves." if math.isfinite(beside) else ".")],
+        tables=[Table(["", *figures.values()], [[cell.replace("nan", "?") for cell in row] for row in rows],
+                      f"Of the few images that training generates at a milestone{f' ({count})' if count else ''}: the "
+                      "share recognised as their user, their diversity by that of training images, and the share of "
+                      "near-copies. The values to reach are those of held-out real images.")])
 
 
 def data_section(config: dict[str, Any], classes: list[str], split: dict[str, Any],

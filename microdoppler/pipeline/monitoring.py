@@ -17,13 +17,14 @@ from groundwork.files import read_json
 from groundwork.limits import checks_arguments
 from groundwork.progress import can_redraw
 from microdoppler.figures.report import save_figure
-from microdoppler.watch.diagnosis import RunSettings, diagnose
+from microdoppler.watch.diagnosis import diagnose
 from microdoppler.watch.metrics import Metrics, read_metrics
 from microdoppler.watch.page import find_samples, write_page
 from microdoppler.watch.plot import plot
 from microdoppler.watch.progress import is_complete, progress, verdict
+from microdoppler.watch.run_settings import RunSettings
 from microdoppler.watch.screen import TrainingScreen
-from train_latent_cfg import Config
+from train_latent_cfg import PRESETS, Config
 
 WATCH_SECONDS = 5.0
 # The type of --watch, which may be given without a number; it then means WATCH_SECONDS.
@@ -53,10 +54,12 @@ def read_settings(path: Path) -> RunSettings:
     """The constants that the diagnosis needs, from the run's config.json at `path`. Raises InputError when it is not
     one."""
     config = read_json(path)
-    names = [field.name for field in dataclasses.fields(RunSettings) if field.name != "zero_output_loss"]
+    names = {field.name for field in dataclasses.fields(RunSettings)} - {"zero_output_loss", "usual_cond_drop_prob"}
     try:
         config = {"min_loss_weight": 0.0, **config}     # value of runs that did not have this constant
-        return RunSettings(**{name: config[name] for name in names}, zero_output_loss=zero_output_loss(config))
+        usual = PRESETS.get(config.get("preset", ""), Config()).cond_drop_prob
+        return RunSettings(**{name: config[name] for name in names}, usual_cond_drop_prob=usual,
+                           zero_output_loss=zero_output_loss(config))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not what train_latent_cfg.py writes ({type(error).__name__}: {error}); "
                          "it is written anew when training is started or resumed") from None

@@ -18,10 +18,18 @@ from microdoppler.watch.milestone import MilestoneWatcher
 from train_latent_cfg import Config
 
 PICTURE_BYTES = 2 ** 21     # per milestone: sample-<m>.png is rarely larger than half of it; TensorBoard stores a copy
-# The title of a sample picture, with the metrics of its milestone
-CAPTION = ("step {step}: {recognised:.0%} recognised as their user, diversity {diversity:.2f}\n"
-           "sharpness {sharpness:.2f}, {copies:.0%} near-copies, class gain {class_gain:.3f}")
 SHOWN_LATENTS = 256         # latents in a tracker's histograms
+
+
+def title(step: int, metrics: dict[str, float]) -> str:
+    """The title of a sample picture: the metrics of its milestone, and those of held-out real images if there are any.
+    """
+    lines = ["step {}: {recognised:.0%} recognised as their user, diversity {diversity:.2f}, {copies:.0%} near-copies"]
+    if "held_out_recognised" in metrics:
+        lines.append("(real: {held_out_recognised:.0%}, {held_out_diversity:.2f}, {held_out_copies:.0%})")
+    lines.append("{num_samples} samples, sharpness {sharpness:.2f} of the VAE's, {sharpness_to_images:.2f} of the "
+                 "images', class gain {class_gain:.3f}")
+    return "\n".join(lines).format(step, **metrics).replace("nan", "?")
 
 
 def move_abandoned_milestones(folder: Path, step: int, milestone_every: int) -> None:
@@ -106,10 +114,9 @@ class ResultsRecorder(Recorder):
     def evaluate(self, milestone: int) -> None:
         """Sample and measure; write sample-<m>.png and a line of metrics.jsonl."""
         step = self.trainer.step
-        by_label, latents, metrics = self.watcher.evaluate()
+        by_label, latents, metrics = self.watcher.evaluate(step)
         samples = {self.legend.users[label]: images for label, images in by_label.items()}
-        caption = CAPTION.format(step=step, **metrics)
-        save_figure(sample_grid(self.real, samples, self.legend, caption),
+        save_figure(sample_grid(self.real, samples, self.legend, title(step, metrics)),
                     self.folder / f"sample-{milestone}.png")
         self.log({"step": step, "milestone": milestone, **metrics})
         self.trackers.show(self.folder / f"sample-{milestone}.png", step)

@@ -1,6 +1,7 @@
 """Step 3: train the diffusion model that a Config describes, or resume its training."""
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from groundwork.lock import sole_writer
 from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.data.latents import LatentStatistics
 from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of,
-                                            legend_of, open_cache, open_data, open_sample_evaluator, open_vae)
+                                            legend_of, load_windows, open_cache, open_data, open_sample_evaluator,
+                                            open_vae)
 from microdoppler.pipeline.constants import FIXED_BY_CHECKPOINT, check_new_config, config_of
 from microdoppler.pipeline.control import open_copy_detector
 from microdoppler.pipeline.recording import ResultsRecorder, move_abandoned_milestones
@@ -113,7 +115,8 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     labels = shown_labels(cache.labels, config.num_samples).tolist()
     evaluator = replace(open_sample_evaluator(config, data, device, vae.channels),
                         copy_detector=open_copy_detector(config, data, vae, labels, device))
-    watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling, evaluator,
+    watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling,
+                               partial(load_windows, config, data, vae.channels), evaluator,
                                num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
     shown = [split.users[label] for label in watcher.labels]
     real = {user: load_images(data.path, split.train_images[user][:1], config.image_size, channels=vae.channels,

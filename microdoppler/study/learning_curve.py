@@ -65,27 +65,21 @@ def worth(sizes: Sequence[int], real: np.ndarray, other: np.ndarray, place: int)
 
     real, other: (b, k) accuracies of real only and of the arm with synthetic images, a row per bootstrap replicate;
     the first row is the measurement itself. Returns "size", the number of real images; "equivalent", how many images
-    real only would need; "interval_95" of the latter, percentiles of the replicates. Values beyond the curve are None
-    where they lie above it; below it, they are the smallest size.
+    real only would need; "interval_95" of the latter, percentiles of the replicates. Values beyond the curve are 0
+    where they lie below it, and None where they lie above it.
     """
     equivalents = np.array([equivalent_size(sizes, curve, row[place]) for curve, row in zip(real, other)])
-    low, high = np.quantile(equivalents[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
-    return {"size": int(sizes[place]), "equivalent": _known(equivalents[0], sizes),
-            "interval_95": [_known(low, sizes), _known(high, sizes)]}
+    ends = np.quantile(equivalents[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest")
+    equivalent, low, high = (None if value == np.inf else max(0.0, float(value)) for value in (equivalents[0], *ends))
+    return {"size": int(sizes[place]), "equivalent": equivalent, "interval_95": [low, high]}
 
 
-def _known(equivalent: float, sizes: Sequence[int]) -> float | None:
-    """A number of images for JSON, which has no infinity."""
-    return None if equivalent == np.inf else float(max(equivalent, min(sizes)))
-
-
-def worth_sentence(result: dict, largest: int, kind: str = "real + synthetic") -> str:
-    """The result of `worth` in words. largest: the largest number of real images of the curve."""
+def worth_sentence(result: dict, sizes: Sequence[int], kind: str) -> str:
+    """The result of `worth` in words; kind: of the arm with synthetic images."""
     def text(value: float | None) -> str:
-        return f"more than {largest}" if value is None else f"{value:.0f}"
+        return f"more than {sizes[-1]}" if value is None else f"less than {sizes[0]}" if not value else f"{value:.0f}"
     size, equivalent, (low, high) = result["size"], result["equivalent"], result["interval_95"]
-    added = "" if equivalent is None else (
-        f"; the synthetic set is worth {equivalent - size:+.0f} real images per person")
+    added = f"; the synthetic set is worth {equivalent - size:+.0f} real images per person" if equivalent else ""
     return (f"{kind} with {size} real images per person is as accurate as {text(equivalent)} real images alone (95 % "
             f"interval {text(low)} to {text(high)}){added}.")
 

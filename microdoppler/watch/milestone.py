@@ -1,12 +1,14 @@
 """Evaluation at a milestone of training: samples of some users, and metrics that take little time."""
+from functools import cached_property
 from typing import Any, Callable, Protocol, Sequence
 
 import torch
 from torch import Tensor
 
 from groundwork.memory import AdaptiveBatches
+from groundwork.seeding import seeded
 from microdoppler.data.latents import LatentCache, LatentScaling
-from microdoppler.fidelity.sample_evaluator import SampleEvaluator
+from microdoppler.fidelity.sample_evaluator import SampleEvaluator, sharpness
 from microdoppler.study.arms import ImageSet
 
 
@@ -23,8 +25,8 @@ class Diffusion(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def sample(self, classes: Tensor, /, *, generators: torch.Generator, **guidance: Any) -> Tensor:
-        """One latent per class, for classes (b,) int64: (b, c, h, w)."""
+    def sample(self, classes: Tensor, /, *, generators: Sequence[torch.Generator], **guidance: Any) -> Tensor:
+        """One latent per class and generator, for classes (b,) int64: (b, c, h, w)."""
 
     def random_loss_inputs(self, shape: Sequence[int], generator: torch.Generator, /) -> dict[str, Tensor]:
         """Everything random in the loss of a batch of this shape, by name: t, noise and drop_mask."""
@@ -42,35 +44,60 @@ def shown_labels(labels: Tensor, num_samples: int) -> Tensor:
 
 
 class MilestoneWatcher:
-    """Samples the same users, `labels`, from the same noise at every milestone, so that their pictures can be compared.
+    """Samples the same users, `labels`, at every milestone.
+
+    The figures are those of samples from other noise at each milestone, so that those of several milestones are
+    independent. Beside them the picture shows, for each user, one sample from the same noise every time.
 
     diffusion: the model with averaged weights; cache: the training latents; scaling: standardizes latents for the
-    diffusion model; evaluator: judges decoded samples; num_samples: number of images, shared evenly among these
+    diffusion model; windows: gives the images, (n, c, s, s) uint8, that the latents at indices (n,) were encoded from;
+    evaluator: judges decoded samples; num_samples: number of samples that the figures are of, shared evenly among these
     users and rounded down; guidance: keyword arguments of diffusion.sample.
     """
 
     def __init__(self, diffusion: Diffusion, vae: Decoder, cache: LatentCache, scaling: LatentScaling,
-                 evaluator: SampleEvaluator, *, num_samples: int, guidance: dict, seed: int):
+                 windows: Callable[[Tensor], Tensor], evaluator: SampleEvaluator, *, num_samples: int, guidance: dict,
+                 seed: int):
         self.diffusion, self.vae, self.cache, self.scaling = diffusion, vae, cache, scaling
-        self.evaluator = evaluator
+        self.windows, self.evaluator = windows, evaluator
         self.guidance, self.seed = guidance, seed
         chosen = shown_labels(cache.labels, num_samples)
         self.labels = chosen.tolist()
         self.classes = chosen.repeat_interleave(max(1, num_samples // len(chosen)))
 
-    def evaluate(self) -> tuple[dict[int, Tensor], Tensor, dict[str, float]]:
-        """Generate and measure the n samples. Returns the images, {label: (n / users, 3 or 1, s, s) uint8 on the CPU};
-        their standardized latents (n, c, h, w); and the metrics: class_gain, sharpness (relative to training
-        images that went through the VAE; 1 is right), and those of SampleEvaluator.evaluate."""
-        generator = torch.Generator().manual_seed(self.seed)
-        classes = self.classes.to(self.diffusion.device)
-        latents = self.diffusion.sample(classes, generators=generator, **self.guidance)
-        images = self._decode(latents)
-        metrics = {"class_gain": class_gain(self.diffusion, self._means, self.cache.labels, seed=self.seed),
-                   "sharpness": sharpness(images) / sharpness(self._decode(self._means(self._training_indices())))}
-        images = (images * 255).round().byte().cpu()
-        metrics |= self.evaluator.evaluate(ImageSet(images, self.classes))
-        return {label: images[self.classes == label] for label in self.labels}, latents, metrics
+    def evaluate(self, step: int) -> tuple[dict[int, Tensor], Tensor, dict[str, float]]:
+        """Generate and measure the n samples of this step. Returns the images, {label: (1 + n / users, 3 or 1, s, s)
+        uint8 on the CPU}, the one from the same noise first; the standardized latents (n, c, h, w) of the others; and
+        the metrics: num_samples, which is n; class_gain; sharpness and sharpness_to_images, relative to training images
+        after the VAE and before it; those of SampleEvaluator.evaluate; and those of its yardstick, as held_out_…."""
+        same = [seeded(self.seed, label) for label in self.labels]
+        other = [seeded(self.seed, step, number) for number in range(len(self.classes))]
+        classes = torch.cat([torch.tensor(self.labels), self.classes])
+        latents = self.diffusion.sample(classes.to(self.diffusion.device), generators=same + other, **self.guidance)
+        decoded = self._decode(latents)
+        images, of_same_noise = decoded[len(same):], decoded[:len(same)]
+        after_vae, before_vae = self._sharpness_of_training
+        own = sharpness(images).mean().item()
+        metrics = {"num_samples": len(images),
+                   "class_gain": class_gain(self.diffusion, self._means, self.cache.labels, seed=self.seed),
+                   "sharpness": own / after_vae, "sharpness_to_images": own / before_vae,
+                   **self.evaluator.evaluate(ImageSet(images, self.classes)), **self._yardstick}
+        shown = {label: torch.cat([of_same_noise[place:place + 1], images[self.classes == label]])
+                 for place, label in enumerate(self.labels)}
+        return shown, latents[len(same):], metrics
+
+    @cached_property
+    def _yardstick(self) -> dict[str, float]:
+        """What the metrics of samples are compared with, by the names that they have in metrics.jsonl."""
+        return {f"held_out_{name}": value for name, value in self.evaluator.yardstick(self.labels).items()}
+
+    @cached_property
+    def _sharpness_of_training(self) -> tuple[float, float]:
+        """The sharpness of training images of these users, after the VAE and before it."""
+        indices = self._training_indices()
+        after, before = (sharpness(images).mean().item()
+                         for images in (self._decode(self._means(indices)), self.windows(indices)))
+        return after, before
 
     def _means(self, indices: Tensor) -> Tensor:
         """Standardized posterior means of the training images at indices (b,): (b, c, h, w)."""
@@ -87,9 +114,10 @@ class MilestoneWatcher:
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> Tensor:
+        """The images of standardized latents (n, c, h, w): (n, 3 or 1, s, s) uint8 on the CPU."""
         def decode(part: Tensor) -> Tensor:
             return self.vae.decode_latents(self.scaling.restore(part.to(self.diffusion.device)))
-        return AdaptiveBatches(4, "image").map(decode, latents)
+        return (AdaptiveBatches(4, "image").map(decode, latents) * 255).round().byte().cpu()
 
 
 @torch.inference_mode()
@@ -114,7 +142,3 @@ def class_gain(diffusion: Diffusion, latents: Callable[[Tensor], Tensor], labels
             for name, classes in (("right", right), ("wrong", wrong))}
     return loss["wrong"] / loss["right"] - 1
 
-
-def sharpness(images: Tensor) -> float:
-    """Mean absolute difference of neighbouring pixels; images: (n, channels, h, w) in [0, 1]."""
-    return ((images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2).item()

@@ -17,7 +17,7 @@ from PIL import Image
 from groundwork.files import write_text
 from groundwork.images import open_image
 from microdoppler.figures.report import Picture, render
-from microdoppler.watch.diagnosis import Finding
+from microdoppler.watch.run_settings import Finding
 
 MAX_SIDE = 900          # pixels of a picture's longer side, so that a browser can hold MAX_PICTURES of them
 MAX_PICTURES = 100      # sample pictures on the page, spread over the run
@@ -147,8 +147,8 @@ TEMPLATE = """<!DOCTYPE html>
 data-caption="step {{ sample.step }}, milestone {{ sample.milestone }}">
 <img src="{{ sample.data_uri }}" width="{{ sample.width }}" height="{{ sample.height }}"
 alt="Samples at step {{ sample.step }}, milestone {{ sample.milestone }}: a row per user, a real image first">
-<figcaption>Step {{ sample.step }}, milestone {{ sample.milestone }}: a row per user, one real training image, then
-synthetic ones from the same noise at every milestone.</figcaption>
+<figcaption>Step {{ sample.step }}, milestone {{ sample.milestone }}: a row per user, one real training image, one
+synthetic image from the same noise at every milestone, then others.</figcaption>
 </figure>
 {% endfor %}
 {% else %}

@@ -4,9 +4,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from microdoppler.watch.diagnosis import MIN_CLASS_GAIN, RunSettings
 from microdoppler.watch.metrics import Metrics, smooth
+from microdoppler.watch.run_settings import RunSettings
+from microdoppler.watch.sample_findings import MIN_CLASS_GAIN
 
+SAMPLE_CURVES = {"sharpness": "sharpness, 1 = after the VAE", "sharpness_to_images": "sharpness, 1 = before it",
+                 "diversity": "diversity", "recognised": "recognised", "copies": "near-copies"}
 RIGHT_END = 1.02        # of the steps: the last milestone stands within the frame
 
 
@@ -32,11 +35,11 @@ def plot(metrics: Metrics, settings: RunSettings) -> Figure:
                                label="users not distinguishable")
     axes["class_gain"].set(title="class gain: rise of the loss when told a wrong user",
                            ylim=(np.nanmin([*gain, -2 * MIN_CLASS_GAIN]), 1.3 * np.nanmax([*gain, 5 * MIN_CLASS_GAIN])))
-    for key, label in (("sharpness", "sharpness"), ("diversity", "diversity"), ("recognised", "recognised"),
-                       ("copies", "near-copies")):
-        axes["samples"].plot(milestones["step"], milestones[key], "o-", markersize=3, label=label)
-    axes["samples"].axhline(1, color="0.4", linestyle="--", linewidth=1)
-    axes["samples"].set(title="samples, beside training images (1 is right; near-copies: 0)", ylim=(0, None))
+    for colour, (key, label) in enumerate(SAMPLE_CURVES.items()):
+        axes["samples"].plot(milestones["step"], milestones[key], "o-", color=f"C{colour}", markersize=3, label=label)
+        right = milestones.get(f"held_out_{key}", np.ones(len(milestones["step"])))
+        axes["samples"].plot(milestones["step"], right, "--", color=f"C{colour}", linewidth=1)
+    axes["samples"].set(title="samples (dashed: the right value, that of held-out real images)", ylim=(0, None))
     for axis in (axes["loss"], axes["grad_norm"]):
         low, high = axis.get_ylim()
         axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(6),

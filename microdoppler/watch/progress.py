@@ -5,8 +5,9 @@ import textwrap
 import numpy as np
 
 from groundwork.progress import format_duration
-from microdoppler.watch.diagnosis import Finding, RunSettings
 from microdoppler.watch.metrics import Metrics, recent
+from microdoppler.watch.run_settings import Finding, RunSettings
+from microdoppler.watch.sample_findings import how_many
 
 
 def progress(metrics: Metrics, settings: RunSettings) -> list[str]:
@@ -26,15 +27,35 @@ def progress(metrics: Metrics, settings: RunSettings) -> list[str]:
     if skipped := int(training["skipped_steps"][-1]):
         lines.append(f"{skipped} steps skipped, as their gradients were not finite")
     if done:
-        latest = {key: values[-1] for key, values in metrics.milestones.items()}
-        lines.append(f"milestone {done}: class gain {latest['class_gain']:.3f} (above 0 = tells users apart), "
-                     f"sharpness {latest['sharpness']:.2f} (1 = as training images after the VAE)")
-        if math.isfinite(latest["recognised"]):         # earlier versions did not measure it
-            lines.append(f"  samples: {latest['recognised']:.0%} recognised as their user, diversity "
-                         f"{latest['diversity']:.2f} (1 = as training images), {latest['copies']:.0%} near-copies")
+        lines += milestone_lines({key: values[-1] for key, values in metrics.milestones.items()})
     if metrics.broken_lines:
         lines.append(f"{metrics.broken_lines} lines of metrics.jsonl cannot be read, and were left out")
     return lines
+
+
+def milestone_lines(latest: dict[str, float]) -> list[str]:
+    """The figures of a milestone as lines of text; latest: {key of MILESTONE_KEYS: value}, NaN where an earlier version
+    did not measure it."""
+    sharpness = f"  sharpness {latest['sharpness']:.2f} (1 = as training images after the VAE)"
+    if math.isfinite(latest["sharpness_to_images"]):
+        sharpness += f" and {latest['sharpness_to_images']:.2f} (1 = as training images themselves)"
+    lines = [f"milestone {latest['milestone']:.0f}: class gain {latest['class_gain']:.3f} (above 0 = tells users "
+             "apart)", sharpness]
+    if math.isfinite(latest["recognised"]):
+        lines.append(f"  {how_many(latest['num_samples']) or 'samples'}: {figures_of_images(latest)}")
+    if math.isfinite(latest["held_out_recognised"]):
+        held_out = {name.removeprefix("held_out_"): value for name, value in latest.items() if "held_out" in name}
+        lines.append(f"  held-out real images, the values to reach: {figures_of_images(held_out)}")
+    elif latest["num_samples"] > 0:
+        lines.append("  the values to reach are unknown: the split has no validation part with these users")
+    return lines
+
+
+def figures_of_images(values: dict[str, float]) -> str:
+    """The figures of a set of images as text: recognised, diversity and copies."""
+    diversity = f"{values['diversity']:.2f}" if math.isfinite(values["diversity"]) else "unknown"
+    return (f"{values['recognised']:.0%} recognised as their user, diversity {diversity} (by training images), "
+            f"{values['copies']:.0%} near-copies")
 
 
 def is_complete(metrics: Metrics, settings: RunSettings) -> bool:

@@ -1,5 +1,6 @@
 """python -m microdoppler.fidelity: copies are caught, figures stand beside their yardstick, bad input is named."""
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def folders(demo, tmp_path):
 def run(folders, **options):
     real, synthetic, split, output = folders
     return fidelity.main(real, synthetic, split=split, output=output, classifier_image_size=64, device="cpu", **options)
+
+
+def test_trained_on_held_out_images_tested_on_synthetic_ones(folders, capsys):
+    """Real training images in place of synthetic ones are recognised as often as the training images themselves."""
+    real, synthetic, split, _ = folders
+    users = json.loads(split.read_text())["users"]
+    for path in synthetic.rglob("*.png"):
+        own = users[path.parent.name.removeprefix("ID_")]["train_images"]
+        with Image.open(real / own[int(re.findall(r"\d+", path.stem)[-1]) % len(own)]) as image:
+            image.save(path)
+    report = run(folders, trts=True)
+    training = report["trts"]["training"]
+    assert report["trts"]["synthetic"] == pytest.approx(training, abs=0.35) and 0 <= training <= 1
+    assert f"and {training:.0%} of the real training images" in capsys.readouterr().out
+    assert "trts" not in run(folders)
 
 
 def test_outputs(folders, capsys):

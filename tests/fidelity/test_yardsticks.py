@@ -9,6 +9,7 @@ from microdoppler.fidelity.report import METRICS, overview_figure, place, senten
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator, sharpness
 from microdoppler.fidelity.yardsticks import NUM_HALVINGS, Comparison, compare_features, compare_values, random_halves
 from microdoppler.study.arms import ImageSet
+from microdoppler.study.copies import CopyDetector
 
 # {generator: {metric that tells its fault: where its value must lie}}. The perfect one lies within every interval.
 FAULTS: dict[str, dict[str, str]] = {
@@ -44,8 +45,9 @@ def reports(walkers):
     """{generator: result of measure}."""
     evaluator, made = walkers
     real = evaluated(evaluator.held_out, evaluator.held_out_passes, evaluator)
-    return {name: measure(real, evaluated(images, np.arange(len(images.labels)).astype(str), evaluator),
-                          evaluator.training, None, list(range(1, USERS + 1))) for name, images in made.items()}
+    users, detector = list(range(1, USERS + 1)), CopyDetector(evaluator.training)
+    return {name: measure(real, evaluated(images, np.arange(len(images.labels)).astype(str), evaluator), detector, None,
+                          users) for name, images in made.items()}
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if not name.endswith(("_hz", "_mps"))])

@@ -35,16 +35,17 @@ def test_worth_and_its_interval():
 
 
 def test_words():
-    known = worth_sentence({"size": 10, "equivalent": 14.1, "interval_95": [9.6, None]}, 40)
+    known = worth_sentence({"size": 10, "equivalent": 14.1, "interval_95": [9.6, None]}, SIZES, "real + synthetic")
     assert "as accurate as 14 real images alone (95 % interval 10 to more than 40)" in known
     assert "the synthetic set is worth +4 real images per person" in known
-    beyond = worth_sentence({"size": 40, "equivalent": None, "interval_95": [38.0, None]}, 40)
-    assert "as accurate as more than 40 real images alone" in beyond and "worth" not in beyond
+    beyond = worth_sentence({"size": 40, "equivalent": None, "interval_95": [0.0, None]}, SIZES, "real + synthetic")
+    assert "as accurate as more than 40 real images alone (95 % interval less than 5 to more than 40)" in beyond
+    assert "worth" not in beyond
 
 
-def test_an_answer_below_the_curve_is_its_smallest_size():
+def test_an_answer_below_the_curve_is_said_to_be_below():
     real = np.tile([0.5, 0.6, 0.7, 0.8], (3, 1))
-    assert worth(SIZES, real, real - 0.3, place=3)["equivalent"] == 5
+    assert worth(SIZES, real, real - 0.4, place=3)["equivalent"] == 0
 
 
 def test_replicates_scatter_as_passes_and_runs_do():

@@ -20,9 +20,10 @@ from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from groundwork.errors import InputError
 from groundwork.files import to_json
 from groundwork.limits import to_plain
-from microdoppler.watch.diagnosis import Finding, diagnose
+from microdoppler.watch.diagnosis import diagnose
 from microdoppler.watch.metrics import read_metrics, smooth
 from microdoppler.watch.plot import plot
+from microdoppler.watch.run_settings import Finding
 from train_latent_cfg import Config
 
 TOTAL, MILESTONE_EVERY, LOG_EVERY = 150000, 2000, 50
@@ -141,11 +142,13 @@ def remedies(folder: Path, **run) -> str:
 
 def test_remedies_speak_of_the_runs_own_constants(tmp_path):
     sick = dict(milestone=lambda step: {"class_gain": 0.0005}, cond_scale=4.0)
-    assert "; cond_drop_prob 0.15 (now 0.5); until then" in remedies(tmp_path, **sick)
+    too_high = remedies(tmp_path, **sick, cond_drop_prob=0.7)
+    assert "; train a new model with cond_drop_prob 0.5, the default of this preset (now 0.7); until then" in too_high
     older = remedies(tmp_path, **sick, loss=lambda step: 0.326 * standardized(step), min_loss_weight=0.0)
     assert "; train a new model with min_loss_weight 1 (now 0)" in older
-    lowered = remedies(tmp_path, **sick, cond_drop_prob=0.1)
-    assert "cond_drop_prob" not in lowered and "cond_scale 5 (now 4)" in lowered
+    usual = remedies(tmp_path, **sick)
+    assert "cond_drop_prob" not in usual and "cond_scale 5 (now 4)" in usual
+    assert "cond_drop_prob 0.15, the default" in remedies(tmp_path, **sick, preset="cpu-hours", cond_drop_prob=0.5)
     assert "generate" not in remedies(tmp_path, **{**sick, "cond_scale": 1.0}, use_cfg_plus_plus=True)
     assert "cond_scale 0.8 (now 0.4)" in remedies(tmp_path, **{**sick, "cond_scale": 0.4}, use_cfg_plus_plus=True)
     same = dict(milestone=lambda step: {"diversity": 0.1})

@@ -1,0 +1,68 @@
+"""The samples of a milestone: other noise each time, one of the same, and figures beside those of real images."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from microdoppler.data.latents import LatentCache, LatentScaling
+from microdoppler.fidelity.sample_evaluator import sharpness
+from microdoppler.watch.milestone import MilestoneWatcher
+
+SIZE = 8
+
+
+def blurred(images):
+    """Half of the contrast between neighbours: each pixel of (n, c, s, s) at the mean of itself and the image."""
+    return 0.5 * images + 0.5 * images.mean(dim=(2, 3), keepdim=True)
+
+
+class Noise:
+    """A diffusion model whose samples are the noise that it is given."""
+    device = torch.device("cpu")
+
+    def sample(self, classes, *, generators, **guidance):
+        return torch.stack([torch.rand(1, SIZE, SIZE, generator=one) for one in generators])
+
+    def random_loss_inputs(self, shape, generator):
+        return {"drop_mask": torch.zeros(shape[0])}
+
+    def __call__(self, x, *, classes, **draws):
+        return torch.tensor(1.0)
+
+
+@pytest.fixture
+def watcher():
+    """Latents are images, and the VAE halves their contrast."""
+    windows = torch.rand(40, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    posteriors = torch.stack([windows, torch.zeros_like(windows)], dim=1).numpy()
+    cache = LatentCache(posteriors, torch.arange(40) % 4, 1.0)
+    evaluator = SimpleNamespace(evaluate=lambda images: {"copies": float(len(images.labels))},
+                                yardstick=lambda labels: {"copies": 0.23, "diversity": float("nan")})
+    return MilestoneWatcher(Noise(), SimpleNamespace(decode_latents=blurred), cache, LatentScaling.identity(1),
+                            lambda indices: (windows[indices] * 255).round().byte(), evaluator, num_samples=16,
+                            guidance={}, seed=3)
+
+
+def test_each_milestone_has_noise_of_its_own_but_for_one_sample_of_each_user(watcher):
+    (first, latents, _), (second, _, _), (again, _, _) = map(watcher.evaluate, (100, 200, 100))
+    assert list(first) == [0, 1, 2, 3] and all(len(images) == 5 for images in first.values())
+    for label in first:
+        assert (first[label][0] == second[label][0]).all() and (first[label] == again[label]).all()
+        assert not any((one == other).all() for one in first[label][1:] for other in second[label])
+    assert len(latents) == 16       # those that the figures are of
+
+
+def test_sharpness_beside_the_images_and_beside_their_reconstructions(watcher):
+    shown, latents, metrics = watcher.evaluate(100)
+    samples = torch.cat([images[1:] for images in shown.values()])
+    windows = watcher.windows(watcher._training_indices())
+    assert metrics["sharpness_to_images"] == pytest.approx(
+        (sharpness(samples).mean() / sharpness(windows).mean()).item(), rel=0.01)
+    assert metrics["sharpness_to_images"] / metrics["sharpness"] == pytest.approx(0.5, abs=0.01)    # the VAE's share
+
+
+def test_the_figures_have_their_number_and_those_of_held_out_images(watcher):
+    _, _, metrics = watcher.evaluate(100)
+    assert metrics["num_samples"] == metrics["copies"] == 16
+    assert metrics["held_out_copies"] == 0.23 and np.isnan(metrics["held_out_diversity"])

@@ -1,0 +1,107 @@
+"""The figures of samples: beside those of held-out real images, with their number, and each with its own finding."""
+import json
+
+import numpy as np
+import pytest
+from test_monitor import findings, remedies, write_run
+
+import monitor_training
+from microdoppler.pipeline.monitoring import read_run, read_settings
+from microdoppler.watch.metrics import read_metrics
+from microdoppler.watch.plot import plot
+from train_latent_cfg import Config
+
+HELD_OUT = {"held_out_recognised": 0.9, "held_out_diversity": 1.6, "held_out_copies": 0.0, "num_samples": 16,
+            "sharpness_to_images": 0.9}
+
+
+def with_figures(**other) -> dict:
+    """The arguments of write_run for a run whose milestones have these figures, and those of HELD_OUT."""
+    return {"milestone": lambda step: {**HELD_OUT, **other}}
+
+
+def test_near_copies_are_judged_by_the_share_of_held_out_images_that_look_like_some(tmp_path):
+    """Rotors of drones repeat themselves: 23 % of held-out images count as near-copies."""
+    assert "memorising" in findings(tmp_path / "a", milestone=lambda step: {"copies": 0.25})
+    assert findings(tmp_path / "b", **with_figures(copies=0.25, held_out_copies=0.23)) == {}
+    found = findings(tmp_path / "c", **with_figures(copies=0.4, held_out_copies=0.23))["memorising"]
+    assert "40% of the samples" in found.seen and "at most 33%, held-out real images 23%" in found.seen
+
+
+def test_diversity_is_judged_by_that_of_held_out_images(tmp_path):
+    """The network knows the training images by heart: their features lie close together, and 1 is too little."""
+    assert findings(tmp_path / "a", milestone=lambda step: {"diversity": 0.7}) == {}
+    found = findings(tmp_path / "b", **with_figures(diversity=0.7))["collapsing"]
+    assert "0.70 times" in found.seen and "at least 0.80, held-out real images 1.60" in found.seen
+
+
+def test_nobody_is_to_be_recognised_more_often_than_held_out_images_are(tmp_path):
+    assert findings(tmp_path / "a", **with_figures(recognised=0.4, held_out_recognised=0.38)) == {}
+    found = findings(tmp_path / "b", **with_figures(recognised=0.3, held_out_recognised=0.38))
+    assert "expected 38% or more, held-out real images 38%" in found["users not distinguishable"].seen
+
+
+def test_the_vae_and_the_diffusion_model_are_blamed_for_their_own_blur(tmp_path, capsys):
+    found = findings(tmp_path / "vae", **with_figures(sharpness=0.98, sharpness_to_images=0.53))
+    assert set(found) == {"the VAE blurs"} and "0.54 times" in found["the VAE blurs"].seen
+    assert "price" in found["the VAE blurs"].remedy and "train longer (" not in found["the VAE blurs"].remedy
+    monitor_training.main(Config(results_folder=tmp_path / "vae"))
+    printed = capsys.readouterr().out
+    assert "THE VAE BLURS" in printed and "all is well" not in printed
+    assert "sharpness 0.98 (1 = as training images after the VAE) and 0.53 (1 = as training images" in printed
+    early = findings(tmp_path / "early", **with_figures(sharpness_to_images=0.5), steps=2000)
+    assert set(early) == {"the VAE blurs"}      # before the whole training is spent on it
+    own = findings(tmp_path / "own", **with_figures(sharpness=0.5, sharpness_to_images=0.45))
+    assert set(own) == {"blurred samples"} and "VAE" not in own["blurred samples"].remedy
+    both = findings(tmp_path / "both", **with_figures(sharpness=0.5, sharpness_to_images=0.25))
+    assert set(both) == {"the VAE blurs", "blurred samples"}
+
+
+def test_more_sampling_steps_are_advised_only_where_they_are_too_few(tmp_path):
+    for value in (0.5, 1.8):
+        blurred = dict(milestone=lambda step, value=value: {"sharpness": value})
+        assert "sampling_timesteps" not in remedies(tmp_path, **blurred, sampling_timesteps=20)
+        assert "sampling_timesteps 20 (now 10)" in remedies(tmp_path, **blurred, sampling_timesteps=10)
+        assert "sampling_timesteps" not in remedies(tmp_path, **blurred, sampling_timesteps=10, sampler="ddpm")
+
+
+def test_users_that_look_alike_are_no_reason_for_an_earlier_milestone(tmp_path):
+    """They are told apart the better the longer training goes on, although one milestone may have been luckier."""
+    run = dict(milestone=lambda step: {"recognised": 0.8 if step <= 40000 else 0.3})
+    remedy = findings(tmp_path, **run)["users not distinguishable"].remedy
+    assert remedy.startswith("train longer") and "earlier milestone" not in remedy
+
+
+def test_advice_tells_its_price(tmp_path):
+    remedy = findings(tmp_path, **with_figures(copies=0.4))["memorising"].remedy
+    assert "images_per_user_train); the price: a new split, VAE and training" in remedy
+
+
+def test_figures_say_of_how_many_samples_they_are_and_what_real_images_have(tmp_path, capsys):
+    write_run(tmp_path, **with_figures(diversity=0.7))
+    monitor_training.main(Config(results_folder=tmp_path))
+    printed = capsys.readouterr().out
+    assert "16 samples, ± 12 points in a share: 90% recognised" in printed
+    assert "held-out real images, the values to reach: 90% recognised as their user, diversity 1.60" in printed
+    assert "milestones of 16 samples, ± 12 points" in " ".join(printed.split())
+    write_run(tmp_path, **with_figures(held_out_diversity=None))        # one pass of each user in the validation part
+    assert "90% recognised as their user, diversity unknown" in read_run(tmp_path)[2]
+    write_run(tmp_path, milestone=lambda step: {"num_samples": 16})
+    assert "the values to reach are unknown: the split has no validation part" in read_run(tmp_path)[2]
+
+
+def test_runs_of_earlier_versions_are_read_without_the_figures_they_lack(tmp_path):
+    text = read_run(write_run(tmp_path))[2]
+    assert "recognised" in text and not {"held-out", "values to reach", "points in"} & set(text.split())
+    assert "values to reach" not in text and "all is well" in text
+    plot(read_metrics(tmp_path / "metrics.jsonl"), read_settings(tmp_path / "config.json"))
+
+
+def test_the_plot_draws_what_held_out_images_have(tmp_path):
+    folder = write_run(tmp_path, **with_figures(held_out_copies=0.2))
+    metrics = read_metrics(folder / "metrics.jsonl")
+    axis = plot(metrics, read_settings(folder / "config.json")).axes[-1]
+    dashed = sorted({float(line.get_ydata()[0]) for line in axis.lines if line.get_linestyle() == "--"})
+    assert dashed == pytest.approx([0.2, 0.9, 1, 1.6]) and "held-out" in axis.get_title()
+    assert np.isfinite(metrics.milestones["sharpness_to_images"]).all()
+    assert json.loads((folder / "config.json").read_text())["num_samples"] == 16
