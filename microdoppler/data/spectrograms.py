@@ -77,8 +77,9 @@ def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool 
     numbers = {name: number for name, number in numbers.items() if number not in leave_out}
     if not numbers:
         raise InputError(f"--leave_out_users leaves out all users of {data_path}; expected some to train on")
+    kept = " that are not left out" if leave_out else ""
     if num_users > len(numbers):
-        raise InputError(f"num_users is {num_users}, but {data_path} holds {len(numbers)} to train on: "
+        raise InputError(f"num_users is {num_users}, but {data_path} holds {len(numbers)}{kept}: "
                          f"{shortened([found[name] for name in numbers])}; set num_users to 0 for all, or add folders")
     in_order = sorted(numbers, key=numbers.__getitem__)
     return {numbers[name]: found[name] for name in in_order[:num_users or None]}

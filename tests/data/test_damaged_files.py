@@ -1,6 +1,7 @@
 """Latents and other files of ours that were damaged, or made to run code; what tells them apart."""
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from toys import RGB, edited, find_users, one_recording
 
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
-from groundwork.limits import to_plain
+from groundwork.limits import Augmentation, Budget, Mixing, to_plain
 from groundwork.preparation import Preparation
 from microdoppler.data import latents
 from microdoppler.data.latents import LatentCache, load_cached, load_or_encode
@@ -125,8 +126,15 @@ OPTIONAL = {        # constants that are None by default
     "levels": NUMBERS, "leave_out_users": st.lists(NATURAL[int], max_size=4).map(tuple)}
 
 
+CHOICES = {         # constants that are one of a few words
+    "classifier_mixing": st.sampled_from(get_args(Mixing)), "classifier_budget": st.sampled_from(get_args(Budget)),
+    "classifier_augmentations": st.lists(st.sampled_from(get_args(Augmentation)), max_size=4).map(tuple)}
+
+
 def any_like(name):
     value = getattr(Config(), name)
+    if name in CHOICES:
+        return CHOICES[name]
     if isinstance(value, tuple):
         return st.lists(NATURAL[type(value[0])], max_size=4).map(tuple)
     if value is None:
