@@ -167,9 +167,9 @@ def unused_folders(data_path: Path, folders: dict[int, str], settings: SplitSett
     class_folders, left_out = settings.class_folders, settings.leave_out_users
     unused = [folder.name for folder in folders_by_class(data_path).values() if folder.name not in folders.values()
               and (class_folders or user_number(folder.name) is not None) and not is_own_output(folder)]
-    reason = f"num_users is {len(folders)}" + (
-        f" and leave_out_users {' '.join(map(str, left_out))}" if left_out else "")
-    return [f"note: not used, as {reason}: {shortened(unused)}"] if unused else []
+    reasons = [f"num_users is {len(folders)}"] * (len(unused) > len(left_out)) + [
+        f"leave_out_users is {' '.join(map(str, left_out))}"] * bool(left_out)
+    return [f"note: not used, as {' and '.join(reasons)}: {shortened(unused)}"] if unused else []
 
 
 def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Split, list[str]]:

@@ -190,7 +190,7 @@ def config_of_fold(config: Config, results_folder: Path) -> Config:
     """The Config of another fold: as its training was, with the classifier of `config`."""
     trained = from_plain(read_json(results_folder / "config.json"), config)
     own = {item.name: getattr(config, item.name) for item in fields(Config)
-           if item.name.startswith("classifier_") or item.name in ("device", "amp", "vae_batch_size")}
+           if item.name.startswith("classifier") or item.name in ("device", "amp", "vae_batch_size")}
     return replace(trained, results_folder=results_folder, **own)
 
 
@@ -277,7 +277,8 @@ def write_results(chosen: Candidate, steps: list[Step], references: dict[str, Me
         pictures = [Picture(folder / "choice.png", "Each value that was tried, with its standard error; the chosen "
                             "ones are filled")]
     images = sum(len(one.validation.images) for one in folds)
-    counted = f"{images} validation images in {len(folds)} fold{'s' * (len(folds) > 1)}, {len(study.seeds)} seeds"
+    counted = (f"{images} validation images in {len(folds)} fold{'s' * (len(folds) > 1)}, {len(study.seeds)} "
+               f"seed{'s' * (len(study.seeds) > 1)}")
     commands = next_commands(chosen, folds)
     render_report(folder / "report.html", "Constants chosen on validation images", Verdict(
         f"Chosen: {chosen_line(chosen)}.", "open", [f"{counted}.", METHOD]), [

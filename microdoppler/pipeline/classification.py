@@ -18,7 +18,7 @@ from microdoppler.pipeline.study_folds import (classes_of, find_controls, load_c
 from microdoppler.study.best_networks import file_names
 from microdoppler.study.figures import (accuracy_figure, confusion_figure, headline_contrasts, person_contrasts,
                                         person_figure, verdict_figure)
-from microdoppler.study.kinds import CLASSICAL
+from microdoppler.study.kinds import CLASSICAL, PRIMARY_KIND, REAL_ONLY
 from microdoppler.study.networks import plan_network
 from microdoppler.study.report import checkpoint_lines, interval_method, study_verdict
 from microdoppler.study.runs import Fold, Run, run_study
@@ -73,7 +73,9 @@ def classify(config: Config, *, synthetic: tuple[Path, ...] = (), folds: tuple[i
                                            study_verdict(summary).as_text()]))
           + f"\n\nreport: {study.folder / 'report.html'}")
     if save_models:
-        file = study.folder / "models" / file_names([arm["name"] for arm in summary["arms"]])["real only"]
+        names = {arm["kind"]: arm["name"] for arm in summary["arms"]}
+        files = file_names([arm["name"] for arm in summary["arms"]])
+        file = study.folder / "models" / files[names.get(PRIMARY_KIND, REAL_ONLY)]
         print(f"networks: {study.folder / 'models'}\nnext: " + quoted(
             ["python", "-m", "microdoppler.predict", "--model", str(file), "--images", "FOLDER"]))
     return summary
@@ -85,7 +87,7 @@ def run_arms(config: Config, synthetic: tuple[Path, ...], *, folds: tuple[int, .
     """Train and test the classifiers of all arms, folds and seeds; the arguments are those of classify."""
     check_new_config(config)
     seeds = config.classifier_seeds if seeds is None else seeds
-    check_options(config, synthetic, seeds, select)
+    check_options(config, synthetic, seeds, select, conditions)
     device, recipe = choose_device(config.device), recipe_of(config)
     print(describe_work(device, micro_batch=config.classifier_batch_size))
     print(f"classifier: {plan_network(config.classifier, config.classifier_image_size)}, "
@@ -117,13 +119,15 @@ def run_arms(config: Config, synthetic: tuple[Path, ...], *, folds: tuple[int, .
     return Study(config, loaded, runs, data.split.names, [table for own in tables for table in own], folder)
 
 
-def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int = 1,
-                  select: float | None = None) -> None:
+def check_options(config: Config, synthetic: tuple[Path, ...] = (), seeds: int = 1, select: float | None = None,
+                  conditions: tuple[Path, ...] = ()) -> None:
     """Raises InputError when an option of classify is out of range or lacks what it needs, before any work is done."""
     if config.num_users == 1:
         raise InputError(ONE_USER)
     if missing := [path for path in synthetic if not path.is_dir()]:
         raise InputError(f"--synthetic {missing[0]} is no folder; expected one made by generate.py")
+    if missing := [path for path in conditions if not path.is_dir()]:
+        raise InputError(f"--conditions {missing[0]} is no folder; expected one with the same users as data_path")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}; expected at least 1")
     if select is not None and not 0 <= select <= 1:
@@ -171,7 +175,8 @@ def write_report(summary: dict, study: Study) -> None:
 def other_sections(summary: dict) -> list[Section]:
     """Sections about other conditions and unseen persons, where the study has them."""
     sections = [Section(f"Another condition: {name}", ["No image of it was trained on."],
-                        [accuracies_table(own), *([contrasts_table(own)] if own["contrasts"] else [])])
+                        [replace(table, header=[f"{name}: {table.header[0]}", *table.header[1:]]) for table in (
+                            *([contrasts_table(own)] if own["contrasts"] else []), accuracies_table(own))])
                 for name, own in summary["conditions"].items()]
     if summary["arms"][0]["unseen"]:
         sections.append(Section("Unseen persons", tables=[unseen_table(summary)]))

@@ -30,11 +30,11 @@ def rank_one(similarity: np.ndarray, labels: np.ndarray, passes: np.ndarray) -> 
     """The share of images whose most similar image of another pass shows the same person.
 
     similarity: (n, n); labels, passes: (n,). Images of persons with a single pass count as errors of nobody: they are
-    no probes, but they stay in the gallery. NaN if there is no probe.
+    no probes, but they stay in the gallery. NaN if there is no probe, or nobody to be mistaken for.
     """
     other_pass = passes[:, None] != passes
     is_probe = (other_pass & (labels[:, None] == labels)).any(axis=1)
-    if not is_probe.any():
+    if not is_probe.any() or len(np.unique(labels)) < 2:
         return float("nan")
     nearest = np.where(other_pass, similarity, -np.inf).argmax(axis=1)
     return float((labels[nearest] == labels)[is_probe].mean())

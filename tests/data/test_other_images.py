@@ -21,7 +21,7 @@ def options(**given):
 def test_no_image_of_a_user_who_is_left_out_is_in_the_split(walkers, tmp_path):
     opened = open_split(tmp_path / "data_split.json", walkers, options(leave_out_users=(4, 2)))
     assert opened.split.users == [1, 3] and opened.split.settings.num_users == 2
-    assert any("leave_out_users 2 4" in line and "ID_2" in line for line in opened.lines)
+    assert any("not used, as leave_out_users is 2 4: ID_2, ID_4" in line for line in opened.lines)
     again = open_split(tmp_path / "data_split.json", walkers, options(leave_out_users=(2, 4))).split
     assert again == opened.split and again.identity() == opened.split.identity()
     assert open_split(tmp_path / "data_split.json", walkers, SplitOptions()).split == again
