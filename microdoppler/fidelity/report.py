@@ -52,10 +52,12 @@ def tables(report: dict) -> list[Table]:
         "Synthetic | held-out real. Distance (median), by the highest correlation over time and small Doppler shifts: "
         f"0 where near-copies begin, 1 as most images that are none. Near-copies: {_bars(report)}.",
         "Synthetic | held-out real, medians of what is estimated from each picture.")
-    parts = (FEATURES, NOVELTY, {name: METRICS[name] for name in GAIT if name in report["all"]["real"]})
+    parts = (FEATURES, {"num_images": ("images", "d"), **NOVELTY},
+             {name: METRICS[name] for name in GAIT if name in report["all"]["real"]})
     return [_overall_table(report["all"]), *(
         Table(["synthetic | real", *(title for title, _ in part.values())],
-              [[user, *(_cell(metrics, name) for name in part)] for user, metrics in users.items()], caption)
+              [[user, *(_cell(metrics, name, form) for name, (_, form) in part.items())]
+               for user, metrics in users.items()], caption)
         for part, caption in zip(parts, captions) if part and users)]
 
 
@@ -77,9 +79,9 @@ def _overall_table(overall: dict[str, Any]) -> Table:
                  "distance ± standard error, 0 = same distribution. Diversity, sharpness: 1 = as real images.")
 
 
-def _cell(metrics: dict[str, Any], name: str) -> str:
-    """"synthetic | real" of a user's metric, with a mark if the synthetic value lies outside."""
-    values = [_unknown(f"{metrics[kind][name]:{METRICS[name][1]}}") for kind in ("synthetic", "real")]
+def _cell(metrics: dict[str, Any], name: str, form: str) -> str:
+    """"synthetic | real" of a user's metric, with a mark if the synthetic value lies outside; form: of its values."""
+    values = [_unknown(f"{metrics[kind][name]:{form}}") for kind in ("synthetic", "real")]
     return f"{values[0]}{MARKS.get(place(metrics, name), '')} | {values[1]}"
 
 
