@@ -6,7 +6,7 @@ from pathlib import Path
 from groundwork.errors import InputError, shortened
 from microdoppler.data.overlap import load_or_find_overlaps
 from microdoppler.data.recordings import FROM_NAMES, find_recordings, join_continued
-from microdoppler.data.spectrograms import class_of, drop_broken, find_classes, find_images, folders_by_class
+from microdoppler.data.spectrograms import check_same_users, drop_broken, find_classes, find_images
 from microdoppler.data.split import Split
 
 
@@ -24,13 +24,10 @@ def find_condition(root: Path, data_path: Path, split: Split, cache: Path) -> Ot
     cache: where their overlaps are stored, which tell the passes. Raises InputError when root is no such folder, lacks
     a user, or is the folder that the split was made from: its images may be trained on.
     """
-    if not root.is_dir():
-        raise InputError(f"--conditions {root} is no folder; expected one with the same users as data_path")
+    check_same_users("--conditions", root, split.folders)
     if root.resolve() == data_path.resolve():
         raise InputError(f"--conditions {root} is the data_path, some images of which are trained on; expected a "
                          "folder with other recordings of the same users")
-    if missing := [name for name in split.folders.values() if class_of(name) not in folders_by_class(root)]:
-        raise InputError(f"--conditions {root} lacks {shortened(missing)}; expected the same users as in data_path")
     return _with_passes(root, split.folders, split, cache)
 
 

@@ -85,6 +85,18 @@ def find_classes(data_path: str | Path, num_users: int = 0, class_folders: bool 
     return {numbers[name]: found[name] for name in in_order[:num_users or None]}
 
 
+def check_same_users(option: str, root: Path, classes: dict[int, str]) -> None:
+    """Raises InputError, which names the option that gives `root`, unless it is a folder that has all these classes.
+
+    classes: {user number: name of the folder in data_path}.
+    """
+    if not root.is_dir():
+        raise InputError(f"{option} {root} is no folder; expected one with the same users as data_path")
+    found = folders_by_class(root)
+    if missing := [name for name in classes.values() if class_of(name) not in found]:
+        raise InputError(f"{option} {root} lacks {shortened(missing)}; expected the same users as in data_path")
+
+
 def find_images(root: str | Path, classes: dict[int, str]) -> dict[int, list[str]]:
     """The images of these classes: {user number: paths relative to root, in natural order}.
 

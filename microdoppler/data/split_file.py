@@ -18,7 +18,7 @@ from microdoppler.data.inspection import inspect
 from microdoppler.data.overlap import Overlaps, load_or_find_overlaps
 from microdoppler.data.recordings import (FROM_NAMES, RecordingsOfUsers, all_images, describe_recordings,
                                           find_recordings, join_continued, one_run)
-from microdoppler.data.spectrograms import class_of, drop_broken, find_classes, find_images, folders_by_class
+from microdoppler.data.spectrograms import check_same_users, drop_broken, find_classes, find_images, folders_by_class
 from microdoppler.data.split import Split, in_test_data, split_images, users_too_short_to_validate, with_test
 from microdoppler.data.split_settings import ALL_BUT_TEST, FOLDS, SplitSettings
 from microdoppler.data.validation_part import USUAL_SHARE
@@ -223,10 +223,7 @@ def find_test_recordings(test_data: Path, folders: dict[int, str], pattern: str 
 
     Raises InputError when a user has no images there.
     """
-    if not test_data.is_dir():
-        raise InputError(f"--test_data {test_data} is no folder; expected one with the same users as data_path")
-    if missing := [name for name in folders.values() if class_of(name) not in folders_by_class(test_data)]:
-        raise InputError(f"--test_data {test_data} lacks {shortened(missing)}; expected the same users as in data_path")
+    check_same_users("--test_data", test_data, folders)
     images, _ = drop_broken(test_data, find_images(test_data, folders), preparation)
     recordings, _ = find_recordings(test_data, images, pattern)
     return {user: [replace(recording, name=f"test {recording.name}" if recording.name else "",

@@ -19,7 +19,7 @@ from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.figures.axes import known_axes
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.constants import check_latent_size
-from microdoppler.study.evaluation_classifier import load_real, open_evaluation_classifier
+from microdoppler.study.evaluation_classifier import load_validation, open_evaluation_classifier
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
@@ -66,11 +66,8 @@ def open_sample_evaluator(config: Config, data: Data, device: torch.device, chan
         data.path, data.split, data.overlaps.successor_of, network=config.classifier,
         image_size=min(config.classifier_image_size, config.image_size), folder=config.latents_cache_folder,
         device=device, channels=channels)
+    held_out = load_validation(data.path, data.split, training.images.shape[-1], channels)
     paths, _ = paths_and_labels(data.split.validation_images)
-    if not paths:
-        return SampleEvaluator(classifier, training)
-    held_out = load_real(data.path, data.split.validation_images, {}, training.images.shape[-1], "validation images",
-                         channels, data.split.preparation)
     return SampleEvaluator(classifier, training, held_out, data.overlaps.pass_names(paths))
 
 

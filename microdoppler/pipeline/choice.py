@@ -34,7 +34,7 @@ from microdoppler.study.arms import Arm, ImageSet, arms_of
 from microdoppler.study.choice import CONSTANTS, Candidate, Measured, Step, measure, search
 from microdoppler.study.choice_report import choice_figure, chosen_line, references_table, steps_table
 from microdoppler.study.counts import CorrectCounts
-from microdoppler.study.evaluation_classifier import load_real
+from microdoppler.study.evaluation_classifier import load_real, load_validation
 from microdoppler.study.kinds import CLASSICAL, CUTS, KINDS
 from microdoppler.study.runs import Fold, Run, run_study
 from train_latent_cfg import PRESETS, Config
@@ -82,15 +82,14 @@ class ValidatedFold:
         config, vae = open_vae(config, device)
         config, data = open_data(config)
         split = data.split
-        if not any(split.validation_images.values()):
+        size = config.classifier_image_size
+        validation = load_validation(data.path, split, size, vae.channels)
+        if validation is None:
             raise InputError(f"the split in {config.latents_cache_folder} has no validation part, and constants must "
                              "not be chosen on test images: make a new split with --split_validation 0.2 and more "
                              "--images_per_user_train, and train on it")
-        size = config.classifier_image_size
         real = load_real(data.path, split.train_images, data.overlaps.successor_of, size, "training images",
                          vae.channels, split.preparation)
-        validation = load_real(data.path, split.validation_images, {}, size, "validation images", vae.channels,
-                               split.preparation)
         return ValidatedFold(config, data, vae.channels, device, real, validation)
 
     @property

@@ -14,8 +14,9 @@ from microdoppler.fidelity.gains import find_fidelity, gains_figure
 from microdoppler.figures.report import Picture, Section, Table, render_report, save_figure
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.pipeline.study_folds import (classes_of, find_controls, load_conditions, load_fold, load_unseen,
-                                               load_validation, open_splits, recipe_of)
+                                               open_splits, recipe_of)
 from microdoppler.study.best_networks import file_names
+from microdoppler.study.evaluation_classifier import load_validation
 from microdoppler.study.figures import (accuracy_figure, confusion_figure, headline_contrasts, person_contrasts,
                                         person_figure, verdict_figure)
 from microdoppler.study.kinds import CLASSICAL, PRIMARY_KIND, REAL_ONLY
@@ -110,8 +111,8 @@ def run_arms(config: Config, synthetic: tuple[Path, ...], *, folds: tuple[int, .
                                          channels, device) for fold, split in splits.items()))
         loaded = tuple(replace(fold, conditions=of_conditions, unseen=unseen) for fold in loaded)
         if save_models:
-            loaded = tuple(replace(fold, validation=load_validation(config, data.path, splits[fold.number], channels))
-                           for fold in loaded)
+            loaded = tuple(replace(fold, validation=load_validation(
+                data.path, splits[fold.number], config.classifier_image_size, channels)) for fold in loaded)
         runs = run_study(
             loaded, num_classes=config.num_users, device=device, folder=folder,
             seeds=range(config.seed, config.seed + seeds), recipe=recipe,

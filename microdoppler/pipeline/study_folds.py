@@ -114,14 +114,6 @@ def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], co
                 {"data_path": str(config.data_path), **made_by}, facts, split.users), tables
 
 
-def load_validation(config: Config, data_path: Path, split: Split, channels: int) -> ImageSet | None:
-    """The validation images of a split; None if it has none."""
-    if not any(split.validation_images.values()):
-        return None
-    return load_real(data_path, split.validation_images, {}, config.classifier_image_size, "validation images",
-                     channels, split.preparation)
-
-
 def classes_of(split: Split, channels: int) -> Classes:
     """What the classifiers of a split tell apart; channels: of the images, 3 or 1."""
     return Classes(tuple(split.folders[user] for user in split.users), tuple(split.names[user] for user in split.users),

@@ -38,6 +38,14 @@ def load_real(data_path: str | Path, images: dict[int, list[str]], successor_of:
                     SuccessorIndex.among(paths, successor_of, image_size))
 
 
+def load_validation(data_path: str | Path, split: Split, image_size: int, channels: int) -> ImageSet | None:
+    """The validation images of a split at image_size pixels; None if it has none. channels: 3 for RGB or 1 for grey."""
+    if not any(split.validation_images.values()):
+        return None
+    return load_real(data_path, split.validation_images, {}, image_size, "validation images", channels,
+                     split.preparation)
+
+
 def load_or_train_evaluation_classifier(real: ImageSet, *, network: Network, num_classes: int, folder: str | Path,
                                         device: torch.device) -> nn.Module:
     """The evaluation classifier of the training images `real`, in evaluation mode on `device`.
