@@ -93,6 +93,21 @@ def test_full_rescaling_gives_the_conditional_standard_deviation():
     assert torch.allclose(guided.flatten(1).std(dim=1), cond.flatten(1).std(dim=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("rescaled_phi", [0.0, 0.7])
+@pytest.mark.parametrize("remove_parallel_component", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_guidance_of_outputs_in_half_precision_rounds_no_more_than_in_float32(dtype, remove_parallel_component,
+                                                                            rescaled_phi):
+    generator = torch.Generator().manual_seed(0)
+    cond = torch.randn(5, 4, 8, 8, generator=generator)
+    null = cond + 0.01 * torch.randn(5, 4, 8, 8, generator=generator)      # close together, as late in sampling
+    cond, null = cond.to(dtype), null.to(dtype)
+    guided = combine(cond, null, 8.0, rescaled_phi, remove_parallel_component)
+    exact = combine(cond.double(), null.double(), 8.0, rescaled_phi, remove_parallel_component)
+    assert guided.dtype == torch.float32 and exact.dtype == torch.float64
+    assert relative(guided, exact) < 1e-6
+
+
 @pytest.mark.parametrize("dim_mults", [(1,), (1, 2), (1, 2, 2, 3)])
 def test_other_shapes_run(dim_mults):
     unet = Unet(8, 3, dim_mults=dim_mults, channels=2, attn_dim_head=8, attn_heads=2)
