@@ -208,7 +208,7 @@ def classifier(bench: Bench) -> tuple[float, float]:
     def ours() -> None:
         recipe = Recipe(epochs=steps * config.classifier_batch_size, batch_size=config.classifier_batch_size,
                         lr=config.classifier_lr)     # more than enough steps
-        batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, seed=0)
+        batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, 0, bench.device)
         train_classifier(islice(batches, steps), network=plan_network("resnet18", config.classifier_image_size),
                          num_classes=config.num_users, num_steps=steps, lr=recipe.lr, seed=0, device=bench.device)
     return bench.alternate(ours, lambda: theirs.run(steps), steps)

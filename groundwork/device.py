@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import psutil
 import torch
+from torch import Tensor
 
 from groundwork.errors import InputError
 from groundwork.memory import keep_freed_memory
@@ -153,6 +154,13 @@ def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManag
     """A context of mixed precision in half_precision(device). Does nothing if that is None or `enabled` is False."""
     dtype = half_precision(device) if enabled else None
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`. The CPU does not wait for a copy to a CUDA device, which goes through pinned memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.contiguous().pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def in_memory_format(module: Module, memory_format: torch.memory_format) -> Module:
