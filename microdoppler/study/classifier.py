@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundwork.cuda_graph import Graphed, Inputs
-from groundwork.device import autocast, grad_scaler, in_memory_format, send
+from groundwork.device import autocast, convolution_format, grad_scaler, in_memory_format, send
 from groundwork.memory import AdaptiveBatches
 from groundwork.seeding import default_generator, global_seed
 from microdoppler.study.networks import Network, output_layer
@@ -36,7 +36,7 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Netwo
     dropout hides follow from `seed`. On the CPU the result, too, is the same to the bit for the same batches and seed.
     On CUDA all kernels of a step are launched as one graph.
     """
-    model = in_memory_format(build_classifier(network, num_classes, seed).to(device), torch.channels_last).train()
+    model = in_memory_format(build_classifier(network, num_classes, seed).to(device), convolution_format(device)).train()
     update = Update(model)
     run: Callable[[Inputs], None] = update      # the first step is no graph: it creates the state that captures restore
     with (global_seed(seed, device),
@@ -155,5 +155,6 @@ def lr_factor(step: int, num_steps: int) -> float:
 
 
 def normalise(images: Tensor, device: torch.device) -> Tensor:
-    """(n, 3 or 1, h, w) uint8 → (n, 3, h, w) float32 in [−1, 1] on `device`, channels last; grey is repeated."""
-    return images.to(device).expand(-1, 3, -1, -1).to(memory_format=torch.channels_last).float() / 127.5 - 1.0
+    """(n, 3 or 1, h, w) uint8 → (n, 3, h, w) float32 in [−1, 1] on `device`, as its convolutions like it; grey is
+    repeated."""
+    return images.to(device).expand(-1, 3, -1, -1).to(memory_format=convolution_format(device)).float() / 127.5 - 1.0
