@@ -36,7 +36,8 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Netwo
     dropout hides follow from `seed`. On the CPU the result, too, is the same to the bit for the same batches and seed.
     On CUDA all kernels of a step are launched as one graph.
     """
-    model = in_memory_format(build_classifier(network, num_classes, seed).to(device), convolution_format(device)).train()
+    untrained = build_classifier(network, num_classes, seed).to(device)
+    model = in_memory_format(untrained, convolution_format(device)).train()
     update = Update(model)
     run: Callable[[Inputs], None] = update      # the first step is no graph: it creates the state that captures restore
     with (global_seed(seed, device),
