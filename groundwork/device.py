@@ -236,6 +236,12 @@ def in_memory_format(module: Module, memory_format: torch.memory_format) -> Modu
     return module.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in PyTorch 2.7's stubs
 
 
+def memory_format_of(weight: torch.Tensor) -> torch.memory_format:
+    """The memory format of a convolution's weights, (out, in, h, w) with several channels and pixels."""
+    return (torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format)
+
+
 def grad_scaler(device: torch.device) -> torch.amp.GradScaler:
     """A scaler of the loss, against underflow of float16 gradients. Does nothing in the other precisions."""
     return torch.amp.GradScaler(enabled=half_precision(device) == torch.float16)

@@ -33,7 +33,7 @@ from groundwork.images import load_images, natural_order, save_image
 from groundwork.limits import checks_arguments
 from groundwork.preparation import Preparation
 from groundwork.progress import Progress
-from groundwork.seeding import derive_seed, seeded
+from groundwork.seeding import derive_seed, global_seed, seeded
 from vae.kl_vae import DDCONFIG, KL_VAE
 from vae.quality import measure_quality
 
@@ -128,8 +128,7 @@ class VAETrainer:
     """The weights, their moving average, the optimiser and the step count: all that a resumed run needs."""
 
     def __init__(self, ddconfig: dict, device: torch.device, num_steps: int, lr: float, kl_weight: float, seed: int):
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(seed, INIT))
+        with global_seed(derive_seed(seed, INIT), torch.device("cpu")):
             self.vae = KL_VAE(ddconfig).to(device)
         self.average = KL_VAE(ddconfig).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.vae.state_dict())
