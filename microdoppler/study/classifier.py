@@ -43,6 +43,7 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Netwo
     with (global_seed(seed, device),
           torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)):
         for step, (images, targets) in enumerate(batches):
+            # Images that lie on the CPU are waited for: batches sent ahead of the device would fill the CPU's memory
             batch = {"images": images.to(device), "targets": send(targets, device)}
             update.set_lr(lr * lr_factor(step, num_steps))
             update.parts.retry_until_it_fits(partial(run, batch), len(images))
