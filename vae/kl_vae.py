@@ -4,17 +4,18 @@ It is the first stage of latent diffusion (Rombach et al. 2022, arXiv:2112.10752
 names and shapes are those of this project's first version, so its `kl_vae_best.pt` can be loaded. Weights in other
 layouts are converted by vae/layouts.py.
 """
+import copy
 import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundwork.device import in_memory_format
+from groundwork.device import half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors, save_safetensors
 from vae.layouts import check_fit, infer_shape, read_vae
@@ -209,6 +210,7 @@ class KL_VAE(nn.Module):
         self.embed_dim, self.scale_factor = embed_dim, scale_factor
         self.image_size: int | None = None      # pixels, of the images it was trained on; None: unknown
         self.trained_on: str | None = None      # digest of their paths, as a split's train_images; None: unknown
+        self._halved: tuple[KL_VAE, ...] = ()   # see compute_in; in a tuple, so that state_dict does not hold it
         self.encoder = Encoder(self.ddconfig)
         self.decoder = Decoder(self.ddconfig)
         self.quant_conv = nn.Conv2d(2 * self.ddconfig["z_channels"], 2 * embed_dim, 1)
@@ -237,15 +239,34 @@ class KL_VAE(nn.Module):
         """Images (batch, channels, height, width) in [0, 1] → posterior of the unscaled latents,
         (batch, embed_dim, h, w).
 
-        It is float32 even under autocast, because exp and sum in its KL overflow in float16.
+        It is float32 in every precision, because exp and sum in its KL overflow in float16.
         """
         x = 2 * x - 1 if self.ddconfig["latent_diffusion"] else x
-        return DiagonalGaussian(self.quant_conv(self.encoder(x)).float())
+        return DiagonalGaussian(self._compute(lambda vae, x: vae.quant_conv(vae.encoder(x)), x).float())
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latents (batch, embed_dim, h, w) → (batch, channels, height, width), near [0, 1] but not clamped."""
-        x = self.decoder(self.post_quant_conv(z))
+        x = self._compute(lambda vae, z: vae.decoder(vae.post_quant_conv(z)), z)
         return (x + 1) / 2 if self.ddconfig["latent_diffusion"] else x
+
+    def compute_in(self, dtype: torch.dtype | None) -> None:
+        """From now on, encode and decode in this half precision, with a copy of today's weights; None: in float32.
+
+        A batch whose result is not finite is computed again in float32: activations of VAEs can be beyond 65 504, the
+        largest float16. Inputs and results stay float32. Normalisation and attention keep their sums in float32.
+        """
+        self._halved = ()
+        if dtype is not None:
+            self._halved = (copy.deepcopy(self).to(dtype),)
+
+    def _compute(self, network: Callable[["KL_VAE", Tensor], Tensor], x: Tensor) -> Tensor:
+        """network(self, x) in the precision that compute_in chose, or else in that of the caller's autocast."""
+        if not self._halved:
+            return network(self, x)
+        half, = self._halved
+        with torch.autocast(x.device.type, enabled=False):
+            result = network(half, x.to(half.quant_conv.weight.dtype)).float()
+            return result if result.isfinite().all() else network(self, x)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -283,11 +304,13 @@ class KL_VAE(nn.Module):
         return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "KL_VAE":
-        """Load a VAE for inference: float32, in evaluation mode, without gradients.
+    def load(cls, path: str | Path, device: torch.device | str = "cpu", amp: bool = True) -> "KL_VAE":
+        """Load a VAE for inference: in evaluation mode, without gradients.
 
         path: weights of vae.train, of latent-diffusion or of diffusers, in a PyTorch or a safetensors file; or a folder
             that diffusers wrote. Their shapes give the size of the network. Default scale factor: SCALE_FACTOR.
+        amp: encode and decode in half_precision(device), where there is one; False: in float32. The weights are float32
+            in both cases.
 
         Raises InputError if the file does not exist, is damaged, holds something else, or does not fit the network.
         """
@@ -304,4 +327,6 @@ class KL_VAE(nn.Module):
         # On a CPU, channels-last convolutions are faster. On CUDA, group norm would convert the layout and back.
         is_cpu = torch.device(device).type == "cpu"
         memory_format = torch.channels_last if is_cpu else torch.contiguous_format
-        return in_memory_format(vae.to(device), memory_format).eval().requires_grad_(False)
+        in_memory_format(vae.to(device), memory_format).eval().requires_grad_(False)
+        vae.compute_in(half_precision(torch.device(device)) if amp else None)
+        return vae

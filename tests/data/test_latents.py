@@ -9,7 +9,7 @@ from PIL import Image
 
 from groundwork.errors import InputError
 from groundwork.files import read_json, write_json
-from microdoppler.data.latents import LatentCache, LatentStatistics, check_range, load_or_encode, measure
+from microdoppler.data.latents import LatentCache, LatentStatistics, check_range, load_cached, load_or_encode, measure
 from microdoppler.data.overlap import Successor
 from microdoppler.data.stitching import Cut
 from vae.kl_vae import KL_VAE
@@ -178,6 +178,14 @@ def test_index_says_what_was_encoded(vae, data):
     index = json.loads((data.parent / "cache" / "latents.json").read_text())
     assert index["images"][4] == "ID_1/Doppler4.png" and index["image_size"] == 16
     assert len(index["statistics"]["std"]) == 4
+
+
+def test_a_cache_encoded_in_half_precision_is_the_same_for_a_checkpoint(vae, data):
+    exact = encode(vae, data).statistics
+    shutil.rmtree(data.parent / "cache")
+    vae.compute_in(torch.bfloat16)
+    encode(vae, data)
+    assert load_cached(data.parent / "cache", exact).statistics != exact
 
 
 def test_the_same_latents_encoded_again_are_the_same_and_others_are_not():

@@ -95,6 +95,42 @@ def test_the_posterior_is_float32_under_autocast():
         assert {posterior.mean.dtype, posterior.logvar.dtype, posterior.kl().dtype} == {torch.float32}
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
+def test_half_precision_gives_what_float32_gives_to_rounding(dtype, bound):
+    vae, images, latents = small_vae(), torch.rand(4, 3, 32, 32), torch.randn(4, 4, 8, 8)
+    exact = vae.encode(images), vae.decode(latents)
+    vae.compute_in(dtype)
+    posterior, decoded = vae.encode(images), vae.decode(latents)
+    for result, expected in ((posterior.mean, exact[0].mean), (posterior.logvar, exact[0].logvar), (decoded, exact[1])):
+        assert result.dtype == torch.float32
+        assert 0 < relative_error(result, expected.numpy()) < bound
+
+
+@torch.no_grad()
+def test_a_vae_computes_in_the_half_precision_of_its_device_unless_told_otherwise(tmp_path, native_bfloat16):
+    vae, images = small_vae(), torch.rand(1, 3, 16, 16)
+    save_tensors(tmp_path / "vae.pt", vae.checkpoint())
+    exact = vae.encode(images).mean
+    assert torch.allclose(KL_VAE.load(tmp_path / "vae.pt", amp=False).encode(images).mean, exact, atol=1e-5)
+    loaded = KL_VAE.load(tmp_path / "vae.pt")
+    assert 1e-4 < relative_error(loaded.encode(images).mean, exact.numpy()) < 0.03
+    assert loaded.fingerprint() == vae.fingerprint()
+
+
+@torch.no_grad()
+def test_only_a_batch_that_overflows_float16_is_computed_in_float32():
+    vae, dark, bright = small_vae(), torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16)
+    vae.encoder.conv_in.weight.copy_(5000 * (1 + torch.rand_like(vae.encoder.conv_in.weight)))
+    small, large = torch.randn(2, 2, 4, 4, 4).mul(torch.tensor([1, 1e5])[:, None, None, None, None])
+    exact = [vae.encode(dark).mean, vae.decode(small)], [vae.encode(bright).mean, vae.decode(large)]
+    vae.compute_in(torch.float16)
+    for expected, found in zip(exact[0], (vae.encode(dark).mean, vae.decode(small))):
+        assert 0 < relative_error(found, expected.numpy()) < 0.01
+    for expected, found in zip(exact[1], (vae.encode(bright).mean, vae.decode(large))):
+        assert found.isfinite().all() and torch.equal(found, expected)
+
+
 def test_latent_size_follows_the_number_of_levels():
     assert small_vae().latent_size(64) == 16
     with pytest.raises(InputError, match="multiple of 4"):
