@@ -9,7 +9,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from groundwork.device import half_precision
+from groundwork.device import convolution_format, half_precision
 from groundwork.progress import Progress
 from train_latent_cfg import Config
 
@@ -59,8 +59,8 @@ def machine_rates(device: torch.device) -> dict[str, float]:
     dtype = half_precision(device) or torch.float32
     side = 1024 if device.type == "cpu" else 8192
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
-    x = torch.randn(16, 96, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    weight = torch.randn(96, 96, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    x, weight = (torch.randn(shape, device=device, dtype=dtype).to(memory_format=convolution_format(device))
+                 for shape in ((16, 96, 16, 16), (96, 96, 3, 3)))
     with torch.inference_mode():
         return {"matmul": rate(lambda: a @ b, 2 * side ** 3, device) / 1e9,
                 "convolution": rate(lambda: torch.nn.functional.conv2d(x, weight, padding=1),

@@ -98,7 +98,7 @@ def main(*, device: str = "auto", sizes: tuple[int, ...] = SIZES, users: tuple[i
         json: also write the results to this file
     """
     config, torch_device = replace(FULL_SIZE, device=device), choose_device(device)
-    print(describe_work(torch_device, amp=config.amp, uses_graph=True,
+    print(describe_work(torch_device, amp=config.amp,
                         micro_batch=config.train_batch_size * config.gradient_accumulate_every))
     cases = [(size, config.num_users) for size in sizes] + [(sorted(sizes)[:2][-1], number) for number in users]
     rows = []

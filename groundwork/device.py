@@ -2,17 +2,23 @@
 import os
 import re
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import psutil
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from groundwork.errors import InputError
 from groundwork.memory import keep_freed_memory
+from groundwork.seeding import seeded
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 LAST_FOR_PASCAL = "2.7.1", "0.22.1"     # the newest torch and torchvision on PyPI with kernels for sm_60 and sm_50
 GIB = 2 ** 30
+MAX_ERROR = 0.05        # of a trial convolution, as a share; rounding to bfloat16 makes 0.003 of it
 
 
 def choose_device(name: str) -> torch.device:
@@ -22,7 +28,8 @@ def choose_device(name: str) -> torch.device:
         'auto' and 'cuda' give each process its own CUDA device (number LOCAL_RANK). A single process gets the first
         one.
 
-    If the device is the CPU, this process keeps freed memory from then on (see keep_freed_memory).
+    If the device is the CPU, this process keeps freed memory from then on (see keep_freed_memory). On CUDA it takes
+    TensorFloat-32 for float32 matrix products.
 
     Raises InputError if the name is none of these, if there is no such CUDA device, if this PyTorch cannot compute on
     it, or if 'cuda:<n>' is given to several processes.
@@ -45,10 +52,15 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"device '{name}' was asked for, but PyTorch {torch.__version__} sees "
                          f"{torch.cuda.device_count()} CUDA devices for {processes} processes; use --device cpu, "
                          "switch the accelerator on, or launch fewer processes")
-    if device.type == "cuda":
-        check_kernels(device)
-    else:
+    if device.type == "cpu":
         keep_freed_memory()
+        return device
+    check_kernels(device)
+    # From compute capability 8.0 on, float32 products are then computed in TensorFloat-32: the operands are rounded to
+    # 10 bits of mantissa, as in float16, and the sums are float32. PyTorch does so for convolutions by default
+    # (cudnn.allow_tf32). With --no_amp, results of such cards thus differ from a CPU's by about 1e-3 of their size.
+    torch.set_float32_matmul_precision("high")
+    # cudnn.benchmark stays off. It takes what was fastest in a trial, so that two runs would differ by rounding.
     return device
 
 
@@ -57,7 +69,8 @@ def check_kernels(device: torch.device) -> None:
     switch.
 
     torch.cuda.is_available() only says that there are a card and a driver. Without kernels, the first operation fails.
-    The list of architectures is that of PyTorch's own kernels, so a small convolution tests those of cuDNN.
+    The list of architectures is that of PyTorch's own kernels, so small convolutions test those of cuDNN. They also
+    show what the device computes in (see find_precision).
     """
     capability, archs = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
     card = f"{torch.cuda.get_device_name(device)} (compute capability {capability[0]}.{capability[1]})"
@@ -66,17 +79,43 @@ def check_kernels(device: torch.device) -> None:
                          + _what_to_do(capability))
     try:
         convolve_once(device)
+        find_precision(device)
     except RuntimeError as error:
         first_line = str(error).partition("\n")[0]
         raise InputError(f"PyTorch {torch.__version__} fails at a first convolution on the {card}: {first_line}; "
                          f"unless another program holds its memory, {_what_to_do(capability)}") from None
 
 
-def convolve_once(device: torch.device) -> None:
-    """Compute a tiny convolution in each precision used on the device, and wait for it. Raises what PyTorch raises."""
-    for dtype in {torch.float32, half_precision(device) or torch.float32}:
-        image, kernel = torch.ones(2, 1, 8, 3, 3, dtype=dtype, device=device)
-        torch.nn.functional.conv2d(image, kernel).sum().item()
+def convolve_once(device: torch.device, dtype: torch.dtype = torch.float32,
+                  memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """A small convolution, a transposed one after it, and the gradients of both, for fixed numbers.
+
+    Computed in dtype and memory_format on the device. Returns all results in one vector, float32 on the CPU; raises
+    what PyTorch raises.
+    """
+    generator = seeded(0)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        image, kernel, transposed_kernel = (
+            torch.randn(shape, generator=generator).to(device, dtype, memory_format=memory_format).requires_grad_()
+            for shape in ((2, 3, 8, 8), (16, 3, 3, 3), (16, 16, 4, 4)))
+        output = F.conv_transpose2d(F.conv2d(image, kernel, padding=1), transposed_kernel, stride=2, padding=1)
+        gradients = torch.autograd.grad(output.sum(), (image, kernel, transposed_kernel))
+        return torch.cat([result.detach().float().cpu().flatten() for result in (output, *gradients)])
+
+
+def can_convolve(device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> bool:
+    """Whether convolve_once runs on the device with these, and gives what the CPU gives in float32.
+
+    It may run and yet be wrong: the GeForce GTX 16 gave NaN in float16.
+    """
+    try:
+        found = convolve_once(device, dtype, memory_format)
+    except torch.cuda.OutOfMemoryError:     # it says nothing of the kernels
+        raise
+    except RuntimeError:
+        return False
+    expected = convolve_once(torch.device("cpu"))
+    return bool((found - expected).norm() < MAX_ERROR * expected.norm())
 
 
 def has_kernels(capability: tuple[int, int], archs: list[str]) -> bool:
@@ -111,12 +150,11 @@ def _what_to_do(capability: tuple[int, int]) -> str:
             "switch the accelerator (on Kaggle to T4 x2, where accelerate launch --multi_gpu uses both)")
 
 
-def describe_work(device: torch.device, *, amp: bool = True, uses_graph: bool = False, micro_batch: int | None = None,
+def describe_work(device: torch.device, *, amp: bool = True, micro_batch: int | None = None,
                   processes: int = 1) -> str:
-    """One line on what computes and how: "on Tesla P100-PCIE-16GB (16 GiB): float16, CUDA graph, not compiled, …".
+    """One line on what computes and how: "on Tesla P100-PCIE-16GB (16 GiB): float16, channels first, micro-batch 16".
 
     amp: whether mixed precision is used, if the device has it (see half_precision).
-    uses_graph: whether CUDA kernels are launched together, as one CUDA graph.
     micro_batch: number of images that go through the network together, if memory allows.
     processes: number of processes, each with a device of this kind.
     """
@@ -126,27 +164,58 @@ def describe_work(device: torch.device, *, amp: bool = True, uses_graph: bool = 
     else:
         memory = psutil.virtual_memory().total
         card = f"the CPU ({torch.get_num_threads()} threads, {memory / GIB:.0f} GiB)"
-    dtype = half_precision(device) if amp else None
-    words = [str(dtype or torch.float32).removeprefix("torch.")]
-    if uses_graph and device.type == "cuda":
-        words.append("CUDA graph")
-    words.append("not compiled")      # torch.compile needs Triton, which does not support cards below capability 7.0
+    words = [str(amp and half_precision(device) or torch.float32).removeprefix("torch.")]
+    if device.type == "cuda":
+        if amp and half_precision(device) is None:
+            words.append(f"as convolutions in {str(_fastest_half(device)).removeprefix('torch.')} fail")
+        words.append("channels last" if convolution_format(device) == torch.channels_last else "channels first")
     if micro_batch is not None:
         words.append(f"micro-batch {micro_batch}")
     return f"on {f'{processes} x ' if processes > 1 else ''}{card}: {', '.join(words)}"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a device computes in. half: the 16-bit type of mixed precision, or None; memory_format: of convolutions."""
+    half: torch.dtype | None
+    memory_format: torch.memory_format
+
+
+@lru_cache
+def find_precision(device: torch.device) -> Precision:
+    """The precision of a CUDA device: the fastest one that works, as a trial shows. It is remembered.
+
+    channels_last is fast only with tensor cores, which cards below compute capability 7.0 lack. There it took 10 to 20
+    times as long in float16 (https://github.com/LeelaChessZero/lc0/pull/849), or did not run at all.
+    """
+    half, has_tensor_cores = _fastest_half(device), torch.cuda.get_device_capability(device) >= (7, 0)
+    for memory_format in (torch.channels_last, torch.contiguous_format)[0 if has_tensor_cores else 1:]:
+        if all(can_convolve(device, dtype, memory_format) for dtype in (half, torch.float32)):
+            return Precision(half, memory_format)
+    return Precision(None, torch.contiguous_format)
+
+
+def _fastest_half(device: torch.device) -> torch.dtype:
+    """The 16-bit type that a CUDA device has in hardware. torch.cuda.is_bf16_supported() does not help here: it is also
+    True if bfloat16 is emulated."""
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
     """The 16-bit type for mixed precision on a device, or None.
 
     bfloat16 if the hardware has it (CUDA devices of compute capability 8.0 or more, CPUs with AVX512-BF16 or AMX),
-    float16 on older CUDA devices, None on other CPUs. torch.cuda.is_bf16_supported() does not help here: it is also
-    True if bfloat16 is emulated.
+    float16 on older CUDA devices, None on other CPUs and where convolutions in that type do not work.
     """
-    if device.type != "cuda":
-        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()      # not in older PyTorch
-        return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if device.type == "cuda":
+        return find_precision(device).half
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()      # not in older PyTorch
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
+
+
+def convolution_format(device: torch.device) -> torch.memory_format:
+    """The memory format in which convolutions are fastest on a device, among those that work."""
+    return find_precision(device).memory_format if device.type == "cuda" else torch.channels_last
 
 
 def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManager:

@@ -11,7 +11,6 @@ from typing import Any, Callable
 import numpy as np
 import psutil
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from groundwork.errors import InputError
@@ -22,6 +21,14 @@ TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 2 ** 25, TRIM_THRESHOLD: 2 ** 26}
 LARGE = 2 ** 27         # bytes of an array that lies in a file instead of in memory
 KEEP_FREED = {MMAP_MAX: 0, TRIM_THRESHOLD: 2 ** 31 - 1}
+# Words of PyTorch's errors, in lower case, that mean a lack of memory.
+SIGNS_OF_NO_MEMORY = (
+    "out of memory",                            # the caching allocator, the CUDA runtime and driver, Triton
+    "alloc_failed", "allocation_failed",        # cuBLAS, cuFFT, cuDNN
+    "can't allocate memory", "not enough memory: you tried to allocate", "cannot allocate memory", "bad_alloc",   # CPU
+    # cuBLAS and cuDNN hide it: the handle needs memory, and so does each algorithm that is tried. choose_device has
+    # seen both work with small tensors before.
+    "when calling `cublascreate", "find a valid cudnn algorithm", "unable to find an engine to execute")
 
 
 def keep_freed_memory(keep: bool = True) -> None:
@@ -58,6 +65,17 @@ def large_array(shape: tuple[int, ...]) -> np.ndarray:
         if hasattr(os, "posix_fallocate"):      # otherwise a disk that becomes full would end the process
             os.posix_fallocate(file.fileno(), 0, size)
         return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch, or of Python itself, says that memory ran out, on a device or on the CPU.
+
+    A device's kernel that does not exist (CUDNN_STATUS_NOT_SUPPORTED) or that takes too many of its own resources
+    (Triton's "out of resource") is no such error: it would fail with fewer items, too.
+    """
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS_OF_NO_MEMORY)
 
 
 class AdaptiveBatches:
@@ -99,17 +117,17 @@ class AdaptiveBatches:
         while True:
             try:
                 return attempt()
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 self._halve(error, min(self.size, count))
             gc.collect()        # here, the exception is gone, and with it the activations that its traceback kept
             torch.cuda.empty_cache()
 
-    def _halve(self, error: RuntimeError, tried: int) -> None:
+    def _halve(self, error: RuntimeError | MemoryError, tried: int) -> None:
         """Halve the size after `error`, which occurred with `tried` items in a batch.
 
         Raises the error itself if it is not about memory, and InputError if the batch had one item only.
         """
-        if not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise error
         if tried == 1:
             raise InputError(f"not even one {self.what} at a time fits in memory ({error})") from None

@@ -46,7 +46,7 @@ def train(config: Config, resume: str | None = None, start_from: str | Path | No
     device = choose_device(config.device)
     processes = init_distributed(device)
     count = processes.num_processes
-    print(describe_work(device, amp=config.amp, uses_graph=True, processes=count,
+    print(describe_work(device, amp=config.amp, processes=count,
                         micro_batch=config.train_batch_size * config.gradient_accumulate_every // count))
     with sole_writer(config.results_folder) if processes.is_main_process else nullcontext():
         trackers = choose_trackers(config.log_with)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from groundwork.device import half_precision, in_memory_format
+from groundwork.device import convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.images import load_images
@@ -60,7 +60,7 @@ def load_or_train_evaluation_classifier(real: ImageSet, *, network: Network, num
         try:
             model = build_classifier(network, num_classes, SEED)
             model.load_state_dict(load_tensors(path))
-            return in_memory_format(model.to(device), torch.channels_last).eval()
+            return in_memory_format(model.to(device), convolution_format(device)).eval()
         except (InputError, RuntimeError):      # damaged: it can be trained again
             pass
     print(f"evaluation classifier: {network}, trained once on {len(real.images)} images of {network.image_size} px")

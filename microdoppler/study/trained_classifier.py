@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundwork.device import in_memory_format
+from groundwork.device import convolution_format, in_memory_format
 from groundwork.errors import InputError, shortened
 from groundwork.files import load_safetensors, save_safetensors
 from groundwork.preparation import Preparation
@@ -64,8 +64,8 @@ class TrainedClassifier:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); train it "
                              "again with this version and classify.py --save_models") from None
-        return TrainedClassifier(in_memory_format(model.to(device), torch.channels_last).eval(), network, classes,
-                                 about.get("facts", {}))
+        model = in_memory_format(model.to(device), convolution_format(torch.device(device)))
+        return TrainedClassifier(model.eval(), network, classes, about.get("facts", {}))
 
     def __str__(self) -> str:
         origin = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.facts.items()

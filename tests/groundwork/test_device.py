@@ -1,4 +1,5 @@
 """Which device is chosen, what is said where PyTorch has no kernels for it, and the line that tells what computes."""
+from functools import lru_cache
 from types import SimpleNamespace
 
 import pytest
@@ -6,22 +7,35 @@ import torch
 
 from groundwork import device as device_module
 from groundwork.command_line import run
-from groundwork.device import choose_device, convolve_once, describe_work, has_kernels
+from groundwork.device import (can_convolve, choose_device, convolution_format, convolve_once, describe_work,
+                               half_precision, has_kernels)
 from groundwork.errors import InputError
 
 UP_TO_HOPPER = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]                 # torch 2.7.1
 FROM_TURING = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 
+CPU = torch.device("cpu")
+CHANNELS_LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
+
+
 @pytest.fixture
 def insert(monkeypatch):
-    """insert(name, capability, archs): two such cards, as torch.cuda tells of them."""
-    def insert(name, capability, archs=UP_TO_HOPPER, convolve_once=lambda device: None):
+    """insert(name, capability, archs): two such cards, as torch.cuda tells of them.
+
+    convolve: what convolve_once does there, given a type and a memory format; by default, what it does on the CPU.
+    """
+    def insert(name, capability, archs=UP_TO_HOPPER, convolve=lambda dtype, memory_format: convolve_once(CPU)):
         for function, value in (("is_available", True), ("device_count", 2), ("get_device_name", name),
                                 ("get_device_capability", capability), ("get_arch_list", archs),
                                 ("get_device_properties", SimpleNamespace(total_memory=17_059_545_088))):
             monkeypatch.setattr(torch.cuda, function, lambda *device, value=value: value)
-        monkeypatch.setattr(device_module, "convolve_once", convolve_once)
+
+        def convolve_there(device, dtype=torch.float32, memory_format=CONTIGUOUS):
+            return convolve(dtype, memory_format) if device.type == "cuda" else convolve_once(device)
+        monkeypatch.setattr(device_module, "convolve_once", convolve_there)
+        monkeypatch.setattr(device_module, "find_precision", device_module.find_precision.__wrapped__)
+        monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     return insert
 
 
@@ -76,20 +90,68 @@ def test_a_card_newer_than_pytorch_needs_a_newer_pytorch(insert):
     assert "torch==2.7.1" not in str(refused.value)
 
 
-def test_a_first_convolution_that_fails_is_told_with_its_reason(insert):
-    def fails(device):
-        raise RuntimeError("cuDNN error: CUDNN_STATUS_ARCH_MISMATCH\nand a long trace")
-    insert("Tesla P100-PCIE-16GB", (6, 0), convolve_once=fails)
-    with pytest.raises(InputError, match="CUDNN_STATUS_ARCH_MISMATCH; unless .*torch==2.7.1") as refused:
+@pytest.mark.parametrize("fails_in", [(torch.float32, torch.float16), (torch.float16,)])
+def test_a_first_convolution_that_fails_is_told_with_its_reason(insert, fails_in):
+    def convolve(dtype, memory_format):
+        if dtype in fails_in:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nand a long trace")
+        return convolve_once(CPU)
+    insert("Tesla P100-PCIE-16GB", (6, 0), convolve=convolve)
+    with pytest.raises(InputError, match="CUDA out of memory.; unless another program .*torch==2.7.1") as refused:
         choose_device("cuda:1")
     assert "trace" not in str(refused.value)
 
 
-def test_a_card_with_kernels_is_tried_and_taken(insert):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [CHANNELS_LAST, CONTIGUOUS])
+def test_the_trial_works_where_it_can_be_run_here(dtype, memory_format):
+    for context in (torch.inference_mode(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16)):
+        with context:
+            assert can_convolve(CPU, dtype, memory_format)
+
+
+def not_supported(dtype, memory_format):
+    raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a …")
+
+
+def nan(dtype, memory_format):
+    return torch.full_like(convolve_once(CPU), torch.nan)
+
+
+P100, T4, H100 = ("Tesla P100-PCIE-16GB", (6, 0)), ("Tesla T4", (7, 5)), ("NVIDIA H100 80GB HBM3", (9, 0))
+
+
+@pytest.mark.parametrize("card, failing, how, half, memory_format, words", [
+    (H100, [], None, torch.bfloat16, CHANNELS_LAST, "bfloat16, channels last"),
+    (T4, [], None, torch.float16, CHANNELS_LAST, "float16, channels last"),
+    (T4, [(torch.float16, CHANNELS_LAST)], not_supported, torch.float16, CONTIGUOUS, "float16, channels first"),
+    (T4, [(torch.float32, CHANNELS_LAST)], not_supported, torch.float16, CONTIGUOUS, "float16, channels first"),
+    (P100, [], None, torch.float16, CONTIGUOUS, "float16, channels first"),     # has no tensor cores
+    (P100, [(torch.float16, CONTIGUOUS)], not_supported, None, CONTIGUOUS,
+     "float32, as convolutions in float16 fail, channels first"),
+    (("NVIDIA GeForce GTX 1660", (7, 5)), [(torch.float16, CHANNELS_LAST), (torch.float16, CONTIGUOUS)], nan,
+     None, CONTIGUOUS, "float32, as convolutions in float16 fail, channels first")])
+def test_a_card_computes_in_what_a_trial_shows_to_work_and_says_so(insert, card, failing, how, half, memory_format,
+                                                                 words):
+    insert(*card, convolve=lambda *kind: how(*kind) if kind in failing else convolve_once(CPU))
+    device = choose_device("auto")
+    assert device == torch.device("cuda:0")
+    assert (half_precision(device), convolution_format(device)) == (half, memory_format)
+    assert describe_work(device) == f"on {card[0]} (16 GiB): {words}"
+
+
+def test_the_trial_is_made_once(insert, monkeypatch):
     tried = []
-    insert("Tesla P100-PCIE-16GB", (6, 0), convolve_once=tried.append)
-    assert choose_device("auto") == torch.device("cuda:0") == tried[0]
-    convolve_once(torch.device("cpu"))      # what is tried there works where it can be run here
+    insert(*T4, convolve=lambda *kind: tried.append(kind) or convolve_once(CPU))
+    monkeypatch.setattr(device_module, "find_precision", lru_cache(device_module.find_precision))
+    device = choose_device("auto")
+    count = len(tried)
+    assert half_precision(device) == torch.float16 and convolution_format(device) == CHANNELS_LAST
+    assert len(tried) == count > 0
+
+
+def test_convolutions_on_the_cpu_are_channels_last():
+    assert convolution_format(CPU) == CHANNELS_LAST
 
 
 @pytest.mark.parametrize("capability, archs, expected", [
@@ -104,15 +166,13 @@ def test_kernels_run_where_nvidias_rules_say(capability, archs, expected):
 
 
 def test_one_line_tells_what_computes_and_how(insert, monkeypatch):
-    insert("Tesla P100-PCIE-16GB", (6, 0))
+    insert(*P100)
     p100 = torch.device("cuda", 0)
-    assert describe_work(p100, uses_graph=True, micro_batch=16) == (
-        "on Tesla P100-PCIE-16GB (16 GiB): float16, CUDA graph, not compiled, micro-batch 16")
+    assert describe_work(p100, micro_batch=16) == (
+        "on Tesla P100-PCIE-16GB (16 GiB): float16, channels first, micro-batch 16")
     assert describe_work(p100, amp=False, processes=2) == (
-        "on 2 x Tesla P100-PCIE-16GB (16 GiB): float32, not compiled")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert "bfloat16" in describe_work(p100)
+        "on 2 x Tesla P100-PCIE-16GB (16 GiB): float32, channels first")
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    line = describe_work(torch.device("cpu"), uses_graph=True, micro_batch=4)
+    line = describe_work(CPU, micro_batch=4)
     assert line.startswith(f"on the CPU ({torch.get_num_threads()} threads, ")
-    assert line.endswith("GiB): float32, not compiled, micro-batch 4")
+    assert line.endswith("GiB): float32, micro-batch 4")

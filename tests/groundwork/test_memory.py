@@ -20,7 +20,7 @@ from toys import toy_set
 import generate
 from groundwork.errors import InputError
 from groundwork.images import load_image, save_image
-from groundwork.memory import AdaptiveBatches, keep_freed_memory, large_array
+from groundwork.memory import AdaptiveBatches, is_out_of_memory, keep_freed_memory, large_array
 from microdoppler.data.latents import load_or_encode
 from microdoppler.data.overlap import Successor
 from microdoppler.data.stitching import Cut, load_cuts
@@ -61,6 +61,46 @@ def test_parts_join_to_the_whole(count, size, fits, capsys):
         assert torch.equal(parts.map(double, torch.arange(count), list("x" * count)), torch.arange(count) * 2)
     assert max(tried[len(tried) // 2:]) <= max(fits, 1)        # the second time it knows
     assert ("out of memory: from here on" in capsys.readouterr().out) == (min(count, size) > fits)
+
+
+@pytest.mark.parametrize("error, expected", [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
+    (torch.OutOfMemoryError("Not enough memory for workspace!"), True),         # a convolution with cudnn.benchmark
+    (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+    (RuntimeError("CUDA driver error: out of memory"), True),
+    (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm(…)`"), False),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), True),
+    (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), True),
+    (RuntimeError("FIND was unable to find an engine to execute this computation"), True),
+    (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), True),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:114] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+                  "to allocate 8 bytes. Error code 12 (Cannot allocate memory)"), True),
+    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), True),     # Windows
+    (RuntimeError("unable to mmap 8 bytes from file </x>: Cannot allocate memory (12)"), True),
+    (RuntimeError("std::bad_alloc"), True),
+    (MemoryError("Unable to allocate 7.45 GiB for an array with shape (1000000000,)"), True),           # numpy
+    (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous "
+                  "input."), False),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+    (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    (RuntimeError("CUDA error: operation not permitted when stream is capturing"), False),
+    (RuntimeError("out of resource: shared memory, Required: 131072, Hardware limit: 101376"), False),
+    (InputError("not even one image at a time fits in memory (CUDA out of memory.)"), False),
+    (KeyboardInterrupt(), False), (OSError(12, "Cannot allocate memory"), False)])
+def test_a_lack_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_real_lack_of_memory_of_the_cpu_is_one():
+    for allocate in (lambda: torch.empty(2 ** 60, dtype=torch.uint8), lambda: np.empty(2 ** 60, dtype=np.uint8)):
+        with pytest.raises((RuntimeError, MemoryError)) as failed:
+            allocate()
+        assert is_out_of_memory(failed.value)
 
 
 def test_what_is_no_lack_of_memory_is_raised():

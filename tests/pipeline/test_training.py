@@ -15,6 +15,7 @@ from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, infer_config, prune_checkpoints)
 from denoising_diffusion_pytorch.trainer import Trainer, batch_indices, choose_precision
+from groundwork.device import find_precision
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.seeding import derive_seed
@@ -252,6 +253,8 @@ def test_stopped_at_a_milestone_or_at_the_end_it_is_an_ordinary_one():
                                                         (True, (9, 0), "bf16"), (False, (9, 0), "no")])
 def test_precision_follows_the_hardware_not_emulation(monkeypatch, amp, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("groundwork.device.can_convolve", lambda device, dtype, memory_format: True)
+    monkeypatch.setattr("groundwork.device.find_precision", find_precision.__wrapped__)      # it remembers no card
     assert choose_precision(amp, torch.device("cuda", 0)) == precision
 
 
