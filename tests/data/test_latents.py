@@ -103,6 +103,24 @@ def test_a_cache_without_its_index_is_not_trusted(vae, data):
     assert counting.encoded == 10
 
 
+def test_images_read_ahead_give_the_same_cache_and_the_same_error(vae, data, monkeypatch):
+    folder, caches, errors = data.parent / "cache", [], []
+    for threads in (0, 2):
+        monkeypatch.setattr("microdoppler.data.latents.threads_beside", lambda device: threads)
+        encode(vae, data)
+        caches.append((folder / "latents.npy").read_bytes())
+        shutil.rmtree(folder)
+    whole = (data / "ID_1/Doppler3.png").read_bytes()
+    (data / "ID_1/Doppler3.png").write_bytes(whole[:len(whole) // 2])
+    for threads in (0, 2):
+        monkeypatch.setattr("microdoppler.data.latents.threads_beside", lambda device: threads)
+        with pytest.raises(InputError, match="Doppler3.png cannot be decoded") as error:
+            encode(vae, data)
+        errors.append(str(error.value))
+        assert not folder.exists()
+    assert caches[0] == caches[1] and errors[0] == errors[1]
+
+
 def test_what_a_damaged_index_holds_does_not_reach_the_terminal_as_it_is(vae, data, capsys):
     counting = Counting(vae)
     encode(counting, data)
