@@ -7,7 +7,6 @@ layouts are converted by vae/layouts.py.
 import copy
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any, Callable
 
@@ -15,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundwork.device import half_precision, in_memory_format
+from groundwork.device import convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors, save_safetensors
+from vae.group_norm import GroupNorm
 from vae.layouts import check_fit, infer_shape, read_vae
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
@@ -64,19 +64,14 @@ class DiagonalGaussian:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with 32 groups, or fewer if 32 does not divide the number of channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
-
-
 class ResnetBlock(nn.Module):
     """Two 3x3 convolutions and a skip connection: (batch, channels, h, w) → (batch, out_channels, h, w)."""
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
-        self.norm1 = group_norm(channels)
+        self.norm1 = GroupNorm(channels)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = GroupNorm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if channels != out_channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
@@ -92,7 +87,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = GroupNorm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -154,7 +149,7 @@ class Encoder(nn.Module):
                     if ddconfig["latent_diffusion"] else nn.Conv2d(out_channels, out_channels, 3, 2, padding=1))
             self.down.append(level)
         self.mid = Middle(widths[-1])
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = GroupNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * ddconfig["z_channels"], 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,7 +175,7 @@ class Decoder(nn.Module):
             if i > 0:
                 level.upsample = nn.ConvTranspose2d(out_channels, out_channels, 4, stride=2, padding=1)
             self.up.append(level)
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = GroupNorm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], ddconfig["out_ch"], 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -324,9 +319,6 @@ class KL_VAE(nn.Module):
         vae.image_size, vae.trained_on = image_size, trained_on
         check_fit(path, weights, vae.state_dict())
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
-        # On a CPU, channels-last convolutions are faster. On CUDA, group norm would convert the layout and back.
-        is_cpu = torch.device(device).type == "cpu"
-        memory_format = torch.channels_last if is_cpu else torch.contiguous_format
-        in_memory_format(vae.to(device), memory_format).eval().requires_grad_(False)
+        in_memory_format(vae.to(device), convolution_format(torch.device(device))).eval().requires_grad_(False)
         vae.compute_in(half_precision(torch.device(device)) if amp else None)
         return vae

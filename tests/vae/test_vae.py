@@ -6,9 +6,11 @@ import parity
 import pytest
 import torch
 
+from groundwork.device import convolution_format, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import save_tensors
 from vae import KL_VAE
+from vae.group_norm import GroupNorm
 
 SMALL = {"ch": 8, "ch_mult": (1, 2, 2), "num_res_blocks": 1}
 
@@ -105,6 +107,36 @@ def test_half_precision_gives_what_float32_gives_to_rounding(dtype, bound):
     for result, expected in ((posterior.mean, exact[0].mean), (posterior.logvar, exact[0].logvar), (decoded, exact[1])):
         assert result.dtype == torch.float32
         assert 0 < relative_error(result, expected.numpy()) < bound
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
+@pytest.mark.parametrize("mean, std", [(0, 1), (5, 1), (-300, 100), (0, 0), (3, 0)])
+def test_group_norm_from_sums_is_group_norm_in_the_same_memory_format(dtype, bound, mean, std):
+    norm = GroupNorm(96).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = (mean + std * torch.randn(2, 96, 9, 7)).to(dtype, memory_format=torch.channels_last)
+    groups = x.double().unflatten(1, (32, 3))
+    centred = groups - groups.mean(dim=(2, 3, 4), keepdim=True)
+    normalised = (centred / (centred.square().mean(dim=(2, 3, 4), keepdim=True) + 1e-6).sqrt()).flatten(1, 2)
+    expected = normalised * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+    found = norm.from_sums(x)
+    assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
+    assert relative_error(found.double(), expected.numpy()) < bound
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype, least_db", [(torch.bfloat16, 40), (torch.float16, 55)])
+def test_a_card_gives_the_images_of_the_cpu_in_half_precision(dtype, least_db):
+    torch.manual_seed(0)
+    vae, latents = KL_VAE({"ch": 64, "ch_mult": (1, 2, 2)}).eval().requires_grad_(False), torch.randn(2, 4, 16, 16)
+    exact = vae.decode(latents)
+    device = torch.device("cuda")
+    in_memory_format(vae.to(device), convolution_format(device)).compute_in(dtype)
+    with torch.inference_mode():
+        error = (vae.decode(latents.to(device)).cpu() - exact).square().mean() / exact.var()
+    assert -10 * error.log10() > least_db
 
 
 @torch.no_grad()
