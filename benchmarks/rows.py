@@ -212,7 +212,7 @@ def encoding(bench: Bench) -> Seconds:
 
 def classifier(bench: Bench) -> Seconds:
     """Training steps of one classifier of the study. Ours reads the images once for all runs, which is not timed."""
-    config, steps = bench.config, 3 if bench.quick else 10 if bench.device.type == "cpu" else 200
+    config, steps = bench.config, 10 if bench.device.type == "cpu" else 200     # the network is built in the first
     paths, labels = paths_and_labels(find_images(bench.data, find_classes(bench.data)))
     real = ImageSet(load_images(bench.data, paths, config.classifier_image_size), labels)
     theirs = reference.Classification(bench.data, config.classifier_image_size, config.classifier_batch_size,
@@ -221,7 +221,7 @@ def classifier(bench: Bench) -> Seconds:
     def ours() -> None:
         recipe = Recipe(epochs=steps * config.classifier_batch_size, batch_size=config.classifier_batch_size,
                         lr=config.classifier_lr)     # more than enough steps
-        batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, seed=0)
+        batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, 0, bench.device)
         train_classifier(islice(batches, steps), network=plan_network("resnet18", config.classifier_image_size),
                          num_classes=config.num_users, num_steps=steps, lr=recipe.lr, seed=0, device=bench.device)
     return bench.alternate(ours, {USUAL_CODE: partial(theirs.run, steps)}, steps)

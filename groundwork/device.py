@@ -224,6 +224,13 @@ def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManag
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`. The CPU does not wait for a copy to a CUDA device, which goes through pinned memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.contiguous().pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def in_memory_format(module: Module, memory_format: torch.memory_format) -> Module:
     """The module itself, after its weights were converted to `memory_format`, such as torch.channels_last."""
     return module.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in PyTorch 2.7's stubs
