@@ -76,7 +76,7 @@ def open_vae(config: Config, device: torch.device) -> tuple[Config, KL_VAE]:
 
     Raises InputError when the VAE does not fit image_size, latent_size and latent_channels.
     """
-    vae = KL_VAE.load(config.vae_path, device=device)
+    vae = KL_VAE.load(config.vae_path, device, config.amp)
     image_size = config.image_size or vae.image_size or USUAL_IMAGE_SIZE
     found = {"latent_channels": vae.embed_dim, "latent_size": vae.latent_size(image_size)}
     for name, value in found.items():

@@ -187,7 +187,7 @@ class ImageGenerator:
         labels = self.legend.labels
         classes = torch.tensor([labels[user] for user in users], device=self.diffusion.device)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with autocast(self.diffusion.device, self.config.amp):      # not the VAE: its activations may overflow float16
+        with autocast(self.diffusion.device, self.config.amp):      # the VAE chooses its precision itself
             latents = self._sample_standardized(classes, generators, guidance).float()
         return self.scaling.restore(latents)
 
