@@ -1,7 +1,7 @@
 """Drawing latents, and the full-size VAE: speed, and the effect of half precision."""
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.checks.check import Outcome, Setting, difference
 from benchmarks.measure import alternate
 from groundwork import cuda_graph
-from groundwork.device import autocast
+from groundwork.device import half_precision
 from groundwork.files import save_tensors
 from microdoppler.data.latents import LatentScaling
 from microdoppler.figures.legend import Legend
@@ -34,8 +34,9 @@ def drawing_latents(setting: Setting) -> Outcome:
     """Latents of a whole batch from noise, kernel by kernel and as a graph."""
     count, config = setting.count(64, 2), setting.config
     torch.manual_seed(0)
-    generator = ImageGenerator(config, ready_to_sample(build_diffusion(config), True, setting.device), make_vae(setting),
-                               LatentScaling.identity(config.latent_channels), {}, None,
+    diffusion = ready_to_sample(build_diffusion(config), True, setting.device)
+    scaling = LatentScaling.identity(config.latent_channels)
+    generator = ImageGenerator(config, diffusion, make_vae(setting), scaling, {}, None,
                                Legend.of(None, config.num_users, Path("")), Sampling.constants_of(config))
     users = [1 + i % config.num_users for i in range(count)]
 
@@ -52,22 +53,18 @@ def drawing_latents(setting: Setting) -> Outcome:
 
 def encoding_and_decoding(setting: Setting) -> Outcome:
     """The VAE in half precision and in float32: images per second, and how far the results are apart."""
-    vae, config, count = make_vae(setting), setting.config, setting.count(16, 2)
-    images = torch.rand(count, vae.channels, config.image_size, config.image_size, device=setting.device)
-    with autocast(setting.device, False):
-        latents = vae.encode_images(images)
+    full, half, config, count = make_vae(setting), make_vae(setting), setting.config, setting.count(16, 2)
+    full.compute_in(None)
+    half.compute_in(half_precision(setting.device))
+    images = torch.rand(count, full.channels, config.image_size, config.image_size, device=setting.device)
+    given = {"encode_images": images, "decode_latents": full.encode_images(images)}
     figures: dict[str, Any] = {}
-    for name, function, given in (("encode", vae.encode_images, images), ("decode", vae.decode_latents, latents)):
-        full, half = (partial(_under_autocast, setting, enabled, function, given) for enabled in (False, True))
-        seconds = alternate(full, half, repeats=setting.count(10, 1), device=setting.device)
+    for name, inputs in given.items():
+        in_full, in_half = (partial(getattr(vae, name), inputs) for vae in (full, half))
+        seconds = alternate(in_full, in_half, repeats=setting.count(10, 1), device=setting.device)
         figures[name] = {"float32_per_second": count / seconds[0], "half_per_second": count / seconds[1],
-                         "error": difference(half(), full())}
+                         "error": difference(in_half(), in_full())}
     worst = max(value["error"] for value in figures.values())
     line = ", ".join(f"{name} {value['half_per_second']:.4g} images/s in half precision and "
                      f"{value['float32_per_second']:.4g} in float32" for name, value in figures.items())
     return Outcome(worst < MAX_VAE_ERROR, f"{line}; they differ by {worst:.2g} (below {MAX_VAE_ERROR:g})", figures)
-
-
-def _under_autocast(setting: Setting, enabled: bool, function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-    with torch.inference_mode(), autocast(setting.device, enabled):
-        return function(given).float()
