@@ -88,14 +88,20 @@ def make_trainer(setting: Setting, *, graphs: bool = True, triton: bool = True, 
                  amp: bool = True, cache: LatentCache | None = None) -> Trainer:
     """A trainer at step 0 whose initial weights and latents are always the same.
 
-    graphs, triton, compiled: whether it uses CUDA graphs, the Triton kernels, and torch.compile.
+    graphs, triton, compiled: whether it uses CUDA graphs, the Triton kernels, and torch.compile. The kernels are
+    switched for the whole process.
     """
     torch.manual_seed(0)
-    rms_norm.USE_TRITON = triton    # type: ignore[attr-defined]
+    rms_norm.USE_KERNELS = triton
     cache = cache or smooth_cache(setting.config)
     config = replace(setting.config, amp=amp)
     trainer = build_trainer(config, build_diffusion(config), cache, cache.statistics.scaling(True), setting.device)
-    trainer.use_graphs, trainer.use_compiled = graphs and setting.on_cuda, compiled     # type: ignore[attr-defined]
+    if not graphs:
+        trainer.gradients.use_graphs = False
+        for part in (trainer.draw, trainer.weights.update, trainer.weights.update_with_average):
+            part.enabled = False
+    if compiled:
+        trainer.compile_network()
     return trainer
 
 
