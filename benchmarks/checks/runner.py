@@ -12,6 +12,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+import psutil
 import torch
 
 from benchmarks.checks.check import Check, Setting
@@ -59,7 +60,7 @@ def run_checks(checks: Sequence[Check], setting: Setting, report: Callable[[Chec
         finally:
             ours.close()        # a process that waits for its next check then ends by itself
             process.join(GRACE_SECONDS if passed else 0)
-            process.kill()
+            _kill(process.pid)
             process.join()
     for check in left:
         report(check, Report(None, "there was no time left for it"))
@@ -82,6 +83,15 @@ def _follow(check: Check, setting: Setting, connection: Connection, process: Any
     except (EOFError, ConnectionError):
         process.join(GRACE_SECONDS)
         return Report(False, f"its process ended with status {process.exitcode}")
+
+
+def _kill(pid: int) -> None:
+    """End a process and those that it has started, such as a script."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def stack_file(setting: Setting) -> Path:
