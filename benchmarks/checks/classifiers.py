@@ -2,13 +2,12 @@
 import time
 from itertools import islice
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
-from benchmarks.checks.check import Outcome, Setting
-from microdoppler.study import classifier
+from benchmarks.checks.check import Outcome, Setting, switch
 from microdoppler.study.arms import Arm, ImageSet
+from microdoppler.study.classifier import train_classifier
 from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
@@ -18,10 +17,11 @@ ARMS = ("real only", "real + classical")
 
 def classifier_step(setting: Setting) -> Outcome:
     """A ResNet18 on random images, as the study trains it."""
-    figures = {arm: time_classifier(setting, arm) for arm in ARMS}
-    if setting.on_cuda:
-        with patch.object(classifier, "Graphed", lambda function, *arguments, **options: function):
-            figures |= {f"{arm}, no graph": time_classifier(setting, arm) for arm in ARMS}
+    figures = {}
+    for arm in ARMS:
+        for form in ("eager", "graph") if setting.on_cuda else ("eager",):
+            switch(graphs=form == "graph")
+            figures[f"{arm}, {form}"] = time_classifier(setting, arm)
     return Outcome(True, ", ".join(f"{arm} {ms:.3g} ms" for arm, ms in figures.items()) + " a step", figures)
 
 
@@ -33,7 +33,7 @@ def time_classifier(setting: Setting, arm: str) -> float:
                            dtype=torch.uint8)
     real = ImageSet(images, torch.arange(len(images)) % config.num_users)
     recipe = Recipe(epochs=steps + warm_up, batch_size=config.classifier_batch_size, lr=config.classifier_lr)
-    batches = Arm(KINDS[arm], real).batches(recipe, config.num_users, 0, setting.device)
+    batches = Arm(KINDS[arm], real).batches(recipe, config.num_users, seed=0, device=setting.device)
     times: list[float] = []
 
     def on_step() -> None:
@@ -42,7 +42,7 @@ def time_classifier(setting: Setting, arm: str) -> float:
         times.append(time.perf_counter())
     options: dict[str, Any] = {"network": plan_network("resnet18", side), "num_classes": config.num_users,
                                "num_steps": steps + warm_up, "lr": recipe.lr, "seed": 0, "device": setting.device}
-    classifier.train_classifier(islice(batches, steps + warm_up), on_step=on_step, **options)
+    train_classifier(islice(batches, steps + warm_up), on_step=on_step, **options)
     if setting.on_cuda:
         torch.cuda.synchronize(setting.device)
     return 1000 * (time.perf_counter() - times[warm_up]) / (steps - 1)

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.checks.check import Outcome, Setting, difference
+from benchmarks.checks.check import Outcome, Setting, difference, switch
 from benchmarks.measure import alternate
 from groundwork.files import save_tensors
 from microdoppler.data.latents import LatentScaling
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.assembly import build_diffusion
-from microdoppler.pipeline.generation import ImageGenerator, Sampling
+from microdoppler.pipeline.generation import ImageGenerator, Sampling, ready_to_sample
 from vae.kl_vae import KL_VAE
 
 MAX_LATENT_ERROR = 0.05     # of latents drawn with a graph, of the norm of those drawn without
@@ -32,16 +32,16 @@ def drawing_latents(setting: Setting) -> Outcome:
     """Latents of a whole batch from noise, kernel by kernel and as a graph."""
     count, config = setting.count(64, 2), setting.config
     torch.manual_seed(0)
-    generator = ImageGenerator(config, build_diffusion(config).to(setting.device).eval(), make_vae(setting),
-                               LatentScaling.identity(config.latent_channels), {}, None,
-                               Legend.of(None, config.num_users, Path("")), Sampling.constants_of(config))
+    diffusion = ready_to_sample(build_diffusion(config), True, setting.device)
+    generator = ImageGenerator(config, diffusion, make_vae(setting), LatentScaling.identity(config.latent_channels), {},
+                               None, Legend.of(None, config.num_users, Path("")), Sampling.constants_of(config))
     users = [1 + i % config.num_users for i in range(count)]
 
     def draw(graphs: bool) -> Tensor:
-        generator.diffusion.use_graphs = graphs and setting.on_cuda     # type: ignore[assignment]
+        switch(graphs)
         return generator.sample_latents(users, list(range(count))).clone()
     seconds = alternate(partial(draw, False), partial(draw, True), repeats=setting.count(5, 1), device=setting.device)
-    error = difference(draw(True), draw(False))
+    error = difference(draw(False), draw(True))
     eager, graph = (1000 * value / count for value in seconds)
     return Outcome(error < MAX_LATENT_ERROR, f"{eager:.3g} ms per latent without a graph, {graph:.3g} ms with; they "
                    f"differ by {error:.2g} (below {MAX_LATENT_ERROR:g})",

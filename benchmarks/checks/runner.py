@@ -15,7 +15,8 @@ from typing import Any, Callable, Sequence
 import psutil
 import torch
 
-from benchmarks.checks.check import Check, Setting
+from benchmarks.checks.check import Check, Setting, switch
+from groundwork.device import choose_device
 
 START_SECONDS = 120     # to import everything and to start CUDA
 GRACE_SECONDS = 3       # after its time limit, a check has this long to print where it is
@@ -101,6 +102,7 @@ def stack_file(setting: Setting) -> Path:
 
 def _work(checks: Sequence[Check], setting: Setting, connection: Connection) -> None:
     """In the other process: run one check after the other, each when it is asked for."""
+    choose_device(str(setting.device))      # it sets how this process computes on the device
     with contextlib.suppress(EOFError, ConnectionError):        # the parent has ended, or has seen enough
         for check in checks:
             connection.recv()
@@ -116,6 +118,7 @@ def _work(checks: Sequence[Check], setting: Setting, connection: Connection) -> 
 def _run_one(check: Check, setting: Setting) -> Report:
     """Run a check; what it prints is kept if it fails."""
     printed, started = io.StringIO(), time.monotonic()
+    switch()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             outcome = check.function(setting)
