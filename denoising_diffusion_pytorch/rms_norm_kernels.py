@@ -99,16 +99,15 @@ def _parameter_gradients(sums_ptr, gain_ptr, scale_shift_ptr, grad_gain_ptr, gra
         product += tl.load(own, mask=mask, other=0.0)
         if HAS_SCALE:
             grad_shift += tl.load(own + C, mask=mask, other=0.0)
-    if not HAS_SCALE:
-        tl.store(grad_gain_ptr + columns, tl.sum(product, axis=0), mask=in_column)
-        return
-    place = rows[:, None] * 2 * C + columns[None, :]
-    scale = tl.load(scale_shift_ptr + place, mask=mask, other=0.0).to(tl.float32)
-    gain = tl.load(gain_ptr + columns, mask=in_column, other=0.0).to(tl.float32)
-    tl.store(grad_gain_ptr + columns, tl.sum(product * (1.0 + scale), axis=0), mask=in_column)
-    grad_scale = product * gain[None, :]
-    tl.store(grad_scale_shift_ptr + place, grad_scale.to(grad_scale_shift_ptr.dtype.element_ty), mask=mask)
-    tl.store(grad_scale_shift_ptr + place + C, grad_shift.to(grad_scale_shift_ptr.dtype.element_ty), mask=mask)
+    if HAS_SCALE:
+        place = rows[:, None] * 2 * C + columns[None, :]
+        scale = tl.load(scale_shift_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        gain = tl.load(gain_ptr + columns, mask=in_column, other=0.0).to(tl.float32)
+        dtype = grad_scale_shift_ptr.dtype.element_ty
+        tl.store(grad_scale_shift_ptr + place, (product * gain[None, :]).to(dtype), mask=mask)
+        tl.store(grad_scale_shift_ptr + place + C, grad_shift.to(dtype), mask=mask)
+        product *= 1.0 + scale
+    tl.store(grad_gain_ptr + columns, tl.sum(product, axis=0), mask=in_column)
 
 
 class FusedRMSNorm(torch.autograd.Function):

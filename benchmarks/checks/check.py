@@ -88,16 +88,22 @@ def make_trainer(setting: Setting, *, graphs: bool = True, triton: bool = True, 
                  amp: bool = True, cache: LatentCache | None = None) -> Trainer:
     """A trainer at step 0 whose initial weights and latents are always the same. Use it before the next one is made.
 
-    graphs, triton, compiled: whether it uses CUDA graphs, the Triton kernels, and torch.compile.
+    graphs, triton, compiled: whether it uses CUDA graphs, the Triton kernels, and torch.compile. Graphs and kernels are
+    switched for the whole process, until the next check.
     """
     torch.manual_seed(0)
-    rms_norm.USE_KERNELS, cuda_graph.USE_GRAPHS = triton, graphs
+    switch(graphs, triton)
     cache = cache or smooth_cache(setting.config)
     config = replace(setting.config, amp=amp)
     trainer = build_trainer(config, build_diffusion(config), cache, cache.statistics.scaling(True), setting.device)
     if compiled:
         trainer.compile_network()
     return trainer
+
+
+def switch(graphs: bool = True, triton: bool = True) -> None:
+    """Whether this process uses CUDA graphs and Triton kernels, where there are any."""
+    cuda_graph.USE_GRAPHS, rms_norm.USE_KERNELS = graphs, triton
 
 
 def weights_of(trainer: Trainer, ema: bool = True) -> Tensor:

@@ -1,12 +1,11 @@
-"""The study's classifiers: milliseconds of a training step, with and without augmentation."""
+"""The study's classifiers: milliseconds of a training step, with and without augmentation and CUDA graph."""
 import time
 from itertools import islice
 from typing import Any
 
 import torch
 
-from benchmarks.checks.check import Outcome, Setting
-from groundwork import cuda_graph
+from benchmarks.checks.check import Outcome, Setting, switch
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
 from microdoppler.study.kinds import KINDS
@@ -20,9 +19,9 @@ def classifier_step(setting: Setting) -> Outcome:
     """A ResNet18 on random images, as the study trains it."""
     figures = {}
     for arm in ARMS:
-        for cuda_graph.USE_GRAPHS in (False, True)[0 if setting.on_cuda else 1:]:
-            name = f"{arm}{', graph' if cuda_graph.USE_GRAPHS and setting.on_cuda else ''}"
-            figures[name] = time_classifier(setting, arm)
+        for form in ("eager", "graph") if setting.on_cuda else ("eager",):
+            switch(graphs=form == "graph")
+            figures[f"{arm}, {form}"] = time_classifier(setting, arm)
     return Outcome(True, ", ".join(f"{arm} {ms:.3g} ms" for arm, ms in figures.items()) + " a step", figures)
 
 
