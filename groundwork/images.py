@@ -2,7 +2,6 @@
 import os
 import re
 import stat
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Sequence
@@ -36,12 +35,13 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("is no regular file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)      # up to twice its size limit PIL only warns
-        with Image.open(path, formats=FORMATS) as image:
-            if min(image.size) < MIN_SIDE:
-                raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, expected at least {MIN_SIDE} each way")
-            yield image
+    with Image.open(path, formats=FORMATS) as image:
+        if min(image.size) < MIN_SIDE:
+            raise ValueError(f"{image.size[0]} x {image.size[1]} pixels, expected at least {MIN_SIDE} each way")
+        most = Image.MAX_IMAGE_PIXELS       # up to twice as many, PIL only warns
+        if most is not None and image.width * image.height > most:
+            raise Image.DecompressionBombError(f"{image.size[0]} x {image.size[1]} pixels, expected at most {most}")
+        yield image
 
 
 def size_as_shown(image: Image.Image) -> tuple[int, int]:

@@ -4,19 +4,20 @@ It is the first stage of latent diffusion (Rombach et al. 2022, arXiv:2112.10752
 names and shapes are those of this project's first version, so its `kl_vae_best.pt` can be loaded. Weights in other
 layouts are converted by vae/layouts.py.
 """
+import copy
 import hashlib
 import json
-import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundwork.device import in_memory_format
+from groundwork.device import convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors, save_safetensors
+from vae.group_norm import GroupNorm
 from vae.layouts import check_fit, infer_shape, read_vae
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
@@ -63,19 +64,14 @@ class DiagonalGaussian:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with 32 groups, or fewer if 32 does not divide the number of channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
-
-
 class ResnetBlock(nn.Module):
     """Two 3x3 convolutions and a skip connection: (batch, channels, h, w) → (batch, out_channels, h, w)."""
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
-        self.norm1 = group_norm(channels)
+        self.norm1 = GroupNorm(channels)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = GroupNorm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if channels != out_channels:
             self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
@@ -91,7 +87,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = GroupNorm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -153,7 +149,7 @@ class Encoder(nn.Module):
                     if ddconfig["latent_diffusion"] else nn.Conv2d(out_channels, out_channels, 3, 2, padding=1))
             self.down.append(level)
         self.mid = Middle(widths[-1])
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = GroupNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * ddconfig["z_channels"], 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +175,7 @@ class Decoder(nn.Module):
             if i > 0:
                 level.upsample = nn.ConvTranspose2d(out_channels, out_channels, 4, stride=2, padding=1)
             self.up.append(level)
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = GroupNorm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], ddconfig["out_ch"], 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -209,6 +205,7 @@ class KL_VAE(nn.Module):
         self.embed_dim, self.scale_factor = embed_dim, scale_factor
         self.image_size: int | None = None      # pixels, of the images it was trained on; None: unknown
         self.trained_on: str | None = None      # digest of their paths, as a split's train_images; None: unknown
+        self._halved: tuple[KL_VAE, ...] = ()   # see compute_in; in a tuple, so that state_dict does not hold it
         self.encoder = Encoder(self.ddconfig)
         self.decoder = Decoder(self.ddconfig)
         self.quant_conv = nn.Conv2d(2 * self.ddconfig["z_channels"], 2 * embed_dim, 1)
@@ -237,15 +234,34 @@ class KL_VAE(nn.Module):
         """Images (batch, channels, height, width) in [0, 1] → posterior of the unscaled latents,
         (batch, embed_dim, h, w).
 
-        It is float32 even under autocast, because exp and sum in its KL overflow in float16.
+        It is float32 in every precision, because exp and sum in its KL overflow in float16.
         """
         x = 2 * x - 1 if self.ddconfig["latent_diffusion"] else x
-        return DiagonalGaussian(self.quant_conv(self.encoder(x)).float())
+        return DiagonalGaussian(self._compute(lambda vae, x: vae.quant_conv(vae.encoder(x)), x).float())
 
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latents (batch, embed_dim, h, w) → (batch, channels, height, width), near [0, 1] but not clamped."""
-        x = self.decoder(self.post_quant_conv(z))
+        x = self._compute(lambda vae, z: vae.decoder(vae.post_quant_conv(z)), z)
         return (x + 1) / 2 if self.ddconfig["latent_diffusion"] else x
+
+    def compute_in(self, dtype: torch.dtype | None) -> None:
+        """From now on, encode and decode in this half precision, with a copy of today's weights; None: in float32.
+
+        A batch whose result is not finite is computed again in float32: activations of VAEs can be beyond 65 504, the
+        largest float16. Inputs and results stay float32. Normalisation and attention keep their sums in float32.
+        """
+        self._halved = ()
+        if dtype is not None:
+            self._halved = (copy.deepcopy(self).to(dtype),)
+
+    def _compute(self, network: Callable[["KL_VAE", Tensor], Tensor], x: Tensor) -> Tensor:
+        """network(self, x) in the precision that compute_in chose, or else in that of the caller's autocast."""
+        if not self._halved:
+            return network(self, x)
+        half, = self._halved
+        with torch.autocast(x.device.type, enabled=False):
+            result = network(half, x.to(half.quant_conv.weight.dtype)).float()
+            return result if result.isfinite().all() else network(self, x)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -283,11 +299,13 @@ class KL_VAE(nn.Module):
         return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "KL_VAE":
-        """Load a VAE for inference: float32, in evaluation mode, without gradients.
+    def load(cls, path: str | Path, device: torch.device | str = "cpu", amp: bool = True) -> "KL_VAE":
+        """Load a VAE for inference: in evaluation mode, without gradients.
 
         path: weights of vae.train, of latent-diffusion or of diffusers, in a PyTorch or a safetensors file; or a folder
             that diffusers wrote. Their shapes give the size of the network. Default scale factor: SCALE_FACTOR.
+        amp: encode and decode in half_precision(device), where there is one; False: in float32. The weights are float32
+            in both cases.
 
         Raises InputError if the file does not exist, is damaged, holds something else, or does not fit the network.
         """
@@ -301,7 +319,6 @@ class KL_VAE(nn.Module):
         vae.image_size, vae.trained_on = image_size, trained_on
         check_fit(path, weights, vae.state_dict())
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
-        # On a CPU, channels-last convolutions are faster. On CUDA, group norm would convert the layout and back.
-        is_cpu = torch.device(device).type == "cpu"
-        memory_format = torch.channels_last if is_cpu else torch.contiguous_format
-        return in_memory_format(vae.to(device), memory_format).eval().requires_grad_(False)
+        in_memory_format(vae.to(device), convolution_format(torch.device(device))).eval().requires_grad_(False)
+        vae.compute_in(half_precision(torch.device(device)) if amp else None)
+        return vae

@@ -76,7 +76,7 @@ def open_vae(config: Config, device: torch.device) -> tuple[Config, KL_VAE]:
 
     Raises InputError when the VAE does not fit image_size, latent_size and latent_channels.
     """
-    vae = KL_VAE.load(config.vae_path, device=device)
+    vae = KL_VAE.load(config.vae_path, device, config.amp)
     image_size = config.image_size or vae.image_size or USUAL_IMAGE_SIZE
     found = {"latent_channels": vae.embed_dim, "latent_size": vae.latent_size(image_size)}
     for name, value in found.items():
@@ -156,7 +156,8 @@ def build_trainer(config: Config, diffusion: GaussianDiffusion, cache: LatentCac
         diffusion, get_batch, len(cache), train_batch_size=config.train_batch_size,
         gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
         adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
-        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device, log_with=log_with,
+        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device,
+        draws_on_device=cache.resident is not None, log_with=log_with,
         logging_folder=config.results_folder / "trackers")
 
 

@@ -8,7 +8,8 @@ from denoising_diffusion_pytorch import GaussianDiffusion
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
 from denoising_diffusion_pytorch.classifier_free_guidance import OnStep
-from groundwork.device import autocast, choose_device
+from denoising_diffusion_pytorch.flat import convert_layers
+from groundwork.device import autocast, choose_device, convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError, shortened
 from groundwork.files import digest_tensors
 from groundwork.limits import Seed, checks_arguments, to_plain
@@ -79,6 +80,14 @@ def image_seed(seed: int, user: int, index: int) -> int:
     return derive_seed(seed, user, index)
 
 
+def ready_to_sample(diffusion: GaussianDiffusion, amp: bool, device: torch.device) -> GaussianDiffusion:
+    """The diffusion model itself on the device, with its weights in the precision and memory format of sampling there.
+    """
+    if amp and (half := half_precision(device)):
+        convert_layers(diffusion, half)
+    return in_memory_format(diffusion.to(device), convolution_format(device)).eval()
+
+
 @dataclass(frozen=True)
 class ImageGenerator:
     """Generates images: the network of a checkpoint with averaged (EMA) weights, its VAE and its latent scaling."""
@@ -137,7 +146,7 @@ class ImageGenerator:
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
                     "vae_trained_on": vae.trained_on, "split": checkpoint.get("split", {}),
                     **({"forced": "another VAE"} if is_other_vae else {})}
-        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity,
+        return ImageGenerator(config, ready_to_sample(diffusion, config.amp, device), vae, scaling, identity,
                               training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path),
                               Sampling.constants_of(own))
 
@@ -183,7 +192,7 @@ class ImageGenerator:
         labels = self.legend.labels
         classes = torch.tensor([labels[user] for user in users], device=self.diffusion.device)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with autocast(self.diffusion.device, self.config.amp):      # not the VAE: its activations may overflow float16
+        with autocast(self.diffusion.device, self.config.amp):      # the VAE chooses its precision itself
             latents = self._sample_standardized(classes, generators, guidance).float()
         return self.scaling.restore(latents)
 

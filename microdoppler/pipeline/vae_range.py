@@ -74,7 +74,7 @@ def check_vae(config: Config, *, num_images: int = 100) -> dict:
         raise InputError(f"num_images is {num_images}; expected at least 1")
     check_new_config(config)
     device = choose_device(config.device)
-    print(describe_work(device, amp=False, micro_batch=config.vae_batch_size))
+    print(describe_work(device, amp=config.amp, micro_batch=config.vae_batch_size))
     given = config
     config, vae = open_vae(config, device)
     config, data = open_data(config)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from groundwork.errors import InputError
 from groundwork.files import read_json, write_json
-from microdoppler.data.latents import LatentCache, LatentStatistics, check_range, load_or_encode, measure
+from microdoppler.data.latents import LatentCache, LatentStatistics, check_range, load_cached, load_or_encode, measure
 from microdoppler.data.overlap import Successor
 from microdoppler.data.stitching import Cut
 from vae.kl_vae import KL_VAE
@@ -103,6 +103,24 @@ def test_a_cache_without_its_index_is_not_trusted(vae, data):
     assert counting.encoded == 10
 
 
+def test_images_read_ahead_give_the_same_cache_and_the_same_error(vae, data, monkeypatch):
+    folder, caches, errors = data.parent / "cache", [], []
+    for threads in (0, 2):
+        monkeypatch.setattr("microdoppler.data.latents.threads_beside", lambda device: threads)
+        encode(vae, data)
+        caches.append((folder / "latents.npy").read_bytes())
+        shutil.rmtree(folder)
+    whole = (data / "ID_1/Doppler3.png").read_bytes()
+    (data / "ID_1/Doppler3.png").write_bytes(whole[:len(whole) // 2])
+    for threads in (0, 2):
+        monkeypatch.setattr("microdoppler.data.latents.threads_beside", lambda device: threads)
+        with pytest.raises(InputError, match="Doppler3.png cannot be decoded") as error:
+            encode(vae, data)
+        errors.append(str(error.value))
+        assert not folder.exists()
+    assert caches[0] == caches[1] and errors[0] == errors[1]
+
+
 def test_what_a_damaged_index_holds_does_not_reach_the_terminal_as_it_is(vae, data, capsys):
     counting = Counting(vae)
     encode(counting, data)
@@ -180,6 +198,14 @@ def test_index_says_what_was_encoded(vae, data):
     assert len(index["statistics"]["std"]) == 4
 
 
+def test_a_cache_encoded_in_half_precision_is_the_same_for_a_checkpoint(vae, data):
+    exact = encode(vae, data).statistics
+    shutil.rmtree(data.parent / "cache")
+    vae.compute_in(torch.bfloat16)
+    encode(vae, data)
+    assert load_cached(data.parent / "cache", exact).statistics != exact
+
+
 def test_the_same_latents_encoded_again_are_the_same_and_others_are_not():
     was = LatentStatistics([0.1, 0.0], [0.2, 0.3], -1.0, 1.0)
     assert was.is_close(LatentStatistics([0.10001, 0.0], [0.2, 0.30001], -1.1, 1.0))
@@ -193,6 +219,6 @@ def test_what_is_kept_on_the_generators_device_is_drawn_from_there(device):
     cache = LatentCache(np.zeros((6, 2, 1, 2, 2), np.float16), torch.arange(6), scale_factor=0.5)
     kept = torch.arange(6.0).to(device).view(6, 1, 1, 1, 1).repeat(1, 2, 1, 2, 2)
     kept[:, 1] = -30        # log-variance: next to no noise
-    cache.resident = kept
-    latents, labels = cache.draw(torch.tensor([4, 1]), torch.Generator(kept.device).manual_seed(0))
+    cache.resident = kept, cache.labels.to(device)
+    latents, labels = cache.draw(torch.tensor([4, 1], device=device), torch.Generator(kept.device).manual_seed(0))
     assert latents[:, 0, 0, 0].tolist() == pytest.approx([2, 0.5], abs=1e-4) and labels.tolist() == [4, 1]

@@ -133,14 +133,19 @@ def drawn(*shape):
 def test_rms_norm_is_its_formula_and_so_are_its_gradients(size, memory_format, silu, modulated):
     torch.manual_seed(0)
     x = torch.randn(3, 6, size, size, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
-    gain, shift = (drawn(3, 6, 1, 1), drawn(3, 6, 1, 1)) if modulated else (drawn(1, 6, 1, 1), None)
-    inputs = (x, gain) if shift is None else (x, gain, shift)
-    expected = F.normalize(x, dim=1) * 6 ** 0.5 * gain + (0 if shift is None else shift)
-    expected = F.silu(expected) if silu else expected
-    found = rms_norm(x, gain, shift, silu=silu)
+    inputs = (x, drawn(1, 6, 1, 1), drawn(3, 12)) if modulated else (x, drawn(1, 6, 1, 1))
+    expected = rms_norm_as_published(*inputs, silu=silu)
+    found = rms_norm(*inputs, silu=silu)
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(gradients(found, *inputs), gradients(expected, *inputs)):
         torch.testing.assert_close(ours, theirs)
+
+
+def rms_norm_as_published(x, gain, scale_shift=None, *, silu):
+    y = F.normalize(x, dim=1) * x.shape[1] ** 0.5 * gain
+    if scale_shift is not None:
+        y = y * (1 + scale_shift[:, :x.shape[1], None, None]) + scale_shift[:, x.shape[1]:, None, None]
+    return F.silu(y) if silu else y
 
 
 def test_rms_norm_of_a_pixel_of_zeros_is_zero():

@@ -6,9 +6,11 @@ import parity
 import pytest
 import torch
 
+from groundwork.device import convolution_format, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import save_tensors
 from vae import KL_VAE
+from vae.group_norm import GroupNorm
 
 SMALL = {"ch": 8, "ch_mult": (1, 2, 2), "num_res_blocks": 1}
 
@@ -93,6 +95,72 @@ def test_the_posterior_is_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(torch.rand(2, 3, 16, 16))
         assert {posterior.mean.dtype, posterior.logvar.dtype, posterior.kl().dtype} == {torch.float32}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
+def test_half_precision_gives_what_float32_gives_to_rounding(dtype, bound):
+    vae, images, latents = small_vae(), torch.rand(4, 3, 32, 32), torch.randn(4, 4, 8, 8)
+    exact = vae.encode(images), vae.decode(latents)
+    vae.compute_in(dtype)
+    posterior, decoded = vae.encode(images), vae.decode(latents)
+    for result, expected in ((posterior.mean, exact[0].mean), (posterior.logvar, exact[0].logvar), (decoded, exact[1])):
+        assert result.dtype == torch.float32
+        assert 0 < relative_error(result, expected.numpy()) < bound
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
+@pytest.mark.parametrize("mean, std", [(0, 1), (5, 1), (-300, 100), (0, 0), (3, 0)])
+def test_group_norm_from_sums_is_group_norm_in_the_same_memory_format(dtype, bound, mean, std):
+    norm = GroupNorm(96).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = (mean + std * torch.randn(2, 96, 9, 7)).to(dtype, memory_format=torch.channels_last)
+    groups = x.double().unflatten(1, (32, 3))
+    centred = groups - groups.mean(dim=(2, 3, 4), keepdim=True)
+    normalised = (centred / (centred.square().mean(dim=(2, 3, 4), keepdim=True) + 1e-6).sqrt()).flatten(1, 2)
+    expected = normalised * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+    found = norm.from_sums(x)
+    assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
+    assert relative_error(found.double(), expected.numpy()) < bound
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype, least_db", [(torch.bfloat16, 40), (torch.float16, 55)])
+def test_a_card_gives_the_images_of_the_cpu_in_half_precision(dtype, least_db):
+    torch.manual_seed(0)
+    vae, latents = KL_VAE({"ch": 64, "ch_mult": (1, 2, 2)}).eval().requires_grad_(False), torch.randn(2, 4, 16, 16)
+    exact = vae.decode(latents)
+    device = torch.device("cuda")
+    in_memory_format(vae.to(device), convolution_format(device)).compute_in(dtype)
+    with torch.inference_mode():
+        error = (vae.decode(latents.to(device)).cpu() - exact).square().mean() / exact.var()
+    assert -10 * error.log10() > least_db
+
+
+@torch.no_grad()
+def test_a_vae_computes_in_the_half_precision_of_its_device_unless_told_otherwise(tmp_path, native_bfloat16):
+    vae, images = small_vae(), torch.rand(1, 3, 16, 16)
+    save_tensors(tmp_path / "vae.pt", vae.checkpoint())
+    exact = vae.encode(images).mean
+    assert torch.allclose(KL_VAE.load(tmp_path / "vae.pt", amp=False).encode(images).mean, exact, atol=1e-5)
+    loaded = KL_VAE.load(tmp_path / "vae.pt")
+    assert 1e-4 < relative_error(loaded.encode(images).mean, exact.numpy()) < 0.03
+    assert loaded.fingerprint() == vae.fingerprint()
+
+
+@torch.no_grad()
+def test_only_a_batch_that_overflows_float16_is_computed_in_float32():
+    vae, dark, bright = small_vae(), torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16)
+    vae.encoder.conv_in.weight.copy_(5000 * (1 + torch.rand_like(vae.encoder.conv_in.weight)))
+    small, large = torch.randn(2, 2, 4, 4, 4).mul(torch.tensor([1, 1e5])[:, None, None, None, None])
+    exact = [vae.encode(dark).mean, vae.decode(small)], [vae.encode(bright).mean, vae.decode(large)]
+    vae.compute_in(torch.float16)
+    for expected, found in zip(exact[0], (vae.encode(dark).mean, vae.decode(small))):
+        assert 0 < relative_error(found, expected.numpy()) < 0.01
+    for expected, found in zip(exact[1], (vae.encode(bright).mean, vae.decode(large))):
+        assert found.isfinite().all() and torch.equal(found, expected)
 
 
 def test_latent_size_follows_the_number_of_levels():
