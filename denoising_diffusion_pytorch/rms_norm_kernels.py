@@ -11,15 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 2048         # elements of x that a program holds at a time
-MAX_PARTS = 8       # programs of a sample in the backward pass; each gives one partial sum
+MAX_PARTS = 16      # programs of a sample in the backward pass; each gives one partial sum
 COLUMNS = 16        # channels of a program that adds up partial sums
 
 
 @triton.jit
-def _forward(x_ptr, bias_ptr, gain_ptr, scale_shift_ptr, y_ptr, inverse_ptr, positions, root, C: tl.constexpr,
-             ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr,
-             SILU: tl.constexpr):
-    """ROWS rows of one sample. root: sqrt(C)."""
+def _forward(x_ptr, bias_ptr, gain_ptr, scale_shift_ptr, y_ptr, inverse_ptr, positions, row_of_scales, root,
+             C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr,
+             HAS_SCALE: tl.constexpr, SILU: tl.constexpr):
+    """ROWS rows of one sample. row_of_scales: elements from a sample's scale_shift to the next one's. root: sqrt(C)."""
     sample = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
@@ -33,7 +33,7 @@ def _forward(x_ptr, bias_ptr, gain_ptr, scale_shift_ptr, y_ptr, inverse_ptr, pos
     inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(x * x, axis=1)), 1e-12)
     gain = tl.load(gain_ptr + columns, mask=in_column, other=0.0).to(tl.float32) * root
     if HAS_SCALE:
-        own = scale_shift_ptr + sample * 2 * C + columns
+        own = scale_shift_ptr + sample * row_of_scales + columns
         gain *= 1.0 + tl.load(own, mask=in_column, other=0.0).to(tl.float32)
     y = x * inverse[:, None] * gain[None, :]
     if HAS_SCALE:
@@ -45,8 +45,8 @@ def _forward(x_ptr, bias_ptr, gain_ptr, scale_shift_ptr, y_ptr, inverse_ptr, pos
 
 
 @triton.jit
-def _backward(grad_ptr, x_ptr, bias_ptr, inverse_ptr, gain_ptr, scale_shift_ptr, grad_x_ptr, sums_ptr, positions, root,
-              C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr,
+def _backward(grad_ptr, x_ptr, bias_ptr, inverse_ptr, gain_ptr, scale_shift_ptr, grad_x_ptr, sums_ptr, positions,
+              row_of_scales, root, C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr,
               HAS_SCALE: tl.constexpr, SILU: tl.constexpr):
     """grad_x of every num_programs(0)-th tile of one sample. Over these tiles, it sums up root * grad * unit, grad_x
     and grad, which become the gradients of gain and scale, bias, and shift, into sums (b, parts, 3, C) float32.
@@ -58,7 +58,7 @@ def _backward(grad_ptr, x_ptr, bias_ptr, inverse_ptr, gain_ptr, scale_shift_ptr,
     gain = tl.load(gain_ptr + columns, mask=in_column, other=0.0).to(tl.float32) * root
     shift = tl.zeros((COLUMNS,), tl.float32)
     if HAS_SCALE:
-        own = scale_shift_ptr + sample * 2 * C + columns
+        own = scale_shift_ptr + sample * row_of_scales + columns
         gain *= 1.0 + tl.load(own, mask=in_column, other=0.0).to(tl.float32)
         shift = tl.load(own + C, mask=in_column, other=0.0).to(tl.float32)
     bias = tl.zeros((COLUMNS,), tl.float32)
@@ -94,8 +94,8 @@ def _backward(grad_ptr, x_ptr, bias_ptr, inverse_ptr, gain_ptr, scale_shift_ptr,
 
 @triton.jit
 def _parameter_gradients(sums_ptr, gain_ptr, scale_shift_ptr, grad_bias_ptr, grad_gain_ptr, grad_scale_shift_ptr,
-                         samples, PARTS: tl.constexpr, C: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
-                         HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr):
+                         samples, row_of_scales, PARTS: tl.constexpr, C: tl.constexpr, SAMPLES: tl.constexpr,
+                         COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr):
     """The gradients of bias, gain and scale_shift for COLUMNS channels, from sums (b, PARTS, 3, C)."""
     columns, rows = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.arange(0, SAMPLES)
     in_column = columns < C
@@ -114,7 +114,8 @@ def _parameter_gradients(sums_ptr, gain_ptr, scale_shift_ptr, grad_bias_ptr, gra
         tl.store(grad_bias_ptr + columns, tl.sum(grad_bias, axis=0).to(grad_bias_ptr.dtype.element_ty), mask=in_column)
     if HAS_SCALE:
         place = rows[:, None] * 2 * C + columns[None, :]
-        scale = tl.load(scale_shift_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        scale = tl.load(scale_shift_ptr + rows[:, None] * row_of_scales + columns[None, :], mask=mask, other=0.0)
+        scale = scale.to(tl.float32)
         gain = tl.load(gain_ptr + columns, mask=in_column, other=0.0).to(tl.float32)
         dtype = grad_scale_shift_ptr.dtype.element_ty
         tl.store(grad_scale_shift_ptr + place, (product * gain[None, :]).to(dtype), mask=mask)
@@ -133,13 +134,12 @@ class FusedRMSNorm(torch.autograd.Function):
         columns = triton.next_power_of_2(channels)
         shape = {"C": channels, "ROWS": max(1, TILE // columns), "COLUMNS": columns, "HAS_BIAS": bias is not None,
                  "HAS_SCALE": scale_shift is not None, "SILU": silu}
-        if scale_shift is not None:
-            scale_shift = scale_shift.contiguous()
         y = torch.empty_like(x, memory_format=torch.channels_last)
         inverse = torch.empty(samples, height * width, device=x.device)
         grid = triton.cdiv(height * width, shape["ROWS"]), samples
-        _forward[grid](x, bias, gain, scale_shift, y, inverse, height * width, channels ** 0.5, **shape)
-        ctx.shape = shape
+        row_of_scales = 0 if scale_shift is None else scale_shift.stride(0)     # a part of the row is contiguous
+        _forward[grid](x, bias, gain, scale_shift, y, inverse, height * width, row_of_scales, channels ** 0.5, **shape)
+        ctx.shape, ctx.row_of_scales = shape, row_of_scales
         ctx.save_for_backward(x, bias, inverse, gain, scale_shift)
         return y
 
@@ -153,11 +153,12 @@ class FusedRMSNorm(torch.autograd.Function):
         grad_x = torch.empty_like(x, memory_format=torch.channels_last)
         sums = torch.empty(samples, parts, 3, channels, device=x.device)
         _backward[parts, samples](grad, x, bias, inverse, gain, scale_shift, grad_x, sums, height * width,
-                                  channels ** 0.5, **ctx.shape)
+                                  ctx.row_of_scales, channels ** 0.5, **ctx.shape)
         grad_bias, grad_gain, grad_scale_shift = (
-            None if of is None else torch.empty_like(of) for of in (bias, gain, scale_shift))
+            None if of is None else torch.empty(of.shape, dtype=of.dtype, device=of.device)
+            for of in (bias, gain, scale_shift))
         _parameter_gradients[(triton.cdiv(channels, COLUMNS),)](
-            sums, gain, scale_shift, grad_bias, grad_gain, grad_scale_shift, samples, PARTS=parts, C=channels,
-            SAMPLES=triton.next_power_of_2(samples), COLUMNS=COLUMNS, HAS_BIAS=bias is not None,
-            HAS_SCALE=scale_shift is not None)
+            sums, gain, scale_shift, grad_bias, grad_gain, grad_scale_shift, samples, ctx.row_of_scales,
+            PARTS=parts, C=channels, SAMPLES=triton.next_power_of_2(samples), COLUMNS=COLUMNS,
+            HAS_BIAS=bias is not None, HAS_SCALE=scale_shift is not None)
         return grad_x, grad_bias, grad_gain, grad_scale_shift, None

@@ -6,6 +6,7 @@ outputs.
 """
 import math
 from functools import partial
+from typing import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -84,8 +85,9 @@ class Block(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two Blocks and a skip connection: (b, dim, h, w) → (b, dim_out, h, w). cond, (b, cond_dim), scales and shifts the
-    first one.
+    """Two Blocks and a skip connection: (b, dim, h, w) → (b, dim_out, h, w).
+
+    mlp makes the scale_shift of the first Block from a condition (b, cond_dim); see scale_shifts.
     """
 
     def __init__(self, dim: int, dim_out: int, *, cond_dim: int):
@@ -95,8 +97,18 @@ class ResnetBlock(nn.Module):
         self.block2 = Block(dim_out, dim_out)
         self.res_conv = nn.Conv2d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
 
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        return self.block2(self.block1(x, self.mlp(cond))) + self.res_conv(x)
+    def forward(self, x: Tensor, scale_shift: Tensor) -> Tensor:
+        return self.block2(self.block1(x, scale_shift)) + self.res_conv(x)
+
+
+def scale_shifts(blocks: Sequence[ResnetBlock], cond: Tensor) -> Iterator[Tensor]:
+    """What the mlps of the blocks make of the condition (b, cond_dim): (b, 2 * dim_out) for each block.
+
+    All of them are one matrix product. One for each block would take more time to launch than to compute.
+    """
+    layers = [block.mlp[1] for block in blocks]
+    weight, bias = (torch.cat(parts) for parts in zip(*(layer.parameters() for layer in layers)))
+    return iter(F.linear(F.silu(cond), weight, bias).split([layer.out_features for layer in layers], dim=1))
 
 
 class LinearAttention(nn.Module):
@@ -122,10 +134,11 @@ class LinearAttention(nn.Module):
         k = rearrange(F.conv2d(x, to_k), "b features h w -> b features (h w)")
         k = k.to(torch.promote_types(k.dtype, torch.float32), memory_format=torch.contiguous_format).softmax(dim=-1)
         features = rearrange(x, "b c h w -> b c (h w)") @ rearrange(k, "b features n -> b n features")
-        values = rearrange(features, "b c (heads d) -> b heads d c", heads=heads) @ rearrange(
-            to_v, "(heads e) c 1 1 -> heads c e", heads=heads)
+        # The images of a batch as rows of one product for each head: so the weights' gradients need no sum over images.
+        features = rearrange(features, "b c (heads d) -> heads (b d) c", heads=heads)
+        values = features @ rearrange(to_v, "(heads e) c 1 1 -> heads c e", heads=heads)
         outputs = values @ rearrange(out_weight * d ** -0.5, "c (heads e) 1 1 -> heads e c", heads=heads)
-        out = torch.baddbmm(out_bias, q.flatten(2), outputs.flatten(1, 2))
+        out = torch.baddbmm(out_bias, q.flatten(2), rearrange(outputs, "heads (b d) c -> b (heads d) c", d=d))
         return norm(rearrange(out, "b (h w) c -> b c h w", h=x.shape[-2]))
 
 
@@ -163,6 +176,11 @@ class UpsampledConv(nn.Sequential):
         kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
         kernel = kernel.contiguous(memory_format=memory_format_of(weight))
         return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+
+
+def _blocks_of(levels: nn.ModuleList) -> list[ResnetBlock]:
+    """The blocks of these levels, in the order of their use."""
+    return [block for block1, block2, *_ in map(nn.Module.children, levels) for block in (block1, block2)]
 
 
 def residual_attention(dim: int, attention: nn.Module) -> nn.Module:
@@ -235,19 +253,21 @@ class Unet(nn.Module):
 
         memory_format = memory_format_of(self.final_res_block.block1.proj.weight)
         x = initial = self.init_conv(x.contiguous(memory_format=memory_format))
+        own = scale_shifts([*_blocks_of(self.downs), self.mid_block1, self.mid_block2, *_blocks_of(self.ups),
+                            self.final_res_block], cond)
         skips = []
         for block1, block2, attention, resize in map(nn.Module.children, self.downs):
-            x = block1(x, cond)
+            x = block1(x, next(own))
             skips.append(x)
-            x = attention(block2(x, cond))
+            x = attention(block2(x, next(own)))
             skips.append(x)
             x = resize(x)
-        x = self.mid_block2(self.mid_attn(self.mid_block1(x, cond)), cond)
+        x = self.mid_block2(self.mid_attn(self.mid_block1(x, next(own))), next(own))
         for block1, block2, attention, resize in map(nn.Module.children, self.ups):
-            x = block1(torch.cat((x, skips.pop()), dim=1), cond)
-            x = block2(torch.cat((x, skips.pop()), dim=1), cond)
+            x = block1(torch.cat((x, skips.pop()), dim=1), next(own))
+            x = block2(torch.cat((x, skips.pop()), dim=1), next(own))
             x = resize(attention(x))
-        return self.final_conv(self.final_res_block(torch.cat((x, initial), dim=1), cond))
+        return self.final_conv(self.final_res_block(torch.cat((x, initial), dim=1), next(own)))
 
     def _embed_classes(self, classes: Tensor, drop_mask: Tensor) -> Tensor:
         """The embedding of the classes, or of the null class where drop_mask is True: (b, 4 * dim)."""

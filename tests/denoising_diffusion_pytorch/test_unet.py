@@ -178,7 +178,8 @@ def test_the_kernels_compile_for_every_generation_of_cards():
     """No card is needed for that. Code after a return, for one, is compiled where Python would not reach it."""
     triton = pytest.importorskip("triton")
     from denoising_diffusion_pytorch import rms_norm_kernels as kernels
-    pointers = {"sums_ptr": "*fp32", "inverse_ptr": "*fp32", "positions": "i32", "samples": "i32", "root": "fp32"}
+    types = {"sums_ptr": "*fp32", "inverse_ptr": "*fp32", "positions": "i32", "samples": "i32",
+             "row_of_scales": "i32", "root": "fp32"}
     for capability, half in ((75, "fp16"), (80, "bf16"), (90, "fp32")):
         for has_bias, has_scale in ((False, False), (True, True)):
             constants = {"C": 48, "ROWS": 32, "COLUMNS": 64, "PARTS": 8, "SAMPLES": 16, "SILU": True,
@@ -188,7 +189,7 @@ def test_the_kernels_compile_for_every_generation_of_cards():
             for kernel in (kernels._forward, kernels._backward, kernels._parameter_gradients):
                 names = kernel.arg_names
                 source = triton.compiler.ASTSource(
-                    kernel, {name: "constexpr" if name in constants else pointers.get(name, f"*{half}")
+                    kernel, {name: "constexpr" if name in constants else types.get(name, f"*{half}")
                              for name in names},
                     {(names.index(name),): value for name, value in constants.items() if name in names})
                 target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
