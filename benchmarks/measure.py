@@ -17,19 +17,18 @@ from train_latent_cfg import Config
 FULL_SIZE = replace(Config(), num_users=31, image_size=256, latent_size=32, latent_channels=4)
 
 
-def alternate(ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int, device: torch.device,
-              warm_up: int = 1) -> tuple[float, float]:
-    """The median seconds of a call of each function. They are called in turn, so that both meet the same disturbances.
+def alternate(*functions: Callable[[], object], repeats: int, device: torch.device, warm_up: int = 1) -> list[float]:
+    """The median seconds of a call of each function. They are called in turn, so that all meet the same disturbances.
 
     repeats: calls of each that count; warm_up: calls of each before these.
     """
-    seconds: tuple[list[float], list[float]] = ([], [])
+    seconds: list[list[float]] = [[] for _ in functions]
     for turn in Progress(range(warm_up + repeats), desc="timing", unit="turn", leave=False):
-        for function, counted in zip((ours, theirs), seconds):
+        for function, counted in zip(functions, seconds):
             elapsed = time_once(function, device)
             if turn >= warm_up:
                 counted.append(elapsed)
-    return median(seconds[0]), median(seconds[1])
+    return [median(counted) for counted in seconds]
 
 
 def time_once(function: Callable[[], object], device: torch.device) -> float:

@@ -1,12 +1,16 @@
-"""The reference that users would otherwise run: denoising-diffusion-pytorch 2.2.5, used as its README shows.
+"""The reference that users would otherwise run: denoising-diffusion-pytorch, used as its README shows.
 
-Its package has the same import name as ours. It is therefore installed into a folder of its own, and the one module
-that is needed is loaded under another name.
+Version 2.2.5 is the one that our network was written after; 2.3.4 was the newest on 2026-11-26. Their packages have the
+same import name as ours. So they are not installed: the one module that is needed is loaded out of the wheel, under
+another name. A machine without internet gets the wheels from one with it:
+
+    python -m benchmarks.reference      # then copy the folder benchmarks/reference
 """
 import copy
 import importlib.util
 import subprocess
 import sys
+import zipimport
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,25 +22,37 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
 
+from groundwork.command_line import run
 from groundwork.device import in_memory_format
+from groundwork.errors import InputError
 from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
-VERSION = "2.2.5"
+VERSIONS = ("2.2.5", "2.3.4")
 FOLDER = Path(__file__).parent / "reference"        # git ignores it
-MODULE = FOLDER / "denoising_diffusion_pytorch" / "classifier_free_guidance.py"
 DDIM_STEPS = 250
 # Constants of its README.
 README_CONSTANTS: dict[str, Any] = {"train_lr": 8e-5, "ema_decay": 0.995, "ema_update_every": 10, "cond_scale": 6.0}
 
 
+def wheel(version: str) -> Path:
+    """The wheel of this version in FOLDER, downloaded with pip on first use. Raises InputError if pip fails."""
+    path = FOLDER / f"denoising_diffusion_pytorch-{version}-py3-none-any.whl"
+    if not path.exists():
+        done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(FOLDER),
+                               f"denoising-diffusion-pytorch=={version}"], capture_output=True, text=True)
+        if done.returncode or not path.exists():
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise InputError(f"{path} does not exist, and pip cannot download it ({reason}); where there is internet, "
+                             f"run python -m benchmarks.reference, and copy the folder {FOLDER} from there")
+    return path
+
+
 @cache
-def load() -> ModuleType:
-    """The reference's module classifier_free_guidance, installed with pip on first use."""
-    if not MODULE.exists():
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(FOLDER),
-                        f"denoising-diffusion-pytorch=={VERSION}"], check=True)
-    spec = importlib.util.spec_from_file_location("reference_diffusion", MODULE)
+def load(version: str) -> ModuleType:
+    """The module classifier_free_guidance of one of VERSIONS. Raises InputError if its wheel is not to be had."""
+    importer = zipimport.zipimporter(str(wheel(version) / "denoising_diffusion_pytorch"))
+    spec = importlib.util.spec_from_loader(f"reference_{version.replace('.', '_')}.classifier_free_guidance", importer)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module     # its namedtuples and dataclasses look up their module there
@@ -45,9 +61,9 @@ def load() -> ModuleType:
     return module
 
 
-def build_diffusion(config: Config, device: torch.device) -> Any:
+def build_diffusion(config: Config, device: torch.device, version: str = VERSIONS[0]) -> Any:
     """The reference's GaussianDiffusion with its Unet, with the network and noise schedule of our Config."""
-    library = load()
+    library = load(version)
     unet = library.Unet(config.dim, config.num_users, dim_mults=config.dim_mults, channels=config.latent_channels,
                         attn_dim_head=config.attn_dim_head, attn_heads=config.attn_heads,
                         cond_drop_prob=config.cond_drop_prob)
@@ -61,10 +77,11 @@ class Training:
     """The reference's training loop: float32, and a loss that is read after every batch. Batch size, accumulation,
     learning rate and EMA come from Config."""
 
-    def __init__(self, config: Config, latents: Tensor, labels: Tensor, device: torch.device):
+    def __init__(self, config: Config, latents: Tensor, labels: Tensor, device: torch.device,
+                 version: str = VERSIONS[0]):
         """latents: (n, c, h, w), expected in [0, 1], which the reference maps to [-1, 1]; labels: (n,) int64."""
         self.latents, self.labels, self.device = latents, labels, device
-        self.diffusion = build_diffusion(config, device).train()
+        self.diffusion = build_diffusion(config, device, version).train()
         self.optimizer = torch.optim.Adam(self.diffusion.parameters(), lr=config.train_lr, betas=config.adam_betas)
         self.ema = EMA(self.diffusion, beta=config.ema_decay, update_every=config.ema_update_every)
         self.max_grad_norm = config.max_grad_norm
@@ -130,3 +147,12 @@ class Classification:
                 done += 1
                 if done == num_steps:
                     return
+
+
+def main() -> None:
+    """Download the wheels of all versions, for a machine without internet."""
+    print("\n".join(str(wheel(version)) for version in VERSIONS))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,9 +1,9 @@
-"""The rows of the benchmark. One function times ours and the reference, (median seconds of ours, of the reference) per
-unit; another counts the arithmetic."""
+"""The rows of the benchmark. One function times ours and the references; another counts the arithmetic."""
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ from train_latent_cfg import Config
 from vae.kl_vae import KL_VAE
 
 
+USUAL_CODE = "usual code"       # the reference's name where denoising-diffusion-pytorch has no part
+Seconds = tuple[float, dict[str, float]]        # of ours, and of each reference by its name
+
+
 @dataclass(frozen=True)
 class Bench:
     """What the rows have in common."""
@@ -43,18 +47,19 @@ class Bench:
     scratch: Path       # folder to write to
     vae: KL_VAE         # of full size, with random weights, which take as long as trained ones
 
-    def alternate(self, ours: Callable[[], object], theirs: Callable[[], object], count: int) -> tuple[float, float]:
-        """The median seconds per unit of each function; count: units per call. While the reference runs, memory
-        allocation is as without this project (keep_freed_memory off)."""
-        def theirs_with_default_memory() -> None:
+    def alternate(self, ours: Callable[[], object], theirs: Mapping[str, Callable[[], object]], count: int) -> Seconds:
+        """The median seconds per unit of ours and of each reference; count: units per call. While a reference runs,
+        memory allocation is as without this project (keep_freed_memory off)."""
+        def with_default_memory(function: Callable[[], object]) -> None:
             keep_freed_memory(False)
             try:
-                theirs()
+                function()
             finally:
                 keep_freed_memory(self.device.type == "cpu")
-        seconds, reference_seconds = alternate(ours, theirs_with_default_memory, repeats=self.repeats,
-                                               device=self.device)
-        return seconds / count, reference_seconds / count
+        seconds = alternate(ours, *(partial(with_default_memory, function) for function in theirs.values()),
+                            repeats=self.repeats, device=self.device)
+        own, *others = (value / count for value in seconds)
+        return own, dict(zip(theirs, others))
 
 
 def random_cache(config: Config, num_latents: int = 1550) -> LatentCache:
@@ -65,13 +70,15 @@ def random_cache(config: Config, num_latents: int = 1550) -> LatentCache:
     return LatentCache(posteriors, torch.arange(num_latents) % config.num_users, 0.18215)
 
 
-def training_step(bench: Bench) -> tuple[float, float]:
+def training_step(bench: Bench) -> Seconds:
     """One optimisation step on random latents."""
     config, cache = bench.config, random_cache(bench.config)
     ours = build_trainer(config, build_diffusion(config), cache,
                          cache.statistics.scaling(config.standardize_latents), bench.device)
     every = torch.arange(len(cache))
-    theirs = reference.Training(config, (cache.scaled_means(every) + 1) / 2, cache.labels, bench.device)
+    latents = (cache.scaled_means(every) + 1) / 2
+    theirs = {version: reference.Training(config, latents, cache.labels, bench.device, version)
+              for version in reference.VERSIONS}
     steps = 10 if bench.device.type == "cpu" else 200       # EMA updates every tenth step
     if bench.quick:
         steps = 2
@@ -79,7 +86,8 @@ def training_step(bench: Bench) -> tuple[float, float]:
     def run(step: Callable[[], object]) -> None:
         for _ in range(steps):
             step()
-    return bench.alternate(lambda: run(ours.train_step), lambda: run(theirs.step), steps)
+    return bench.alternate(partial(run, ours.train_step), {version: partial(run, training.step)
+                                                           for version, training in theirs.items()}, steps)
 
 
 def gflop(function: Callable[[], object]) -> float:
@@ -128,9 +136,10 @@ def classifier_gflop(bench: Bench) -> float:
     return 3 * bench.config.classifier_batch_size * gflop(lambda: models.resnet18(weights=None).eval()(image))
 
 
-def difference_from_reference(config: Config) -> float:
+def difference_from_reference(config: Config, version: str) -> float:
     """||ours - theirs|| / ||theirs||, where these are the outputs of both networks with equal weights for one input."""
-    ours, theirs = build_diffusion(config).model.eval(), reference.build_diffusion(config, torch.device("cpu")).model
+    ours = build_diffusion(config).model.eval()
+    theirs = reference.build_diffusion(config, torch.device("cpu"), version).model
     theirs.load_state_dict(ours.state_dict())
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, config.latent_channels, config.latent_size, config.latent_size, generator=generator)
@@ -140,13 +149,14 @@ def difference_from_reference(config: Config) -> float:
         return ((ours(x, t, classes) - expected).norm() / expected.norm()).item()
 
 
-def _generators(bench: Bench) -> tuple[ImageGenerator, Any]:
-    """Our ImageGenerator and the reference's GaussianDiffusion, with random weights."""
+def _generators(bench: Bench) -> tuple[ImageGenerator, dict[str, Any]]:
+    """Our ImageGenerator and the GaussianDiffusion of each reference, with random weights."""
     config = bench.config
     ours = ImageGenerator(config, build_diffusion(config).to(bench.device).eval(), bench.vae,
                           LatentScaling.identity(config.latent_channels), {}, None,
                           Legend.of(None, config.num_users, bench.scratch), Sampling.constants_of(config))
-    return ours, reference.build_diffusion(config, bench.device).eval()
+    return ours, {version: reference.build_diffusion(config, bench.device, version).eval()
+                  for version in reference.VERSIONS}
 
 
 def _images_at_once(bench: Bench) -> int:
@@ -154,16 +164,17 @@ def _images_at_once(bench: Bench) -> int:
     return 64 if bench.device.type == "cuda" else 1 if bench.quick else 4
 
 
-def sampling_latents(bench: Bench) -> tuple[float, float]:
+def sampling_latents(bench: Bench) -> Seconds:
     """From noise to latents, each with its own sampler."""
     ours, theirs = _generators(bench)
     count = _images_at_once(bench)
     classes = torch.arange(count, device=bench.device) % bench.config.num_users
     return bench.alternate(lambda: ours.sample_latents((classes + 1).tolist(), list(range(count))),
-                           lambda: theirs.sample(classes, cond_scale=6.0), count)
+                           {version: partial(diffusion.sample, classes, cond_scale=6.0)
+                            for version, diffusion in theirs.items()}, count)
 
 
-def generating_images(bench: Bench) -> tuple[float, float]:
+def generating_images(bench: Bench) -> Seconds:
     """From noise to PNG files. The reference decodes and writes one image after the other."""
     ours, theirs = _generators(bench)
     count = _images_at_once(bench)
@@ -171,15 +182,17 @@ def generating_images(bench: Bench) -> tuple[float, float]:
     wanted = {f"{i}.png": {"user": 1 + int(classes[i]), "seed": i} for i in range(count)}
     plain_vae = reference.PlainVAE(bench.vae)
 
-    def theirs_with_files() -> None:
-        for i, latent in enumerate(theirs.sample(classes, cond_scale=6.0)):
+    def theirs_with_files(diffusion: Any) -> None:
+        for i, latent in enumerate(diffusion.sample(classes, cond_scale=6.0)):
             image = plain_vae.decode(latent)
             save_image(bench.scratch / f"reference-{i}.png", (image * 255).byte().permute(1, 2, 0).cpu().numpy())
     return bench.alternate(lambda: write_images(bench.scratch, wanted, lambda entries: sample(ours, entries), count,
-                                                Progress(total=count, hidden=True)), theirs_with_files, count)
+                                                Progress(total=count, hidden=True)),
+                           {version: partial(theirs_with_files, diffusion) for version, diffusion in theirs.items()},
+                           count)
 
 
-def encoding(bench: Bench) -> tuple[float, float]:
+def encoding(bench: Bench) -> Seconds:
     """From image files to posteriors. The reference reads and encodes one image after the other."""
     count = 64 if bench.device.type == "cuda" else 2 if bench.quick else 8
     paths = paths_and_labels(find_images(bench.data, find_classes(bench.data)))[0][:count]
@@ -194,12 +207,12 @@ def encoding(bench: Bench) -> tuple[float, float]:
         (bench.scratch / "latents.json").unlink(missing_ok=True)
         load_or_encode(bench.vae, bench.data, [Cut(path) for path in paths], labels, device=bench.device,
                        image_size=bench.config.image_size, folder=bench.scratch, batch_size=bench.config.vae_batch_size)
-    return bench.alternate(ours, theirs_with_files, count)
+    return bench.alternate(ours, {USUAL_CODE: theirs_with_files}, count)
 
 
-def classifier(bench: Bench) -> tuple[float, float]:
+def classifier(bench: Bench) -> Seconds:
     """Training steps of one classifier of the study. Ours reads the images once for all runs, which is not timed."""
-    config, steps = bench.config, 3 if bench.quick else 10 if bench.device.type == "cpu" else 200
+    config, steps = bench.config, 10 if bench.device.type == "cpu" else 200     # the network is built in the first
     paths, labels = paths_and_labels(find_images(bench.data, find_classes(bench.data)))
     real = ImageSet(load_images(bench.data, paths, config.classifier_image_size), labels)
     theirs = reference.Classification(bench.data, config.classifier_image_size, config.classifier_batch_size,
@@ -208,17 +221,17 @@ def classifier(bench: Bench) -> tuple[float, float]:
     def ours() -> None:
         recipe = Recipe(epochs=steps * config.classifier_batch_size, batch_size=config.classifier_batch_size,
                         lr=config.classifier_lr)     # more than enough steps
-        batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, seed=0)
+        batches = Arm(KINDS["real only"], real).batches(recipe, config.num_users, 0, bench.device)
         train_classifier(islice(batches, steps), network=plan_network("resnet18", config.classifier_image_size),
                          num_classes=config.num_users, num_steps=steps, lr=recipe.lr, seed=0, device=bench.device)
-    return bench.alternate(ours, lambda: theirs.run(steps), steps)
+    return bench.alternate(ours, {USUAL_CODE: partial(theirs.run, steps)}, steps)
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of the benchmark."""
     unit: str                                           # step or image
-    measure: Callable[[Bench], tuple[float, float]]     # (seconds of ours, of the reference) per unit
+    measure: Callable[[Bench], Seconds]                 # per unit
     gflop: Callable[[Bench], float]                     # arithmetic of ours per unit
     at_least: tuple[float, float]                       # required time of the reference / time of ours on (CPU, CUDA)
     aim: tuple[float, float]                            # the ratio aimed at on (CPU, CUDA)

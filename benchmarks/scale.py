@@ -61,18 +61,16 @@ def measure(folder: Path, config: Config, num_steps: int) -> dict[str, float]:
     trainer = build_trainer(config, build_diffusion(config), cache, statistics.scaling(config.standardize_latents),
                             device)
 
-    def draw_seconds() -> float:
-        batches = [batch_indices(step, 16, len(cache), seed=0) for step in range(200)]
+    def draw_seconds(where: torch.device = torch.device("cpu")) -> float:
+        batches = [batch_indices(step, 16, len(cache), seed=0).to(where) for step in range(200)]
         return median(time_once(lambda: trainer.get_batch(batch, seeded(0, device=trainer.device)), device)
                       for batch in batches)
     trainer.train_step()
     found["step_seconds"] = median(time_once(trainer.train_step, device) for _ in range(num_steps))
-    on_device, cache.resident = cache.resident, None
     found["draw_from_file_seconds"] = draw_seconds()
     found["own_megabytes"] = _own_megabytes()
-    if on_device is not None:
-        cache.resident = on_device
-        found["draw_from_memory_seconds"] = draw_seconds()
+    if cache.resident is not None:
+        found["draw_from_memory_seconds"] = draw_seconds(trainer.device)
     elif cache.posteriors.nbytes <= MAX_BYTES_IN_MEMORY:
         cache.posteriors = np.array(cache.posteriors)
         found["draw_from_memory_seconds"] = draw_seconds()

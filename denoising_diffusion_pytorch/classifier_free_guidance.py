@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from denoising_diffusion_pytorch.guidance import combine
 from denoising_diffusion_pytorch.samplers import SAMPLERS, get_sampler
 from denoising_diffusion_pytorch.unet import Unet
+from groundwork.cuda_graph import Graphed, Inputs
 
 __all__ = ["Unet", "GaussianDiffusion", "OBJECTIVES", "BETA_SCHEDULES", "OnStep", "draw_noise"]
 
@@ -105,6 +106,7 @@ class GaussianDiffusion(nn.Module):
         self.objective, self.auto_normalize, self.clip_x_start = objective, auto_normalize, clip_x_start
         self.sampler, self.use_cfg_plus_plus = sampler, use_cfg_plus_plus
         self.ddim_sampling_eta, self.offset_noise_strength = ddim_sampling_eta, offset_noise_strength
+        self.predictors: dict[tuple, Graphed] = {}      # see _predictor
 
         alphas_cumprod = torch.cumprod(1 - BETA_SCHEDULES[beta_schedule](timesteps), dim=0)
         self.alpha_bars = alphas_cumprod.tolist()
@@ -258,16 +260,35 @@ class GaussianDiffusion(nn.Module):
 
         def denoise(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
             is_guided = low <= (times[step] + 1) / self.num_timesteps <= high
-            x_start, noise = self.model_predictions(x, torch.full_like(classes, times[step]), classes,
-                                                    is_guided=is_guided, **guidance_inside)
+            predict = self._predictor(is_guided, guidance_inside)
+            x_start, noise = predict({"x": x, "t": torch.full_like(classes, times[step]), "classes": classes})
             if on_step is not None:
                 on_step(times[step], self._unnormalize(x_start))
             return x_start, noise
 
         sampler = get_sampler(self.sampler, self.ddim_sampling_eta)
-        x = sampler(denoise, x, [self.alpha_bars[t] for t in times] + [1.0],
-                    lambda: draw_noise(x.shape, generators).to(x.device))
+        try:
+            x = sampler(denoise, x, [self.alpha_bars[t] for t in times] + [1.0],
+                        lambda: draw_noise(x.shape, generators).to(x.device))
+        except RuntimeError:
+            self.predictors.clear()     # if memory ran out, they hold some
+            raise
         return self._unnormalize(x)
+
+    def _predictor(self, is_guided: bool, guidance: dict) -> Callable[[Inputs], tuple[Tensor, Tensor]]:
+        """model_predictions with these arguments, as a function of x, t and classes. On CUDA it becomes a graph, which
+        is kept, because sampling calls it many times.
+        """
+        def predict(inputs: Inputs) -> tuple[Tensor, Tensor]:
+            return self.model_predictions(inputs["x"], inputs["t"], inputs["classes"], is_guided=is_guided, **guidance)
+
+        if self.device.type != "cuda":
+            return predict
+        key = is_guided, tuple(guidance.items()), torch.is_autocast_enabled("cuda")
+        if key not in self.predictors:
+            self.predictors[key] = Graphed(predict, self.device)
+        graphed = self.predictors[key]
+        return lambda inputs: tuple(result.clone() for result in graphed(inputs))   # a sampler keeps them for a while
 
     # ------------------------------------------------------------------------------------------------ conversions
 

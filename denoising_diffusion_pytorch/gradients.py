@@ -1,36 +1,34 @@
-"""Gradients of a batch, computed in micro-batches as large as memory allows. On CUDA, all kernels of a micro-batch are
-launched as one CUDA graph.
-"""
+"""Gradients of a batch, computed in micro-batches as large as memory allows."""
 import sys
-from typing import Callable, Sequence
+from typing import Callable, Mapping
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
+from denoising_diffusion_pytorch.weight_update import WeightUpdate
+from groundwork.cuda_graph import Graphed
 from groundwork.memory import AdaptiveBatches
 
-Batch = dict[str, Tensor]
+Batch = Mapping[str, Tensor]
 
 
 class Gradients:
-    """Sets the gradients of `parameters` to those of a batch's mean loss.
+    """Sets `weights.grads` to the gradients of a batch's mean loss, times weights.loss_scale.
 
-    backward: called as backward(micro_batch, fraction). It must run the forward and the backward pass of the
-        micro-batch's mean loss times `fraction`, add to the gradients, and return that product.
+    loss: loss(micro_batch) -> the mean loss of a micro-batch, computed with weights.network.
 
     A micro-batch is the whole batch until memory runs out. Then micro-batches are halved and stay so. This changes the
-    gradients by rounding only.
+    gradients by rounding only. On CUDA, the kernels of a micro-batch are launched as one CUDA graph.
     """
 
-    def __init__(self, backward: Callable[[Batch, float], Tensor], parameters: Sequence[Tensor]):
-        self.backward = backward
-        self.grads = [torch.zeros_like(parameter) for parameter in parameters]
-        for parameter, grad in zip(parameters, self.grads):     # never replaced: CUDA graphs write to these addresses
-            parameter.grad = grad
+    def __init__(self, loss: Callable[[Batch], Tensor], weights: WeightUpdate):
+        self.loss, self.weights = loss, weights
+        parameters = dict(weights.network.named_parameters())
+        self.parameters = [parameters[name] for name in weights.layout.names]
+        self.pieces = weights.layout.pieces(weights.grads)
         self.parts = AdaptiveBatches(sys.maxsize, "image")
-        self.use_graphs = parameters[0].is_cuda
-        self.graphs: dict[tuple[int, float], Graph] = {}        # key: (size, fraction) of a micro-batch
+        self.use_graphs = True
+        self.graphed: dict[tuple[float, bool], Graphed] = {}        # key: (fraction, is_first) of a micro-batch
 
     def __call__(self, batch: Batch) -> Tensor:
         """Set the gradients for `batch`, and return its mean loss, a scalar on its device."""
@@ -38,81 +36,39 @@ class Gradients:
         return self.parts.retry_until_it_fits(lambda: self._attempt(batch, size), size)
 
     def _attempt(self, batch: Batch, size: int) -> Tensor:
-        torch._foreach_zero_(self.grads)
+        """Set the gradients micro-batch by micro-batch, and return the batch's mean loss."""
+        total = torch.zeros((), device=self.weights.grads.device)
         try:
-            return self._accumulate(batch, size)
+            for start in range(0, size, self.parts.size):
+                count = min(self.parts.size, size - start)
+                micro = {name: value[start:start + count] for name, value in batch.items()}
+                total = total + self._function(count / size, is_first=start == 0)(micro)
+            return total
         except RuntimeError:
-            self.graphs.clear()     # they hold memory, and their size does not fit
+            self.graphed.clear()     # they hold memory, and their size does not fit
             raise
 
-    def _accumulate(self, batch: Batch, size: int) -> Tensor:
-        """Add the gradients of all micro-batches, and return the batch's mean loss."""
-        total = torch.zeros(())
-        for start in range(0, size, self.parts.size):
-            count = min(self.parts.size, size - start)
-            micro = {name: value[start:start + count] for name, value in batch.items()}
-            total = total + self._graph_or_function(micro, count, count / size)(micro)
-        return total
-
-    def _graph_or_function(self, micro: Batch, count: int, fraction: float) -> Callable[[Batch], Tensor]:
-        """The function for a micro-batch: a CUDA graph, captured when this size is new, or `backward` if there are no
-        graphs.
-
-        count: number of items in the micro-batch.
-        fraction: count / number of items in the batch.
+    def _function(self, fraction: float, is_first: bool) -> Graphed:
+        """Sets the gradients to `fraction` times those of a micro-batch, or adds these, and returns its part of the
+        loss.
         """
-        def function(batch: Batch) -> Tensor:
-            return self.backward(batch, fraction)
+        def backward(micro: Batch) -> Tensor:
+            loss = self.loss(micro) * fraction
+            grads = torch.autograd.grad(loss * self.weights.loss_scale, self.parameters)
+            self._put(torch._foreach_copy_ if is_first else torch._foreach_add_, grads)
+            return loss.detach()
 
-        if self.use_graphs and (count, fraction) not in self.graphs:
-            saved = [grad.clone() for grad in self.grads]
-            graph = capture(function, micro)
-            torch._foreach_copy_(self.grads, saved)    # undo what the warm-up added
-            self.use_graphs = graph is not None
-            if graph is not None:
-                self.graphs[count, fraction] = graph
-        return self.graphs[count, fraction] if self.use_graphs else function
+        key = fraction, is_first
+        if key not in self.graphed:
+            weights = self.weights.grads
+            self.graphed[key] = Graphed(backward, weights.device, state=[weights], enabled=self.use_graphs)
+        return self.graphed[key]
 
-
-class Graph:
-    """A function of a batch on CUDA, captured once and replayed on other batches of the same shapes (Gray 2019,
-    "Getting Started with CUDA Graphs"). Without it, a step of a small network spends most of its time on launching
-    kernels.
-    """
-
-    def __init__(self, function: Callable[[Batch], Tensor], batch: Batch):
-        self.inputs = {name: value.clone() for name, value in batch.items()}
-        warm_up = torch.cuda.Stream()
-        warm_up.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(warm_up):
-            for _ in range(3):      # cuDNN chooses its algorithms here, and autograd creates what it keeps
-                function(self.inputs)
-        torch.cuda.current_stream().wait_stream(warm_up)
-        self.graph = torch.cuda.CUDAGraph()
-        # "thread_local": CUDA calls of NCCL's watchdog, in another thread, do not break the capture.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.output = function(self.inputs)
-
-    def __call__(self, batch: Batch) -> Tensor:
-        for name, value in batch.items():
-            self.inputs[name].copy_(value)
-        self.graph.replay()
-        return self.output.clone()
-
-
-def capture(function: Callable[[Batch], Tensor], batch: Batch) -> Graph | None:
-    """Capture a function as a CUDA graph. If that is impossible, print the reason and return None.
-
-    Raises RuntimeError if memory runs out.
-    """
-    stream = torch.cuda.current_stream()
-    try:
-        return Graph(function, batch)
-    except RuntimeError as error:
-        if should_reduce_batch_size(error):
-            raise
-        print(f"no CUDA graph of a step ({str(error).splitlines()[0]}): its kernels are launched one by one")
-    finally:
-        torch.cuda.set_stream(stream)       # a capture that fails leaves its own stream current
-        torch.cuda.synchronize()
-    return None
+    def _put(self, operation: Callable, grads: tuple[Tensor, ...]) -> None:
+        """Copy or add the gradients to their pieces of the flat buffer: one operation for each precision, since a
+        mixed list is worked on one by one.
+        """
+        ordered, num_half = self.weights.layout.in_memory_order(list(grads)), self.weights.layout.num_half
+        for part in (slice(None, num_half), slice(num_half, None)):
+            if ordered[part]:
+                operation(self.pieces[part], ordered[part])

@@ -1,4 +1,5 @@
 """Classifier-free guidance: combines the conditional and the unconditional (null) output."""
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +15,9 @@ def combine(cond: Tensor, null: Tensor, cond_scale: float, rescaled_phi: float =
             remove_parallel_component: bool = True) -> Tensor:
     """The guided output: cond + (cond_scale - 1) * (cond - null).
 
+    Computed in float32, or in float64 if the outputs are that, and returned so: the difference of two numbers in half
+    precision, times cond_scale - 1, would bring their rounding with it.
+
     cond, null: outputs of the conditional and the unconditional pass, (b, ...) each.
     cond_scale: 1 + w of Ho & Salimans 2022, eq. 6; 1: no guidance.
     remove_parallel_component: drop the component of the update that is parallel to `cond`. It causes oversaturation
@@ -21,6 +25,8 @@ def combine(cond: Tensor, null: Tensor, cond_scale: float, rescaled_phi: float =
     rescaled_phi: in [0, 1]; how far the standard deviation of each sample is pulled back to that of `cond` (Lin et al.
         2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed", eq. 15 and 16).
     """
+    dtype = torch.promote_types(cond.dtype, torch.float32)
+    cond, null = cond.to(dtype), null.to(dtype)
     update = cond - null
     if remove_parallel_component:
         update = update - project(update, cond)

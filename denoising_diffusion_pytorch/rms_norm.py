@@ -1,8 +1,11 @@
-"""RMS norm over channels with gain, shift and SiLU, as one function with a hand-written gradient.
+"""RMS norm over channels with gain, scale, shift and SiLU, as one function with a hand-written gradient.
 
 Composed of PyTorch's operations, it would pass over the data 8 times in the forward and 16 times in the backward pass.
-This function does so 4 and 9 times. Apart from convolutions, the network does little else.
+The plain form here does so 4 and 9 times; the kernels of rms_norm_kernels.py, on GPUs that Triton supports, 2 and 4
+times. Apart from convolutions, the network does little else.
 """
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,20 +13,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MIN_NORM = 1e-12       # as in F.normalize; it matters where all channels are 0
+USE_KERNELS = True      # where there are any; the benchmarks turn it off
 
 
-def rms_norm(x: Tensor, gain: Tensor, shift: Tensor | None = None, *, silu: bool = False) -> Tensor:
-    """x / ||x||_2 * sqrt(c) * gain + shift, then SiLU if `silu`. The norm is over the channels (Zhang & Sennrich 2019,
-    eq. 4).
+def rms_norm(x: Tensor, gain: Tensor, scale_shift: Tensor | None = None, *, silu: bool = False) -> Tensor:
+    """x / ||x||_2 * sqrt(c) * gain * (1 + scale) + shift, then SiLU if `silu`. The norm is over the channels (Zhang &
+    Sennrich 2019, eq. 4).
 
     x: (b, c, h, w).
-    gain: (1, c, 1, 1) or (b, c, 1, 1).
-    shift: (b, c, 1, 1), or None for 0.
+    gain: (1, c, 1, 1).
+    scale_shift: (b, 2 * c), the scales and then the shifts of each sample, or None for 0.
     """
-    return _RMSNorm.apply(x, gain * x.shape[1] ** 0.5, shift, silu)
+    if torch.compiler.is_compiling():
+        return _composed(x, gain, scale_shift, silu)
+    if USE_KERNELS and x.is_cuda and _has_kernels(x.device) and x.is_contiguous(memory_format=torch.channels_last):
+        from denoising_diffusion_pytorch.rms_norm_kernels import FusedRMSNorm  # Triton is not installed everywhere
+        return FusedRMSNorm.apply(x, gain, scale_shift, silu)
+    gain = gain * x.shape[1] ** 0.5
+    if scale_shift is None:
+        return _RMSNorm.apply(x, gain, None, silu)
+    scale, shift = scale_shift[:, :, None, None].chunk(2, dim=1)
+    return _RMSNorm.apply(x, gain * (scale + 1), shift, silu)
+
+
+def _composed(x: Tensor, gain: Tensor, scale_shift: Tensor | None, silu: bool) -> Tensor:
+    """The same in PyTorch's operations, which torch.compile fuses."""
+    y = F.normalize(x.float(), dim=1, eps=MIN_NORM) * (gain * x.shape[1] ** 0.5)
+    if scale_shift is not None:
+        scale, shift = scale_shift.float()[:, :, None, None].chunk(2, dim=1)
+        y = y * (scale + 1) + shift
+    return (F.silu(y) if silu else y).to(x.dtype)
+
+
+@cache
+def _has_kernels(device: torch.device) -> bool:
+    """Whether Triton is installed and supports this GPU."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 class _RMSNorm(torch.autograd.Function):
+    """x / ||x||_2 * gain + shift, then SiLU if `silu`. gain: (1, c, 1, 1) or (b, c, 1, 1); shift: (b, c, 1, 1)."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor | None, silu: bool) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))

@@ -1,31 +1,32 @@
 """The training step and its loop: gradient accumulation, mixed precision, clipping, EMA, several processes, and steps
 whose gradients are not finite.
 """
-import copy
 import os
 import sys
 import time
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Protocol, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from ema_pytorch import EMA
 from torch import Tensor
 
+from denoising_diffusion_pytorch.checkpoint import EMA_PREFIX, ema_unet_weights
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion
 from denoising_diffusion_pytorch.gradients import Batch, Gradients
-from groundwork.device import half_precision
+from denoising_diffusion_pytorch.weight_update import WeightUpdate
+from groundwork.cuda_graph import Graphed, Inputs
+from groundwork.device import autocast, convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.progress import Progress
-from groundwork.seeding import seeded
+from groundwork.seeding import derive_seed, seeded
 from groundwork.stopping import StopRequest
 
 MAX_SKIPPED = 10            # after so many skipped steps in a row, the weights themselves are taken to be broken
-MAX_SKIPPED_FLOAT16 = 40    # with float16: the scaler first halves its scale in every step, until nothing overflows
+MAX_SKIPPED_FLOAT16 = 40    # with float16: the loss scale is first halved in every step, until nothing overflows
 ASK_TO_STOP_EVERY = 10      # steps between two times when several processes ask each other whether to stop
 ROLLBACK_LR_FACTOR = 0.25   # factor of the learning rate after going back to the last milestone
 PROCESS_TIMEOUT = timedelta(hours=12)      # for one process that waits for another
@@ -47,11 +48,6 @@ def batch_indices(step: int, batch_size: int, num_items: int, seed: int) -> Tens
 def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
     """The random order of all items in an epoch, (num_items,) int64."""
     return torch.randperm(num_items, generator=seeded(seed, 0, epoch))
-
-
-def choose_precision(amp: bool, device: torch.device) -> str:
-    """accelerate's name of the precision: 'bf16', 'fp16' or 'no'."""
-    return {None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[half_precision(device) if amp else None]
 
 
 def init_distributed(device: torch.device) -> PartialState:
@@ -89,8 +85,9 @@ class Recorder(Protocol):
 class Trainer:
     """Trains a GaussianDiffusion on num_items items.
 
-    get_batch(indices, generator) -> (x, classes) supplies the items with these indices, (b,) int64 on the CPU. x is
-    (b, c, h, w), classes is (b,) int64, both on the generator's device.
+    get_batch(indices, generator) -> (x, classes) supplies the items with these indices, (b,) int64. x is (b, c, h, w),
+    classes is (b,) int64, both on the generator's device. The indices are on the CPU, or with draws_on_device on the
+    device; then the CPU must not have to wait for it.
 
     A step takes train_batch_size * gradient_accumulate_every items, over all processes together. Everything random in
     it is drawn for this global batch, from a generator on the device that is seeded by (seed, step). So a resumed run
@@ -105,83 +102,72 @@ class Trainer:
     def __init__(self, diffusion: GaussianDiffusion, get_batch: Callable, num_items: int, *, train_batch_size: int,
                  gradient_accumulate_every: int, train_lr: float, adam_betas: tuple[float, float],
                  max_grad_norm: float, ema_decay: float, ema_update_every: int, amp: bool, seed: int,
-                 device: torch.device, log_with: Sequence[str] = (), logging_folder: Path | None = None):
+                 device: torch.device, draws_on_device: bool = False, log_with: Sequence[str] = (),
+                 logging_folder: Path | None = None):
         """log_with: names of accelerate's trackers; the caller starts them later. They write to logging_folder.
 
         Raises InputError if the processes cannot share a step's items evenly.
         """
         init_distributed(device)
-        self.accelerator = Accelerator(mixed_precision=choose_precision(amp, device), cpu=device.type == "cpu",
-                                       log_with=list(log_with) or None, project_dir=logging_folder)
+        self.accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", log_with=list(log_with) or None,
+                                       project_dir=logging_folder)
         self.global_batch = train_batch_size * gradient_accumulate_every
         if self.global_batch % self.accelerator.num_processes:
             raise InputError(f"train_batch_size x gradient_accumulate_every = {self.global_batch} cannot be shared out "
                              f"evenly among {self.accelerator.num_processes} processes")
-        self.get_batch, self.num_items, self.seed, self.max_grad_norm = get_batch, num_items, seed, max_grad_norm
-        self.diffusion = diffusion.to(self.accelerator.device).train()
-        self.parameters = list(diffusion.parameters())
-        self.device = self.parameters[0].device     # with an index, which accelerator.device may lack
-        self.ema = EMA(self.diffusion, beta=ema_decay, update_every=ema_update_every, include_online_model=False,
-                       use_foreach=True)
-        self.ema.ema_model.eval()
-        optimizer = torch.optim.Adam(self.parameters, lr=train_lr, betas=adam_betas, fused=True)
-        self.optimizer = self.accelerator.prepare(optimizer)
-        self.gradients = Gradients(self._backward, self.parameters)
+        self.get_batch, self.num_items, self.seed, self.amp, self.train_lr = get_batch, num_items, seed, amp, train_lr
+        diffusion.to(self.accelerator.device)
+        self.diffusion = in_memory_format(diffusion, convolution_format(self.accelerator.device)).train()
+        self.device = next(diffusion.parameters()).device     # with an index, which accelerator.device may lack
+        self.weights = WeightUpdate(diffusion, lr=train_lr, betas=adam_betas, max_grad_norm=max_grad_norm,
+                                    ema_decay=ema_decay, ema_update_every=ema_update_every,
+                                    half_precision=half_precision(self.device) if amp else None)
+        self.generator = torch.Generator(self.device)
+        self.draw = Graphed(self._draw, self.device, generators=[self.generator], enabled=draws_on_device)
+        self.gradients = Gradients(self._loss, self.weights)
+        self.network: Callable[..., Tensor] = self.weights.network
         self.step, self.seconds = 0, 0.0
-        self.skipped, self.skipped_in_a_row = torch.zeros(2, device=self.device)
         self.has_rolled_back = False
+
+    @property
+    def ema_model(self) -> Any:
+        """The GaussianDiffusion with the averaged weights (EMA)."""
+        return self.weights.ema_model
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One optimisation step. Returns (mean loss of this process's items, gradient norm before clipping), scalars on
-        the device.
+        the device. The next step may overwrite the norm.
         """
-        loss = self.gradients(self._local_batch())
+        self.generator.manual_seed(derive_seed(self.seed, 1, self.step))
+        batch = self.draw({"indices": batch_indices(self.step, self.global_batch, self.num_items, self.seed)})
+        loss = self.gradients(batch)
         self._average_gradients()
-        grad_norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        self._skip_unless_finite(grad_norm)
-        self.optimizer.step()
-        self.ema.update()
+        grad_norm = self.weights(self.step)
         self.step += 1
         return loss, grad_norm
 
-    def _local_batch(self) -> Batch:
-        """The arguments of the loss for this process's part of the global batch."""
-        generator = seeded(self.seed, 1, self.step, device=self.device)
-        indices = batch_indices(self.step, self.global_batch, self.num_items, self.seed)
-        x, classes = self.get_batch(indices, generator)
+    def compile_network(self) -> None:
+        """Let torch.compile fuse the network's operations. It takes minutes once, and pays in long trainings only."""
+        self.network = torch.compile(self.weights.network, dynamic=False, fullgraph=True)
+
+    def _draw(self, inputs: Inputs) -> Batch:
+        """The arguments of the loss for this process's part of the global batch. inputs: indices (b,) int64."""
+        x, classes = self.get_batch(inputs["indices"], self.generator)
         size = self.global_batch // self.accelerator.num_processes
         first = size * self.accelerator.process_index
         return {name: value[first:first + size] for name, value in
-                {"img": x, "classes": classes, **self.diffusion.random_loss_inputs(x.shape, generator)}.items()}
+                {"img": x, "classes": classes, **self.diffusion.random_loss_inputs(x.shape, self.generator)}.items()}
 
-    def _backward(self, batch: Batch, fraction: float) -> Tensor:
-        """Add the gradients of `fraction` times the batch's mean loss, and return that product."""
-        with self.accelerator.autocast():
-            loss = self.diffusion(**batch) * fraction
-        self.accelerator.backward(loss)
-        return loss.detach()
-
-    def _skip_unless_finite(self, grad_norm: Tensor) -> None:
-        """Skip and count a step whose gradient norm is not finite. All processes come to the same decision.
-
-        The decision is made on the device, so that the CPU need not wait for it. With float16, the scaler skips such
-        steps itself: an overflow there only counts for skipped_in_a_row.
-        """
-        is_broken = (~grad_norm.isfinite()).float()
-        self.skipped_in_a_row.add_(1).mul_(is_broken)
-        if self.accelerator.scaler is None:
-            self.skipped += is_broken
-            self.optimizer.optimizer.found_inf = is_broken      # a fused optimiser then changes nothing
+    def _loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a micro-batch. The weights need no cast, so there is nothing for autocast to remember."""
+        with autocast(self.device, self.amp):
+            return self.network(**batch)
 
     def _average_gradients(self) -> None:
-        """Average the gradients over all processes, in one message. The network is small, and CUDA graphs leave no
-        hooks for sending parts of the gradients earlier.
-        """
+        """Average the gradients over all processes, in one message."""
         if self.accelerator.num_processes > 1:
-            grads = self.gradients.grads
-            mean = self.accelerator.reduce(torch.cat([grad.flatten() for grad in grads]), reduction="mean")
-            for grad, part in zip(grads, mean.split([grad.numel() for grad in grads])):
-                grad.copy_(part.view(grad.shape))
+            grads = self.weights.grads
+            grads.copy_(self.accelerator.reduce(grads, reduction="mean"))
 
     def train(self, num_steps: int, *, log_every: int, milestone_every: int, recorder: Recorder | None,
               stop: StopRequest) -> str | None:
@@ -190,11 +176,11 @@ class Trainer:
         recorder: None in all processes but the main one. Raises InputError if steps still fail after going back.
         """
         losses, logged_step, started = [], self.step, time.perf_counter()
-        last_good, reason = copy.deepcopy(self.state_dict()), None
+        last_good, reason = self.state_dict(), None
         with Progress(total=num_steps, initial=self.step, desc="training", unit="step", hidden=not recorder) as bar:
             while self.step < num_steps and not reason:
                 loss, grad_norm = self.train_step()
-                losses.append(loss)
+                losses.append(loss.clone())
                 bar.update()
                 at_end = self.step == num_steps
                 is_milestone = at_end or self.step % milestone_every == 0
@@ -205,9 +191,9 @@ class Trainer:
                     seconds = time.perf_counter() - started
                     self.seconds += seconds
                     record = {"step": self.step, "loss": mean_loss, "grad_norm": float(grad_norm),
-                              "lr": self.optimizer.param_groups[0]["lr"],
+                              "lr": self.weights.lr,
                               "images_per_second": (self.step - logged_step) * self.global_batch / seconds,
-                              "wall_time": self.seconds, "skipped_steps": int(self.skipped)}
+                              "wall_time": self.seconds, "skipped_steps": int(self.weights.skipped)}
                     if recorder:
                         recorder.log(record)
                     bar.set_postfix(loss=f"{mean_loss:.4f}", images_per_s=f"{record['images_per_second']:.0f}")
@@ -221,7 +207,7 @@ class Trainer:
                     if recorder:
                         (recorder.milestone if is_milestone else recorder.save)(-(-self.step // milestone_every))
                     self.accelerator.wait_for_everyone()
-                    last_good = copy.deepcopy(self.state_dict())
+                    last_good = self.state_dict()
                     started += time.perf_counter() - saving_since     # the time of saving does not count
         return reason if self.step < num_steps else None
 
@@ -229,8 +215,8 @@ class Trainer:
         """Whether to save now. While steps are being skipped, the weights may already be broken. is_last: save in any
         case.
         """
-        allowed = 0 if self.accelerator.scaler is None else 2      # with float16, an overflow now and then is normal
-        if is_last or self.skipped_in_a_row.item() <= allowed:
+        allowed = 0 if not self.weights.has_loss_scale else 2      # with float16, an overflow now and then is normal
+        if is_last or self.weights.skipped_in_a_row.item() <= allowed:
             return True
         print(f"step {self.step} is not saved: the gradients before it were not finite", flush=True)
         return False
@@ -248,13 +234,14 @@ class Trainer:
 
     def _has_failed(self) -> bool:
         """Whether too many steps in a row were skipped."""
-        allowed = MAX_SKIPPED if self.accelerator.scaler is None else MAX_SKIPPED_FLOAT16
-        return self.skipped_in_a_row.item() >= allowed
+        allowed = MAX_SKIPPED if not self.weights.has_loss_scale else MAX_SKIPPED_FLOAT16
+        return self.weights.skipped_in_a_row.item() >= allowed
 
     def _roll_back(self, last_good: dict) -> None:
         """Go back to last_good with a lower learning rate. Raises InputError if this was done before."""
-        failed_at, lr = self.step, self.optimizer.param_groups[0]["lr"]
-        cause = f"the gradients of {int(self.skipped_in_a_row)} steps in a row, up to step {failed_at}, were not finite"
+        failed_at, lr = self.step, self.weights.lr
+        skipped = int(self.weights.skipped_in_a_row)
+        cause = f"the gradients of {skipped} steps in a row, up to step {failed_at}, were not finite"
         if self.has_rolled_back:
             saved, then = ((f"the checkpoint of step {last_good['step']} is whole", "go on with --resume latest")
                            if last_good["step"] else ("there is no checkpoint yet", "start again"))
@@ -262,42 +249,44 @@ class Trainer:
                              "the latents' range with test_vae_range.py, lower train_lr, or try --no_amp, then "
                              + then)
         self.load_state_dict(last_good)
-        self.skipped_in_a_row.zero_()
+        self.weights.skipped_in_a_row.zero_()
         self.has_rolled_back = True
         self._lower_learning_rate()
         print(f"warning: {cause}: back to step {self.step}, on with a learning rate of {lr * ROLLBACK_LR_FACTOR:g}",
               flush=True)
 
     def _lower_learning_rate(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] *= ROLLBACK_LR_FACTOR
+        self.weights.set_lr(ROLLBACK_LR_FACTOR * self.weights.lr)
 
     def state_dict(self) -> dict:
         """Everything that resuming needs, as tensors and plain values."""
-        scaler = self.accelerator.scaler
-        return {"step": self.step, "seconds": self.seconds, "skipped_steps": int(self.skipped),
-                "skipped_in_a_row": int(self.skipped_in_a_row), "has_rolled_back": self.has_rolled_back,
-                "model": self.diffusion.state_dict(), "opt": self.optimizer.state_dict(), "ema": self.ema.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else None}
+        return {"step": self.step, "seconds": self.seconds, "skipped_steps": int(self.weights.skipped),
+                "skipped_in_a_row": int(self.weights.skipped_in_a_row), "has_rolled_back": self.has_rolled_back,
+                "model": _cloned(self.diffusion.state_dict()), "opt": self.weights.optimizer_state(),
+                "ema": _cloned({EMA_PREFIX + name: value for name, value in self.ema_model.model.state_dict().items()}),
+                "scaler": self.weights.scaler_state()}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a state_dict, with the optimiser settings of this Trainer."""
         self.step, self.seconds = state["step"], state["seconds"]
-        self.skipped.fill_(state.get("skipped_steps", 0))       # checkpoints of earlier versions lack these counts
-        self.skipped_in_a_row.fill_(state.get("skipped_in_a_row", 0))
+        self.weights.skipped.fill_(state.get("skipped_steps", 0))       # checkpoints of earlier versions lack these
+        self.weights.skipped_in_a_row.fill_(state.get("skipped_in_a_row", 0))
         self.diffusion.load_state_dict(state["model"])
-        # The settings are this run's: constants may have been changed, and `fused` depends on the device.
-        groups = [{**current, "params": saved["params"]}
-                  for current, saved in zip(self.optimizer.param_groups, state["opt"]["param_groups"])]
-        self.optimizer.load_state_dict({**state["opt"], "param_groups": groups})
+        self.ema_model.model.load_state_dict(ema_unet_weights(state))
+        self.weights.refresh()
+        self.weights.load_optimizer_state(state["opt"])
+        self.weights.load_scaler_state(state["scaler"])
+        self.weights.set_lr(self.train_lr)
         # Lower the rate again, unless train_lr was changed since.
         lowered_to = state["opt"]["param_groups"][0]["lr"]
-        if state.get("has_rolled_back") and lowered_to == ROLLBACK_LR_FACTOR * groups[0]["lr"]:
+        if state.get("has_rolled_back") and lowered_to == ROLLBACK_LR_FACTOR * self.train_lr:
             self.has_rolled_back = True
             self._lower_learning_rate()
-        self.ema.load_state_dict(state["ema"])
-        if self.accelerator.scaler is not None and state["scaler"]:     # None if it was trained in another precision
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that do not share the flat buffer."""
+    return {name: value.clone() for name, value in tensors.items()}
 
 
 def mean_of_finite(losses: list[Tensor]) -> Tensor:

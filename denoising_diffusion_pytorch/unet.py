@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from denoising_diffusion_pytorch.guidance import combine
 from denoising_diffusion_pytorch.rms_norm import rms_norm
-from groundwork.device import in_memory_format
+from groundwork.device import in_memory_format, memory_format_of
 
 # The same in all existing checkpoints. attn_heads and attn_dim_head are for the middle attention only.
 LINEAR_ATTENTION_HEADS, LINEAR_ATTENTION_DIM_HEAD = 4, 32
@@ -71,7 +71,7 @@ class SinusoidalPosEmb(nn.Module):
 class Block(nn.Module):
     """3x3 convolution, RMS norm and SiLU: (b, dim, h, w) → (b, dim_out, h, w).
 
-    scale_shift: (scale, shift), (b, dim_out, 1, 1) each. They change the norm's output to norm * (scale + 1) + shift.
+    scale_shift: (b, 2 * dim_out). It changes the norm's output to norm * (1 + scale) + shift.
     """
 
     def __init__(self, dim: int, dim_out: int):
@@ -79,11 +79,8 @@ class Block(nn.Module):
         self.proj = nn.Conv2d(dim, dim_out, 3, padding=1)
         self.norm = RMSNorm(dim_out)
 
-    def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        if scale_shift is None:
-            return rms_norm(self.proj(x), self.norm.g, silu=True)
-        scale, shift = scale_shift
-        return rms_norm(self.proj(x), self.norm.g * (scale + 1), shift, silu=True)
+    def forward(self, x: Tensor, scale_shift: Tensor | None = None) -> Tensor:
+        return rms_norm(self.proj(x), self.norm.g, scale_shift, silu=True)
 
 
 class ResnetBlock(nn.Module):
@@ -99,8 +96,7 @@ class ResnetBlock(nn.Module):
         self.res_conv = nn.Conv2d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        scale_shift = rearrange(self.mlp(cond), "b c -> b c 1 1").chunk(2, dim=1)
-        return self.block2(self.block1(x, scale_shift)) + self.res_conv(x)
+        return self.block2(self.block1(x, self.mlp(cond))) + self.res_conv(x)
 
 
 class LinearAttention(nn.Module):
@@ -164,7 +160,7 @@ class UpsampledConv(nn.Sequential):
         kernel = rearrange(weight, "out c i j -> c out i j").flip(2, 3)
         kernel = F.pad(kernel, (0, 1, 0, 0)) + F.pad(kernel, (1, 0, 0, 0))
         kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
-        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        kernel = kernel.contiguous(memory_format=memory_format_of(weight))
         return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
 
 
@@ -236,7 +232,8 @@ class Unet(nn.Module):
             drop_mask = torch.rand(x.shape[0], device=x.device) < drop_prob
         cond = torch.cat((self.time_mlp(time), self._embed_classes(classes, drop_mask)), dim=-1)
 
-        x = initial = self.init_conv(x.contiguous(memory_format=torch.channels_last))
+        memory_format = memory_format_of(self.final_res_block.block1.proj.weight)
+        x = initial = self.init_conv(x.contiguous(memory_format=memory_format))
         skips = []
         for block1, block2, attention, resize in map(nn.Module.children, self.downs):
             x = block1(x, cond)

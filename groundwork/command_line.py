@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence, get_type_hints
 
+import torch
 import tyro
 
 from groundwork.errors import InputError, printable, shortened
@@ -60,8 +61,8 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
         if file:
             defaults |= _defaults_from(file, _as_options(constants, derived or {}), main, defaults)
         description = (inspect.getdoc(main) or "").partition("Args:")[0].strip()
-        return tyro.cli(functools.partial(main, **defaults), prog=_program(), args=options, use_underscores=True,
-                        description=f"{description}\n\n{CONFIG_HELP}", config=(tyro.conf.OmitArgPrefixes,))
+        result = tyro.cli(functools.partial(main, **defaults), prog=_program(), args=options, use_underscores=True,
+                          description=f"{description}\n\n{CONFIG_HELP}", config=(tyro.conf.OmitArgPrefixes,))
     except InputError as error:
         sys.exit(_print_error(str(error)))
     except OSError as error:        # a path that cannot be read or written: the user can fix it
@@ -71,6 +72,20 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
                               in_every_process=True))
     except KeyboardInterrupt:
         sys.exit(130)
+    _leave_process_group()
+    return result
+
+
+def _leave_process_group() -> None:
+    """Leave the processes that were launched together, when all of them are done: NCCL warns if that is left to the end
+    of Python.
+
+    A program begins a group only once, because a second one finds no partners. So it is not left before the end. Nor is
+    it after an error: NCCL would wait for operations that the others never join, and hide the error. The launcher ends
+    the others when this process has ended.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _read_constants(file: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Graph:
         self.inputs = {name: value.to(device, copy=True) for name, value in inputs.items()}
         stream = torch.cuda.Stream(device)      # of this device: the default stream of captures may be another one's
         stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), _casts_are_not_kept():
             for _ in range(NUM_WARM_UPS - 1):
                 function(self.inputs)
             with _synchronising_is_an_error():      # such a function fails here, since a failed capture does damage
@@ -35,7 +35,8 @@ class Graph:
         pool = torch.cuda.graph_pool_handle()
         try:
             # "thread_local": CUDA calls of NCCL's watchdog, in another thread, do not break the capture.
-            with torch.cuda.graph(self.graph, pool, stream, capture_error_mode="thread_local"):
+            with (_casts_are_not_kept(),
+                  torch.cuda.graph(self.graph, pool, stream, capture_error_mode="thread_local")):
                 self.outputs = function(self.inputs)
         except BaseException:
             _release(pool, device)
@@ -112,6 +113,20 @@ def _synchronising_is_an_error() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+
+
+@contextmanager
+def _casts_are_not_kept() -> Iterator[None]:
+    """Within the block, autocast casts weights whenever they are used. Those that it keeps are freed when autocast
+    ends, and a graph would go on reading their memory.
+    """
+    is_kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(is_kept)
 
 
 def _release(pool: Any, device: torch.device) -> None:

@@ -224,9 +224,22 @@ def autocast(device: torch.device, enabled: bool = True) -> AbstractContextManag
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`. The CPU does not wait for a copy to a CUDA device, which goes through pinned memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.contiguous().pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def in_memory_format(module: Module, memory_format: torch.memory_format) -> Module:
     """The module itself, after its weights were converted to `memory_format`, such as torch.channels_last."""
     return module.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in PyTorch 2.7's stubs
+
+
+def memory_format_of(weight: torch.Tensor) -> torch.memory_format:
+    """The memory format of a convolution's weights, (out, in, h, w) with several channels and pixels."""
+    return (torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format)
 
 
 def grad_scaler(device: torch.device) -> torch.amp.GradScaler:

@@ -78,6 +78,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS_OF_NO_MEMORY)
 
 
+def free_memory(device: torch.device) -> int:
+    """The bytes that tensors can take on a CUDA device: what is free, and what PyTorch keeps for the next ones."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 class AdaptiveBatches:
     """Calls functions on batches of at most `size` items. When memory runs out, the size is halved and stays so.
 

@@ -18,6 +18,13 @@ def seeded(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator
     return torch.Generator(device).manual_seed(derive_seed(*numbers))
 
 
+def default_generator(device: torch.device) -> torch.Generator:
+    """PyTorch's global generator on a device, from which dropout draws."""
+    if device.type != "cuda":
+        return torch.default_generator
+    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+
+
 @contextmanager
 def global_seed(seed: int, device: torch.device) -> Iterator[None]:
     """Within the block, PyTorch's global random numbers on the CPU and on `device`, which initial weights and dropout

@@ -20,9 +20,14 @@ DEMO_SIZE = ["--images_per_user", "20", "--samples_per_user", "3", "--vae_num_st
 
 
 # Tests must not depend on the machine. They therefore compute in float32 on the CPU, in every process that imports this
-# file. Tests about bfloat16 use the fixture native_bfloat16; tests about CUDA are marked cuda.
+# file, and in every process that they start. Tests about bfloat16 use the fixture native_bfloat16; tests about CUDA are
+# marked cuda.
 NATIVE_CAPABILITIES = getattr(torch.cpu, "get_capabilities", dict)()
 torch.cpu.get_capabilities = dict
+NATIVE_CUDA = {name: getattr(torch.cuda, name) for name in ("is_available", "device_count")}
+VISIBLE = {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
+HAS_CUDA = torch.cuda.is_available()        # this call also finds the devices: hiding them later does not lose them
+torch.cuda.is_available, torch.cuda.device_count = lambda: False, lambda: 0
 
 PROCESSES = get_context("forkserver")       # it imports PyTorch once, which takes longer than most tests
 PROCESSES.set_forkserver_preload(["demo"])
@@ -44,7 +49,6 @@ def _run_in_child(arguments, folder):
     """Become the script in a child process; its output goes to the files "out" and "err" in `folder`."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT), number)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.chdir(ROOT)
     is_module = arguments[0] == "-m"
     sys.argv = arguments[is_module:]
@@ -52,13 +56,27 @@ def _run_in_child(arguments, folder):
     (runpy.run_module if is_module else runpy.run_path)(sys.argv[0], run_name="__main__")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hidden_cuda():
+    """Hides the CUDA devices from the processes that tests start. If it was done above, pytest-xdist's workers, too,
+    would not see them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
 @pytest.fixture(autouse=True)
-def on_the_cpu(request, monkeypatch):
-    """Makes the device "auto" the CPU, except in tests marked cuda, which are skipped without CUDA."""
+def native_cuda(request, monkeypatch):
+    """Lets tests marked cuda see the CUDA devices; skips them where there are none."""
     if not request.node.get_closest_marker("cuda"):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    elif not torch.cuda.is_available():
+        return
+    if not HAS_CUDA:
         pytest.skip("no CUDA device")
+    for name, function in NATIVE_CUDA.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for name, value in VISIBLE.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ kl_weight determines how much noise the posterior has, and thus how smooth the l
 
 A few hundred images are soon overfitted. So each batch is shifted cyclically along the time axis, and half of the
 batches are mirrored in time. On 336 simulated images (64 px, 800 steps) this closed the gap between training and test
-images (21.2 and 19.4 dB became 19.9 and 19.8 dB). Without it, the validation PSNR fell from step 500 on. With it, it
-rose to the end.
+images (21.2 and 19.4 dB became 19.9 and 19.8 dB). Without it, the validation PSNR fell from step 500 on.
 """
 import hashlib
 import math
@@ -33,7 +32,8 @@ from groundwork.images import load_images, natural_order, save_image
 from groundwork.limits import checks_arguments
 from groundwork.preparation import Preparation
 from groundwork.progress import Progress
-from groundwork.seeding import derive_seed, seeded
+from groundwork.seeding import derive_seed, global_seed, seeded
+from groundwork.threads import AdaptiveThreads
 from vae.kl_vae import DDCONFIG, KL_VAE
 from vae.quality import measure_quality
 
@@ -128,8 +128,7 @@ class VAETrainer:
     """The weights, their moving average, the optimiser and the step count: all that a resumed run needs."""
 
     def __init__(self, ddconfig: dict, device: torch.device, num_steps: int, lr: float, kl_weight: float, seed: int):
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(seed, INIT))
+        with global_seed(derive_seed(seed, INIT), torch.device("cpu")):
             self.vae = KL_VAE(ddconfig).to(device)
         self.average = KL_VAE(ddconfig).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.vae.state_dict())
@@ -245,8 +244,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     output: where the best weights go; KL_VAE.load reads them. Beside it go <stem>_state.pt, for `resume`, and
         <stem>_reconstruction.png, with validation images above their reconstructions.
     trained_on: digest of the images' paths, stored with the weights.
-    validate_every: steps between two validations. Each of them writes these files; the state is also written at the
-        start.
+    validate_every: steps between two validations. Each writes these files; the start writes the state, too.
 
     Returns the metrics of measure_quality for the best weights on the validation images, their step, and the seconds
     spent. Raises InputError if there are files of a run and `resume` is False, if the settings differ from the resumed
@@ -269,9 +267,11 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     else:       # from now on there is a state to resume from, whenever this process is killed
         save_tensors(state_path, {**trainer.state(), "settings": settings})
     start, loss_average = time.monotonic(), None
-    with Progress(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step") as bar:
+    with (AdaptiveThreads(device) as threads,
+          Progress(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step") as bar):
         while trainer.step < num_steps:
-            loss = trainer.train_step(train_images, batch_size)
+            with threads.step():
+                loss = trainer.train_step(train_images, batch_size)
             if not math.isfinite(loss):
                 raise InputError(f"the VAE's loss is {loss} at step {trainer.step}; try a lower --lr than {lr}")
             loss_average = loss if loss_average is None else 0.95 * loss_average + 0.05 * loss

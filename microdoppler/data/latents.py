@@ -7,6 +7,7 @@ Posteriors are stored as float16. That rounds a latent by 0.05 % at most, which 
 """
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, Sequence
 
@@ -43,16 +44,22 @@ class LatentScaling:
 
     def standardize(self, latents: Tensor) -> Tensor:
         """Scaled latents (b, c, h, w) → latents (b, c, h, w) for the diffusion model."""
-        return (latents - self._per_channel(self.mean, latents)) / self._per_channel(self.std, latents)
+        return (latents - _per_channel(self.mean, latents)) / _per_channel(self.std, latents)
 
     def restore(self, latents: Tensor) -> Tensor:
         """The inverse of standardize."""
-        return latents * self._per_channel(self.std, latents) + self._per_channel(self.mean, latents)
+        return latents * _per_channel(self.std, latents) + _per_channel(self.mean, latents)
 
-    @staticmethod
-    def _per_channel(values: list[float], like: Tensor) -> Tensor:
-        """(1, channels, 1, 1), with the dtype and on the device of `like`."""
-        return torch.tensor(values, dtype=like.dtype).view(1, -1, 1, 1).to(like.device, non_blocking=True)
+
+def _per_channel(values: list[float], like: Tensor) -> Tensor:
+    """(1, channels, 1, 1), with the dtype and on the device of `like`."""
+    return _kept_per_channel(tuple(values), like.dtype, like.device)
+
+
+@lru_cache      # on CUDA, copying it in every step would make the CPU wait
+def _kept_per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ class LatentCache:
                  statistics: LatentStatistics | None = None, names: Sequence[str] = ()):
         self.posteriors, self.labels, self.scale_factor, self.names = posteriors, labels, scale_factor, names
         self.statistics = statistics or measure(posteriors, scale_factor)
-        self.resident: Tensor | None = None     # a copy of the posteriors in a GPU's memory, see keep_on
+        self.resident: tuple[Tensor, Tensor] | None = None  # posteriors and labels in a GPU's memory, see keep_on
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -135,30 +142,34 @@ class LatentCache:
     def keep_on(self, device: torch.device) -> None:
         """Copy the posteriors as float16 to a CUDA device, if they take less than RESIDENT_SHARE of its free memory.
 
-        From then on `draw` with a generator on this device reads the copy instead of the file.
+        From then on `draw` reads the copy instead of the file, if the indices are on this device.
         """
         if device.type == "cuda" and self.posteriors.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-            self.resident = torch.empty(self.posteriors.shape, dtype=torch.float16, device=device)
+            posteriors = torch.empty(self.posteriors.shape, dtype=torch.float16, device=device)
             for start in range(0, len(self), CHUNK):
-                self.resident[start:start + CHUNK] = torch.from_numpy(np.array(self.posteriors[start:start + CHUNK]))
+                posteriors[start:start + CHUNK] = torch.from_numpy(np.array(self.posteriors[start:start + CHUNK]))
+            self.resident = posteriors, self.labels.to(device)
 
     def scaled_means(self, indices: Tensor) -> Tensor:
         """Posterior means times scale_factor of the images `indices` (b,) int64: (b, c, h, w) float32 on the CPU."""
         return self.scale_factor * torch.from_numpy(self.posteriors[indices.numpy(), 0]).float()
 
     def draw(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a new posterior sample of each of the images `indices` (b,) int64.
+        """Draw a new posterior sample of each of the images `indices` (b,) int64, on the CPU or where keep_on copied
+        the posteriors to.
 
-        Returns (scaled latents (b, c, h, w) float32, labels (b,) int64), both on the generator's device.
+        Returns (scaled latents (b, c, h, w) float32, labels (b,) int64), both on the generator's device. With indices
+        on a GPU, the CPU need not wait for it.
         """
-        device, labels = generator.device, self.labels[indices]
-        if self.resident is not None and self.resident.device == device:
-            posteriors = self.resident[indices.to(device, non_blocking=True)]
+        device = generator.device
+        if self.resident is not None and indices.device == device:
+            posteriors, labels = (kept[indices] for kept in self.resident)
         else:
             posteriors = torch.from_numpy(self.posteriors[indices.numpy()]).to(device, non_blocking=True)
+            labels = self.labels[indices].to(device, non_blocking=True)
         mean, logvar = posteriors.float().unbind(dim=1)
         noise = torch.randn(mean.shape, generator=generator, device=device)
-        return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), labels.to(device, non_blocking=True)
+        return self.scale_factor * (mean + torch.exp(0.5 * logvar) * noise), labels
 
     def any_of(self, label: int, generator: torch.Generator) -> Tensor:
         """The index of a random image with this label: (1,) int64."""

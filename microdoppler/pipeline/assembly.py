@@ -156,7 +156,8 @@ def build_trainer(config: Config, diffusion: GaussianDiffusion, cache: LatentCac
         diffusion, get_batch, len(cache), train_batch_size=config.train_batch_size,
         gradient_accumulate_every=config.gradient_accumulate_every, train_lr=config.train_lr,
         adam_betas=config.adam_betas, max_grad_norm=config.max_grad_norm, ema_decay=config.ema_decay,
-        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device, log_with=log_with,
+        ema_update_every=config.ema_update_every, amp=config.amp, seed=config.seed, device=device,
+        draws_on_device=cache.resident is not None, log_with=log_with,
         logging_folder=config.results_folder / "trackers")
 
 

@@ -8,7 +8,8 @@ from denoising_diffusion_pytorch import GaussianDiffusion
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, milestone_path)
 from denoising_diffusion_pytorch.classifier_free_guidance import OnStep
-from groundwork.device import autocast, choose_device
+from denoising_diffusion_pytorch.flat import convert_layers
+from groundwork.device import autocast, choose_device, convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError, shortened
 from groundwork.files import digest_tensors
 from groundwork.limits import Seed, checks_arguments, to_plain
@@ -137,7 +138,10 @@ class ImageGenerator:
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
                     "vae_trained_on": vae.trained_on, "split": checkpoint.get("split", {}),
                     **({"forced": "another VAE"} if is_other_vae else {})}
-        return ImageGenerator(config, diffusion.to(device).eval(), vae, scaling, identity,
+        if config.amp and (half := half_precision(device)):
+            convert_layers(diffusion, half)
+        diffusion = in_memory_format(diffusion.to(device), convolution_format(device)).eval()
+        return ImageGenerator(config, diffusion, vae, scaling, identity,
                               training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path),
                               Sampling.constants_of(own))
 

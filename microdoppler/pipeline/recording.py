@@ -74,7 +74,7 @@ class ResultsRecorder(Recorder):
     def bytes_to_write(self) -> int:
         """An upper bound for the rest of the run. It counts checkpoints that can be resumed (weights, averaged weights,
         Adam's two averages), older ones that can only generate (averaged weights), and pictures."""
-        config, weights = self.config, sum(p.numel() * p.element_size() for p in self.trainer.parameters)
+        config, weights = self.config, sum(p.numel() * p.element_size() for p in self.trainer.diffusion.parameters())
         milestones = -(-(config.train_num_steps - self.trainer.step) // config.save_and_sample_every)
         resumable = min(milestones, config.keep_last + 1)       # one more, until the oldest of them is reduced
         generating = -(-(milestones - resumable) // config.keep_every)

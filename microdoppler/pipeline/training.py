@@ -115,7 +115,7 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     labels = shown_labels(cache.labels, config.num_samples).tolist()
     evaluator = replace(open_sample_evaluator(config, data, device, vae.channels),
                         copy_detector=open_copy_detector(config, data, vae, labels, device))
-    watcher = MilestoneWatcher(trainer.ema.ema_model, vae, cache, scaling,
+    watcher = MilestoneWatcher(trainer.ema_model, vae, cache, scaling,
                                partial(load_windows, config, data, vae.channels), evaluator,
                                num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
     shown = [split.users[label] for label in watcher.labels]

@@ -1,7 +1,7 @@
 """Arms of the study: the training images of one kind (see kinds.py) in one fold, and the batches that are drawn from
 them."""
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Collection, Iterator, Mapping
 
@@ -10,14 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from groundwork.memory import free_memory
 from groundwork.seeding import seeded
-from microdoppler.study.augmentation import MIXTURES, SuccessorIndex, shift_and_mask, shift_in_time
+from microdoppler.study.augmentation import MIXTURES, SuccessorIndex, shift_and_mask, shift_in_time, take
 from microdoppler.study.classifier import index_batches
 from microdoppler.study.kinds import CLASSICAL, CUTMIX, KINDS, MIXUP, Kind
 from microdoppler.study.recipe import Recipe
 
 # One stream of random numbers per purpose: arms with the same seed then differ only in what their names say
 REAL, ADDED, AUGMENT = range(3)
+DEVICE_SHARE = 0.25     # of a device's free memory, for the images of an arm: training needs the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,23 +75,32 @@ class Arm:
         """The optimisation steps of a classifier of this arm."""
         return recipe.num_steps(len(self.real.images), sum(len(part.images) for part in self.parts))
 
-    def batches(self, recipe: Recipe, num_classes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, recipe: Recipe, num_classes: int, seed: int,
+                device: torch.device = torch.device("cpu")) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a batch for each step: images (batch_size, 3 or 1, s, s) uint8, and the probability of each class as
-        target, (batch_size, num_classes) float32.
+        target, (batch_size, num_classes) float32 on the CPU.
 
         Images are shuffled in epochs: every image comes once before any comes again. All randomness follows from the
-        seed.
+        seed, and is the same for every device. device: where the images are put together, and lie afterwards. It is the
+        CPU if they would take more than DEVICE_SHARE of the free memory of `device`.
         """
-        generator = seeded(seed, AUGMENT)
+        generator, parts = seeded(seed, AUGMENT), self._parts_on(device)
         for chosen in self._indices(recipe, seed):
-            images = torch.cat([self._select(part, own, generator) for part, own in zip(self.parts, chosen)])
-            labels = torch.cat([part.labels[own] for part, own in zip(self.parts, chosen)])
+            images = torch.cat([self._select(part, own, generator) for part, own in zip(parts, chosen)])
+            labels = torch.cat([part.labels[own] for part, own in zip(parts, chosen)])
             targets = F.one_hot(labels, num_classes).float()
             if self.kind.augmentation == CLASSICAL:
                 images = shift_and_mask(images, generator)
             elif self.kind.augmentation:
                 images, targets = MIXTURES[self.kind.augmentation](images, targets, generator)
             yield images, targets
+
+    def _parts_on(self, device: torch.device) -> list[ImageSet]:
+        """The parts, with their images on `device` if they fit there; see `batches`."""
+        size = sum(part.images.nbytes for part in self.parts)
+        if device.type == "cpu" or size > DEVICE_SHARE * free_memory(device):
+            return self.parts
+        return [replace(part, images=part.images.to(device)) for part in self.parts]
 
     def _indices(self, recipe: Recipe, seed: int) -> Iterator[list[Tensor]]:
         """For each step, the indices (b,) int64 of the images that it takes from each of the arm's parts."""
@@ -109,7 +120,7 @@ class Arm:
         """The chosen (b,) images of a set; shifted in time if the arm does so and their successors are known."""
         if self.kind.augmentation == CLASSICAL and part.successors is not None:
             return shift_in_time(part.images, chosen, part.successors, generator)
-        return part.images[chosen]
+        return take(part.images, chosen)
 
 
 def arms_of(real: ImageSet, added: Mapping[str, Mapping[str, ImageSet]],

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundwork.device import autocast, grad_scaler, in_memory_format
+from groundwork.cuda_graph import Graphed, Inputs
+from groundwork.device import autocast, convolution_format, grad_scaler, in_memory_format, send
 from groundwork.memory import AdaptiveBatches
-from groundwork.seeding import global_seed
+from groundwork.seeding import default_generator, global_seed
 from microdoppler.study.networks import Network, output_layer
 
 RECIPE_VERSION = 5      # increase it when training changes by more than rounding: stored runs are then not reused
@@ -33,55 +34,85 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Netwo
     batches: images (b, 3 or 1, size, size) uint8 and targets (b, num_classes) float32, the probability of each class;
     lr: the highest learning rate, see `lr_factor`; on_step: called after each step. The initial weights and what
     dropout hides follow from `seed`. On the CPU the result, too, is the same to the bit for the same batches and seed.
+    On CUDA all kernels of a step are launched as one graph.
     """
-    model = in_memory_format(build_classifier(network, num_classes, seed).to(device), torch.channels_last).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
-    scaler, parts = grad_scaler(device), AdaptiveBatches(sys.maxsize, "image")
+    untrained = build_classifier(network, num_classes, seed).to(device)
+    model = in_memory_format(untrained, convolution_format(device)).train()
+    update = Update(model)
+    run: Callable[[Inputs], None] = update      # the first step is no graph: it creates the state that captures restore
     with (global_seed(seed, device),
           torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)):
-        for step, (images, labels) in enumerate(batches):
-            optimizer.param_groups[0]["lr"] = lr * lr_factor(step, num_steps)
-            _set_gradients(model, images, labels, scaler, parts)
-            scaler.step(optimizer)
-            scaler.update()
+        for step, (images, targets) in enumerate(batches):
+            # Images that lie on the CPU are waited for: batches sent ahead of the device would fill the CPU's memory
+            batch = {"images": images.to(device), "targets": send(targets, device)}
+            update.set_lr(lr * lr_factor(step, num_steps))
+            update.parts.retry_until_it_fits(partial(run, batch), len(images))
+            if step == 0:
+                run = Graphed(update, device, generators=[default_generator(device)], state=update.state)
             if on_step is not None:
                 on_step()
+    model.zero_grad(set_to_none=True)
     return model.eval()
 
 
-def _set_gradients(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler,
-                   parts: AdaptiveBatches) -> None:
-    """Compute the gradients of the batch's mean loss; in smaller parts if the device runs out of memory.
+class Update:
+    """A step of AdamW on the mean loss of a batch: images (b, 3 or 1, size, size) uint8 and targets (b, num_classes)
+    float32, both on the device of the model.
 
-    The parts add up to the same loss. Only batch normalisation differs, since it sees fewer images at a time.
+    parts: how many images go through the network together. All the parts of a batch add up to the same loss. Only batch
+    normalisation differs, since it sees fewer images at a time.
     """
-    def attempt() -> None:
-        model.zero_grad(set_to_none=True)
-        for part, own_labels in zip(images.split(parts.size), labels.split(parts.size)):
-            _backward(model, part, own_labels, scaler, len(part) / len(images))
-    parts.retry_until_it_fits(attempt, len(images))
 
+    def __init__(self, model: nn.Module):
+        self.model, self.device = model, next(model.parameters()).device
+        self.scaler, self.parts = grad_scaler(self.device), AdaptiveBatches(sys.maxsize, "image")
+        is_cuda = self.device.type == "cuda"
+        lr = torch.zeros((), device=self.device) if is_cuda else 0.0        # a graph reads it from the device
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True,
+                                           capturable=is_cuda)
 
-def _backward(model: nn.Module, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler, share: float) -> None:
-    """Add the gradients of `share` times the mean loss of these images, scaled by the GradScaler."""
-    device = next(model.parameters()).device
-    with autocast(device):
-        logits = model(normalise(images, device))
-    loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=LABEL_SMOOTHING)
-    scaler.scale(loss * share).backward()
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next steps."""
+        group = self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+    def __call__(self, batch: Inputs) -> None:
+        self.set_gradients(batch["images"], batch["targets"])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def set_gradients(self, images: Tensor, targets: Tensor) -> None:
+        """Compute the gradients of the batch's mean loss, scaled by the GradScaler."""
+        self.model.zero_grad(set_to_none=True)
+        for part, own_targets in zip(images.split(self.parts.size), targets.split(self.parts.size)):
+            with autocast(self.device):
+                logits = self.model(normalise(part, self.device))
+            loss = F.cross_entropy(logits.float(), own_targets, label_smoothing=LABEL_SMOOTHING)
+            self.scaler.scale(loss * (len(part) / len(images))).backward()
+
+    @property
+    def state(self) -> list[Tensor]:
+        """All tensors that a step changes in place. There are more after the first step than before."""
+        of_optimizer = [value for state in self.optimizer.state.values() for value in state.values()]
+        of_scaler = [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else []
+        return [tensor.detach() for tensor in (*self.model.parameters(), *self.model.buffers(), *of_optimizer,
+                                               *of_scaler)]
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     """Class probabilities: images (n, 3 or 1, size, size) uint8 → (n, classes) float32 on the CPU."""
-    return AdaptiveBatches(batch_size, "image", "classifying").map(partial(_logits, model), images).softmax(dim=1)
+    return AdaptiveBatches(batch_size, "image", "classifying").map(partial(_logits, model), images).cpu().softmax(dim=1)
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """(n, 3 or 1, size, size) uint8 → (n, classes) float32 on the CPU."""
+    """(n, 3 or 1, size, size) uint8 → (n, classes) float32 on the device of the model."""
     device = next(model.parameters()).device
     with autocast(device):
-        return model(normalise(images, device)).float().cpu()
+        return model(normalise(images, device)).float()
 
 
 @torch.inference_mode()
@@ -97,9 +128,9 @@ def features(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
         _logits(model, images)
         last = captured.pop()
         return last.flatten(2).mean(dim=2) if last.ndim == 4 else last
-    hook = output_layer(model).register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].float().cpu()))
+    hook = output_layer(model).register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].float()))
     try:
-        return AdaptiveBatches(batch_size, "image", "features").map(last_features, images)
+        return AdaptiveBatches(batch_size, "image", "features").map(last_features, images).cpu()
     finally:
         hook.remove()
 
@@ -126,5 +157,6 @@ def lr_factor(step: int, num_steps: int) -> float:
 
 
 def normalise(images: Tensor, device: torch.device) -> Tensor:
-    """(n, 3 or 1, h, w) uint8 → (n, 3, h, w) float32 in [−1, 1] on `device`, channels last; grey is repeated."""
-    return images.to(device).expand(-1, 3, -1, -1).to(memory_format=torch.channels_last).float() / 127.5 - 1.0
+    """(n, 3 or 1, h, w) uint8 → (n, 3, h, w) float32 in [−1, 1] on `device`, as its convolutions like it; grey is
+    repeated."""
+    return images.to(device).expand(-1, 3, -1, -1).to(memory_format=convolution_format(device)).float() / 127.5 - 1.0

@@ -66,9 +66,9 @@ def load_or_train_evaluation_classifier(real: ImageSet, *, network: Network, num
     print(f"evaluation classifier: {network}, trained once on {len(real.images)} images of {network.image_size} px")
     arm = Arm(KINDS["real + classical"], real)
     with Progress(total=arm.num_steps(RECIPE), desc="training the evaluation classifier", unit="step") as bar:
-        model = train_classifier(arm.batches(RECIPE, num_classes, SEED), network=network, num_classes=num_classes,
-                                 num_steps=arm.num_steps(RECIPE), lr=RECIPE.lr, seed=SEED, device=device,
-                                 on_step=bar.update)
+        model = train_classifier(arm.batches(RECIPE, num_classes, SEED, device), network=network,
+                                 num_classes=num_classes, num_steps=arm.num_steps(RECIPE), lr=RECIPE.lr, seed=SEED,
+                                 device=device, on_step=bar.update)
     save_tensors(path, model.state_dict())
     return model
 

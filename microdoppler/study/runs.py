@@ -175,9 +175,9 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
                                 f"seed {planned.seed}")
             started = time.perf_counter()
-            model = train_classifier(arm.batches(recipe, num_classes, seed), network=network, num_classes=num_classes,
-                                     num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed, device=device,
-                                     on_step=bar.update)
+            model = train_classifier(arm.batches(recipe, num_classes, seed, device), network=network,
+                                     num_classes=num_classes, num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed,
+                                     device=device, on_step=bar.update)
             outcome = Outcome.of(model, planned.fold, time.perf_counter() - started)
             if best:
                 facts = {"fold": planned.fold.number, "seed": planned.seed,

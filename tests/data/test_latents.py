@@ -219,6 +219,6 @@ def test_what_is_kept_on_the_generators_device_is_drawn_from_there(device):
     cache = LatentCache(np.zeros((6, 2, 1, 2, 2), np.float16), torch.arange(6), scale_factor=0.5)
     kept = torch.arange(6.0).to(device).view(6, 1, 1, 1, 1).repeat(1, 2, 1, 2, 2)
     kept[:, 1] = -30        # log-variance: next to no noise
-    cache.resident = kept
-    latents, labels = cache.draw(torch.tensor([4, 1]), torch.Generator(kept.device).manual_seed(0))
+    cache.resident = kept, cache.labels.to(device)
+    latents, labels = cache.draw(torch.tensor([4, 1], device=device), torch.Generator(kept.device).manual_seed(0))
     assert latents[:, 0, 0, 0].tolist() == pytest.approx([2, 0.5], abs=1e-4) and labels.tolist() == [4, 1]

@@ -93,6 +93,21 @@ def test_full_rescaling_gives_the_conditional_standard_deviation():
     assert torch.allclose(guided.flatten(1).std(dim=1), cond.flatten(1).std(dim=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("rescaled_phi", [0.0, 0.7])
+@pytest.mark.parametrize("remove_parallel_component", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_guidance_of_outputs_in_half_precision_rounds_no_more_than_in_float32(dtype, remove_parallel_component,
+                                                                            rescaled_phi):
+    generator = torch.Generator().manual_seed(0)
+    cond = torch.randn(5, 4, 8, 8, generator=generator)
+    null = cond + 0.01 * torch.randn(5, 4, 8, 8, generator=generator)      # close together, as late in sampling
+    cond, null = cond.to(dtype), null.to(dtype)
+    guided = combine(cond, null, 8.0, rescaled_phi, remove_parallel_component)
+    exact = combine(cond.double(), null.double(), 8.0, rescaled_phi, remove_parallel_component)
+    assert guided.dtype == torch.float32 and exact.dtype == torch.float64
+    assert relative(guided, exact) < 1e-6
+
+
 @pytest.mark.parametrize("dim_mults", [(1,), (1, 2), (1, 2, 2, 3)])
 def test_other_shapes_run(dim_mults):
     unet = Unet(8, 3, dim_mults=dim_mults, channels=2, attn_dim_head=8, attn_heads=2)
@@ -118,14 +133,19 @@ def drawn(*shape):
 def test_rms_norm_is_its_formula_and_so_are_its_gradients(size, memory_format, silu, modulated):
     torch.manual_seed(0)
     x = torch.randn(3, 6, size, size, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
-    gain, shift = (drawn(3, 6, 1, 1), drawn(3, 6, 1, 1)) if modulated else (drawn(1, 6, 1, 1), None)
-    inputs = (x, gain) if shift is None else (x, gain, shift)
-    expected = F.normalize(x, dim=1) * 6 ** 0.5 * gain + (0 if shift is None else shift)
-    expected = F.silu(expected) if silu else expected
-    found = rms_norm(x, gain, shift, silu=silu)
+    inputs = (x, drawn(1, 6, 1, 1), drawn(3, 12)) if modulated else (x, drawn(1, 6, 1, 1))
+    expected = rms_norm_as_published(*inputs, silu=silu)
+    found = rms_norm(*inputs, silu=silu)
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(gradients(found, *inputs), gradients(expected, *inputs)):
         torch.testing.assert_close(ours, theirs)
+
+
+def rms_norm_as_published(x, gain, scale_shift=None, *, silu):
+    y = F.normalize(x, dim=1) * x.shape[1] ** 0.5 * gain
+    if scale_shift is not None:
+        y = y * (1 + scale_shift[:, :x.shape[1], None, None]) + scale_shift[:, x.shape[1]:, None, None]
+    return F.silu(y) if silu else y
 
 
 def test_rms_norm_of_a_pixel_of_zeros_is_zero():

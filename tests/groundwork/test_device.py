@@ -1,4 +1,7 @@
 """Which device is chosen, what is said where PyTorch has no kernels for it, and the line that tells what computes."""
+import os
+import subprocess
+import sys
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -152,6 +155,14 @@ def test_the_trial_is_made_once(insert, monkeypatch):
 
 def test_convolutions_on_the_cpu_are_channels_last():
     assert convolution_format(CPU) == CHANNELS_LAST
+
+
+def test_tests_and_the_processes_that_they_start_see_no_cuda_device():
+    """As on a machine that has some: bit-identity is promised for one kind of device."""
+    code = "import torch; print(torch.cuda.is_available(), torch.cuda.device_count())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False 0\n"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" and torch.cuda.device_count() == 0
+    assert choose_device("auto") == CPU
 
 
 @pytest.mark.parametrize("capability, archs, expected", [

@@ -25,7 +25,7 @@ from microdoppler.data.latents import load_or_encode
 from microdoppler.data.overlap import Successor
 from microdoppler.data.stitching import Cut, load_cuts
 from microdoppler.study.arms import Arm
-from microdoppler.study.classifier import features, predict, train_classifier
+from microdoppler.study.classifier import Update, build_classifier, features, predict, train_classifier
 from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
@@ -150,12 +150,12 @@ def test_classification(monkeypatch):
 
 def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(monkeypatch):
     """Where batch normalisation does not look at the batch, that is in evaluation mode."""
-    from microdoppler.study.classifier import _set_gradients, build_classifier
     data, tried = toy_set(4, seed=0), []
-    model, scaler = build_classifier(plan_network("resnet18", 32), 2, 0).eval(), torch.amp.GradScaler(enabled=False)
+    model = build_classifier(plan_network("resnet18", 32), 2, 0).eval()
 
     def gradients():
-        _set_gradients(model, data.images, data.labels, scaler, AdaptiveBatches(100, "image"))
+        update = Update(model)
+        update.parts.retry_until_it_fits(lambda: update.set_gradients(data.images, data.labels), 8)
         return torch.cat([p.grad.flatten() for p in model.parameters()])
     whole = gradients()
     short_of_memory(monkeypatch, torchvision.models.ResNet, "forward", 3, tried)

@@ -193,7 +193,6 @@ def test_constants_that_contradict_each_other(refused, paths, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_where_there_is_none(refused, paths):
     for script in (train_latent_cfg, vae_range, classify):
         assert "device 'cuda' was asked for" in refused(script, *paths, "--device", "cuda")

@@ -14,8 +14,7 @@ import generate
 from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, infer_config, prune_checkpoints)
-from denoising_diffusion_pytorch.trainer import Trainer, batch_indices, choose_precision
-from groundwork.device import find_precision
+from denoising_diffusion_pytorch.trainer import Trainer, batch_indices
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.seeding import derive_seed
@@ -60,7 +59,7 @@ def run(trainer, num_steps, milestone_every=100):
 
 
 def weights(trainer):
-    return torch.cat([p.flatten() for p in (*trainer.diffusion.parameters(), *trainer.ema.ema_model.parameters())])
+    return torch.cat([p.flatten() for p in (*trainer.diffusion.parameters(), *trainer.ema_model.parameters())])
 
 
 def test_every_epoch_is_a_permutation_and_epochs_join_without_a_gap():
@@ -95,7 +94,7 @@ def test_a_step_is_of_the_whole_batch_however_much_of_it_fits_in_memory(monkeypa
     monkeypatch.setattr(GaussianDiffusion, "forward", short_of_memory)
     run(in_parts, 1)
     assert in_parts.gradients.parts.size == 2
-    ours, theirs = (torch.cat([p.grad.flatten() for p in t.parameters]) for t in (whole, in_parts))
+    ours, theirs = whole.weights.grads, in_parts.weights.grads
     assert (ours - theirs).norm() < 1e-5 * ours.norm()
 
 
@@ -116,8 +115,7 @@ def test_gradients_are_clipped_and_their_norm_before_that_is_reported():
     """Adam's first average of the gradient is (1 - beta_1) times the gradient that reached it."""
     trainer = make_trainer(max_grad_norm=0.01)
     records, _ = run(trainer, 1)
-    averages = [trainer.optimizer.state[p]["exp_avg"] for p in trainer.diffusion.parameters()]
-    assert torch.cat([average.flatten() for average in averages]).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert trainer.weights.exp_avg.norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
     assert records[0]["grad_norm"] > 0.1
 
 
@@ -129,7 +127,6 @@ def test_a_checkpoint_whose_adam_was_computed_otherwise_goes_on_as_todays_does()
         group.update(fused=None, foreach=True)      # as before fused Adam
     second = make_trainer(amp=False)
     second.load_state_dict(state)
-    assert all(group["fused"] and not group["foreach"] for group in second.optimizer.param_groups)
     for trainer in (first, second):
         run(trainer, 5)
     assert torch.equal(weights(first), weights(second))
@@ -141,7 +138,7 @@ def test_a_resumed_run_takes_todays_learning_rate_and_averages():
     after = make_trainer(train_lr=5e-5, adam_betas=(0.8, 0.95))
     after.load_state_dict(before.state_dict())
     (record,), _ = run(after, 3)
-    assert record["lr"] == 5e-5 and after.optimizer.param_groups[0]["betas"] == (0.8, 0.95)
+    assert record["lr"] == 5e-5 and after.weights.optimizer.param_groups[0]["betas"] == (0.8, 0.95)
 
 
 def test_speed_and_time_leave_milestones_out():
@@ -160,7 +157,7 @@ def spoil(trainer, is_bad):
 
     def spoilt(indices, generator):
         x, classes = draw(indices, generator)
-        return (x * float("nan") if is_bad(trainer.step, trainer.optimizer.param_groups[0]["lr"]) else x), classes
+        return (x * float("nan") if is_bad(trainer.step, trainer.weights.lr) else x), classes
     trainer.get_batch = spoilt
 
 
@@ -168,11 +165,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
     trainer = make_trainer(amp=False, ema_update_every=1)
     spoil(trainer, lambda step, lr: step in (3, 5))
     run(trainer, 3)
-    before = [p.clone() for p in trainer.parameters], copy.deepcopy(trainer.optimizer.state_dict()["state"])
+    before = copy.deepcopy(trainer.state_dict())
     run(trainer, 4)
-    after = list(trainer.parameters), trainer.optimizer.state_dict()["state"]
-    assert all(map(torch.equal, before[0], after[0]))
-    assert all(torch.equal(before[1][i][name], after[1][i][name]) for i in before[1] for name in before[1][i])
+    after = trainer.state_dict()
+    assert all(torch.equal(before["model"][name], after["model"][name]) for name in before["model"])
+    moments = before["opt"]["state"], after["opt"]["state"]
+    assert all(torch.equal(moments[0][i][name], moments[1][i][name]) for i in moments[0] for name in moments[0][i])
     records, _ = run(trainer, 8)
     assert [record["skipped_steps"] for record in records] == [1, 2, 2, 2]
     assert math.isnan(records[1]["loss"]) and math.isfinite(records[2]["loss"])
@@ -199,10 +197,10 @@ def test_many_steps_in_a_row_go_back_to_the_last_milestone_with_a_lower_learning
     assert milestones == [1, 2, 3, 4, 5] and trainer.step == 25 and weights(trainer).isfinite().all()
     run(calm, 10)
     calm.load_state_dict(trainer.state_dict())
-    assert calm.optimizer.param_groups[0]["lr"] == 2.5e-4       # and so does a run that is resumed from it
+    assert calm.weights.lr == 2.5e-4       # and so does a run that is resumed from it
     chosen = make_trainer(amp=False, train_lr=6e-4)     # unless its user lowered the rate
     chosen.load_state_dict(trainer.state_dict())
-    assert chosen.optimizer.param_groups[0]["lr"] == 6e-4 and not chosen.has_rolled_back
+    assert chosen.weights.lr == 6e-4 and not chosen.has_rolled_back
 
 
 def test_what_a_lower_learning_rate_does_not_mend_ends_in_one_line():
@@ -247,23 +245,6 @@ def test_stopped_at_a_milestone_or_at_the_end_it_is_an_ordinary_one():
     assert trainer.train(6, log_every=4, milestone_every=3, recorder=kept, stop=AfterSteps(3)) == "enough"
     assert trainer.train(6, log_every=4, milestone_every=3, recorder=kept, stop=AfterSteps(3)) is None
     assert kept.milestones == [1, 2]
-
-
-@pytest.mark.parametrize("amp, capability, precision", [(True, (6, 0), "fp16"), (True, (7, 5), "fp16"),
-                                                        (True, (9, 0), "bf16"), (False, (9, 0), "no")])
-def test_precision_follows_the_hardware_not_emulation(monkeypatch, amp, capability, precision):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr("groundwork.device.can_convolve", lambda device, dtype, memory_format: True)
-    monkeypatch.setattr("groundwork.device.find_precision", find_precision.__wrapped__)      # it remembers no card
-    assert choose_precision(amp, torch.device("cuda", 0)) == precision
-
-
-@pytest.mark.parametrize("found, precision", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"),
-                                              ({"avx512_bf16": False}, "no"), ({}, "no")])
-def test_a_cpu_computes_in_bf16_where_it_has_instructions_for_it(monkeypatch, found, precision):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert choose_precision(True, torch.device("cpu")) == precision
-    assert choose_precision(False, torch.device("cpu")) == "no"
 
 
 def test_milestones_at_multiples_and_at_the_end():
