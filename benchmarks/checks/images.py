@@ -1,13 +1,14 @@
 """Drawing latents, and the full-size VAE: speed, and the effect of half precision."""
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
 from benchmarks.checks.check import Outcome, Setting, difference
 from benchmarks.measure import alternate
+from groundwork.device import autocast
 from groundwork.files import save_tensors
 from microdoppler.data.latents import LatentScaling
 from microdoppler.figures.legend import Legend
@@ -19,13 +20,13 @@ MAX_LATENT_ERROR = 0.05     # of latents drawn with a graph, of the norm of thos
 MAX_VAE_ERROR = 0.06        # of the VAE in half precision, of the norm of its float32 results; its weights are random
 
 
-def make_vae(setting: Setting, amp: bool = True) -> KL_VAE:
+def make_vae(setting: Setting) -> KL_VAE:
     """A VAE with random weights, loaded as in all scripts; of full size unless the setting is tiny."""
     torch.manual_seed(0)
     path = setting.scratch / "vae.pt"
     save_tensors(path, KL_VAE({"ch": 32, "ch_mult": (1, 1, 1), "num_res_blocks": 1} if setting.is_tiny else None)
                  .checkpoint())
-    return KL_VAE.load(path, setting.device, amp)
+    return KL_VAE.load(path, setting.device)
 
 
 def drawing_latents(setting: Setting) -> Outcome:
@@ -48,20 +49,24 @@ def drawing_latents(setting: Setting) -> Outcome:
                    {"eager_ms": eager, "graph_ms": graph, "error": error, "at_once": count})
 
 
-@torch.inference_mode()
 def encoding_and_decoding(setting: Setting) -> Outcome:
     """The VAE in half precision and in float32: images per second, and how far the results are apart."""
-    half, full, config, count = make_vae(setting), make_vae(setting, amp=False), setting.config, setting.count(16, 2)
-    images = torch.rand(count, full.channels, config.image_size, config.image_size, device=setting.device)
-    latents = full.encode_images(images)
+    vae, config, count = make_vae(setting), setting.config, setting.count(16, 2)
+    images = torch.rand(count, vae.channels, config.image_size, config.image_size, device=setting.device)
+    with autocast(setting.device, False):
+        latents = vae.encode_images(images)
     figures: dict[str, Any] = {}
-    for name, given in (("encode_images", images), ("decode_latents", latents)):
-        in_full, in_half = (partial(getattr(vae, name), given) for vae in (full, half))
-        seconds = alternate(in_full, in_half, repeats=setting.count(10, 1), device=setting.device)
-        figures[name.partition("_")[0]] = {"float32_per_second": count / seconds[0],
-                                           "half_per_second": count / seconds[1],
-                                           "error": difference(in_half(), in_full())}
+    for name, function, given in (("encode", vae.encode_images, images), ("decode", vae.decode_latents, latents)):
+        full, half = (partial(_under_autocast, setting, enabled, function, given) for enabled in (False, True))
+        seconds = alternate(full, half, repeats=setting.count(10, 1), device=setting.device)
+        figures[name] = {"float32_per_second": count / seconds[0], "half_per_second": count / seconds[1],
+                         "error": difference(half(), full())}
     worst = max(value["error"] for value in figures.values())
     line = ", ".join(f"{name} {value['half_per_second']:.4g} images/s in half precision and "
                      f"{value['float32_per_second']:.4g} in float32" for name, value in figures.items())
     return Outcome(worst < MAX_VAE_ERROR, f"{line}; they differ by {worst:.2g} (below {MAX_VAE_ERROR:g})", figures)
+
+
+def _under_autocast(setting: Setting, enabled: bool, function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+    with torch.inference_mode(), autocast(setting.device, enabled):
+        return function(given).float()
