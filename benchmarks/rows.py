@@ -20,7 +20,7 @@ from microdoppler.data.spectrograms import find_classes, find_images, paths_and_
 from microdoppler.data.stitching import Cut
 from microdoppler.figures.legend import Legend
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
-from microdoppler.pipeline.generation import ImageGenerator, Sampling
+from microdoppler.pipeline.generation import ImageGenerator, Sampling, ready_to_sample
 from microdoppler.pipeline.image_folder import write_images
 from microdoppler.pipeline.synthetic_folder import sample
 from microdoppler.study.arms import Arm, ImageSet
@@ -152,7 +152,7 @@ def difference_from_reference(config: Config, version: str) -> float:
 def _generators(bench: Bench) -> tuple[ImageGenerator, dict[str, Any]]:
     """Our ImageGenerator and the GaussianDiffusion of each reference, with random weights."""
     config = bench.config
-    ours = ImageGenerator(config, build_diffusion(config).to(bench.device).eval(), bench.vae,
+    ours = ImageGenerator(config, ready_to_sample(build_diffusion(config), config.amp, bench.device), bench.vae,
                           LatentScaling.identity(config.latent_channels), {}, None,
                           Legend.of(None, config.num_users, bench.scratch), Sampling.constants_of(config))
     return ours, {version: reference.build_diffusion(config, bench.device, version).eval()

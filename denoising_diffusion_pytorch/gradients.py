@@ -27,7 +27,6 @@ class Gradients:
         self.parameters = [parameters[name] for name in weights.layout.names]
         self.pieces = weights.layout.pieces(weights.grads)
         self.parts = AdaptiveBatches(sys.maxsize, "image")
-        self.use_graphs = True
         self.graphed: dict[tuple[float, bool], Graphed] = {}        # key: (fraction, is_first) of a micro-batch
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -61,7 +60,7 @@ class Gradients:
         key = fraction, is_first
         if key not in self.graphed:
             weights = self.weights.grads
-            self.graphed[key] = Graphed(backward, weights.device, state=[weights], enabled=self.use_graphs)
+            self.graphed[key] = Graphed(backward, weights.device, state=[weights])
         return self.graphed[key]
 
     def _put(self, operation: Callable, grads: tuple[Tensor, ...]) -> None:

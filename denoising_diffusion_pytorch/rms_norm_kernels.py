@@ -1,4 +1,4 @@
-"""The RMS norm of rms_norm.py as Triton kernels: one in the forward pass, two or three in the backward pass.
+"""The RMS norm of rms_norm.py as Triton kernels: one in the forward pass, two in the backward pass.
 
 All of them see x as rows of channels, (b * h * w, c), which channels_last data is. Sums over rows are added up in a
 fixed order, so results are the same to the bit in every run.
@@ -12,6 +12,7 @@ from torch import Tensor
 
 TILE = 2048         # elements of x that a program holds at a time
 MAX_PARTS = 8       # programs of a sample in the backward pass; each gives one partial sum
+COLUMNS = 16        # channels of a program that adds up partial sums
 
 
 @triton.jit
@@ -84,20 +85,29 @@ def _backward(grad_ptr, x_ptr, inverse_ptr, gain_ptr, scale_shift_ptr, grad_x_pt
 
 @triton.jit
 def _parameter_gradients(sums_ptr, gain_ptr, scale_shift_ptr, grad_gain_ptr, grad_scale_shift_ptr, samples,
-                         C: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr):
-    """The gradients of gain and of scale_shift for COLUMNS channels, from sums (b, 2, C)."""
+                         PARTS: tl.constexpr, C: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr,
+                         HAS_SCALE: tl.constexpr):
+    """The gradients of gain and of scale_shift for COLUMNS channels, from sums (b, PARTS, 1 or 2, C)."""
     columns, rows = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.arange(0, SAMPLES)
     in_column = columns < C
     mask = (rows < samples)[:, None] & in_column[None, :]
-    place = rows[:, None] * 2 * C + columns[None, :]
-    product = tl.load(sums_ptr + place, mask=mask, other=0.0)
-    scale = tl.load(scale_shift_ptr + place, mask=mask, other=0.0).to(tl.float32)
-    gain = tl.load(gain_ptr + columns, mask=in_column, other=0.0).to(tl.float32)
-    tl.store(grad_gain_ptr + columns, tl.sum(product * (1.0 + scale), axis=0), mask=in_column)
-    grad_scale = product * gain[None, :]
-    tl.store(grad_scale_shift_ptr + place, grad_scale.to(grad_scale_shift_ptr.dtype.element_ty), mask=mask)
-    grad_shift = tl.load(sums_ptr + place + C, mask=mask, other=0.0)
-    tl.store(grad_scale_shift_ptr + place + C, grad_shift.to(grad_scale_shift_ptr.dtype.element_ty), mask=mask)
+    width = (2 if HAS_SCALE else 1) * C
+    product = tl.zeros((SAMPLES, COLUMNS), tl.float32)
+    grad_shift = tl.zeros((SAMPLES, COLUMNS), tl.float32)
+    for part in tl.static_range(PARTS):
+        own = sums_ptr + (rows[:, None] * PARTS + part) * width + columns[None, :]
+        product += tl.load(own, mask=mask, other=0.0)
+        if HAS_SCALE:
+            grad_shift += tl.load(own + C, mask=mask, other=0.0)
+    if HAS_SCALE:
+        place = rows[:, None] * 2 * C + columns[None, :]
+        scale = tl.load(scale_shift_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        gain = tl.load(gain_ptr + columns, mask=in_column, other=0.0).to(tl.float32)
+        dtype = grad_scale_shift_ptr.dtype.element_ty
+        tl.store(grad_scale_shift_ptr + place, (product * gain[None, :]).to(dtype), mask=mask)
+        tl.store(grad_scale_shift_ptr + place + C, grad_shift.to(dtype), mask=mask)
+        product *= 1.0 + scale
+    tl.store(grad_gain_ptr + columns, tl.sum(product, axis=0), mask=in_column)
 
 
 class FusedRMSNorm(torch.autograd.Function):
@@ -130,11 +140,9 @@ class FusedRMSNorm(torch.autograd.Function):
         sums = torch.empty(samples, parts, 1 if scale_shift is None else 2, channels, device=x.device)
         _backward[parts, samples](grad, x, inverse, gain, scale_shift, grad_x, sums, height * width, channels ** 0.5,
                                   **ctx.shape)
-        if scale_shift is None:
-            return grad_x, sums.sum(dim=(0, 1)).view_as(gain), None, None
-        grad_gain, grad_scale_shift = torch.empty_like(gain), torch.empty_like(scale_shift)
-        columns = 32
-        _parameter_gradients[(triton.cdiv(channels, columns),)](
-            sums.sum(dim=1), gain, scale_shift, grad_gain, grad_scale_shift, samples, C=channels,
-            SAMPLES=triton.next_power_of_2(samples), COLUMNS=columns)
+        grad_gain = torch.empty_like(gain)
+        grad_scale_shift = None if scale_shift is None else torch.empty_like(scale_shift)
+        _parameter_gradients[(triton.cdiv(channels, COLUMNS),)](
+            sums, gain, scale_shift, grad_gain, grad_scale_shift, samples, PARTS=parts, C=channels,
+            SAMPLES=triton.next_power_of_2(samples), COLUMNS=COLUMNS, HAS_SCALE=scale_shift is not None)
         return grad_x, grad_gain, grad_scale_shift, None

@@ -119,8 +119,9 @@ class LinearAttention(nn.Module):
         out_weight, out_bias = to_out.parameters()
         to_q, to_k, to_v = self.to_qkv.weight.chunk(3)
         q = rearrange(F.conv2d(x, to_q), "b (heads d) h w -> b (h w) heads d", heads=heads).softmax(dim=-1)
-        k = rearrange(F.conv2d(x, to_k), "b features h w -> b (h w) features").softmax(dim=1)
-        features = rearrange(x, "b c h w -> b c (h w)") @ k
+        k = rearrange(F.conv2d(x, to_k), "b features h w -> b features (h w)")
+        k = k.to(torch.promote_types(k.dtype, torch.float32), memory_format=torch.contiguous_format).softmax(dim=-1)
+        features = rearrange(x, "b c h w -> b c (h w)") @ rearrange(k, "b features n -> b n features")
         values = rearrange(features, "b c (heads d) -> b heads d c", heads=heads) @ rearrange(
             to_v, "(heads e) c 1 1 -> heads c e", heads=heads)
         outputs = values @ rearrange(out_weight * d ** -0.5, "c (heads e) 1 1 -> heads e c", heads=heads)

@@ -12,6 +12,7 @@ from torch import Tensor
 from groundwork.memory import is_out_of_memory
 
 Inputs = Mapping[str, Tensor]
+USE_GRAPHS = True       # False: kernels are launched one by one, as benchmarks and checks compare
 NUM_WARM_UPS = 3        # cuDNN chooses its algorithms there, Triton compiles, and autograd creates what it keeps
 
 
@@ -83,7 +84,7 @@ def capture(function: Callable[[Inputs], Any], inputs: Inputs, device: torch.dev
 class Graphed:
     """A function of tensors that becomes a CUDA graph when it is first called with inputs of new shapes.
 
-    On the CPU, where `enabled` is False, and where a capture was impossible, it is called as it is. Arguments: see
+    On the CPU, with enabled=False, and where a capture was impossible, it is called as it is. Arguments: see
     `capture`. `graphs` can be cleared to free their memory.
     """
 
@@ -96,7 +97,9 @@ class Graphed:
     def __call__(self, inputs: Inputs) -> Any:
         """The function's result. The next call with inputs of the same shapes overwrites it."""
         key = tuple(value.shape for value in inputs.values())
-        if self.enabled and key not in self.graphs:
+        if not (self.enabled and USE_GRAPHS):
+            return self.function(inputs)
+        if key not in self.graphs:
             graph = capture(self.function, inputs, self.device, generators=self.generators, state=self.state)
             self.enabled = graph is not None
             if graph is not None:

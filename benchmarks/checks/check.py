@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.measure import FULL_SIZE
 from denoising_diffusion_pytorch import rms_norm
 from denoising_diffusion_pytorch.trainer import Trainer
-from groundwork import device as device_of
+from groundwork import cuda_graph, device as device_of
 from microdoppler.data.latents import LatentCache
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
 from train_latent_cfg import Config
@@ -86,17 +86,24 @@ def smooth_cache(config: Config) -> LatentCache:
 
 def make_trainer(setting: Setting, *, graphs: bool = True, triton: bool = True, compiled: bool = False,
                  amp: bool = True, cache: LatentCache | None = None) -> Trainer:
-    """A trainer at step 0 whose initial weights and latents are always the same.
+    """A trainer at step 0 whose initial weights and latents are always the same. Use it before the next one is made.
 
-    graphs, triton, compiled: whether it uses CUDA graphs, the Triton kernels, and torch.compile.
+    graphs, triton, compiled: whether it uses CUDA graphs, the Triton kernels, and torch.compile. Graphs and kernels are
+    switched for the whole process, until the next check.
     """
     torch.manual_seed(0)
-    rms_norm.USE_TRITON = triton    # type: ignore[attr-defined]
+    switch(graphs, triton)
     cache = cache or smooth_cache(setting.config)
     config = replace(setting.config, amp=amp)
     trainer = build_trainer(config, build_diffusion(config), cache, cache.statistics.scaling(True), setting.device)
-    trainer.use_graphs, trainer.use_compiled = graphs and setting.on_cuda, compiled     # type: ignore[attr-defined]
+    if compiled:
+        trainer.compile_network()
     return trainer
+
+
+def switch(graphs: bool = True, triton: bool = True) -> None:
+    """Whether this process uses CUDA graphs and Triton kernels, where there are any."""
+    cuda_graph.USE_GRAPHS, rms_norm.USE_KERNELS = graphs, triton
 
 
 def weights_of(trainer: Trainer, ema: bool = True) -> Tensor:

@@ -1,11 +1,11 @@
-"""The study's classifiers: milliseconds of a training step, with and without augmentation."""
+"""The study's classifiers: milliseconds of a training step, with and without augmentation and CUDA graph."""
 import time
 from itertools import islice
 from typing import Any
 
 import torch
 
-from benchmarks.checks.check import Outcome, Setting
+from benchmarks.checks.check import Outcome, Setting, switch
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.classifier import train_classifier
 from microdoppler.study.kinds import KINDS
@@ -17,7 +17,11 @@ ARMS = ("real only", "real + classical")
 
 def classifier_step(setting: Setting) -> Outcome:
     """A ResNet18 on random images, as the study trains it."""
-    figures = {arm: time_classifier(setting, arm) for arm in ARMS}
+    figures = {}
+    for arm in ARMS:
+        for form in ("eager", "graph") if setting.on_cuda else ("eager",):
+            switch(graphs=form == "graph")
+            figures[f"{arm}, {form}"] = time_classifier(setting, arm)
     return Outcome(True, ", ".join(f"{arm} {ms:.3g} ms" for arm, ms in figures.items()) + " a step", figures)
 
 
@@ -29,7 +33,7 @@ def time_classifier(setting: Setting, arm: str) -> float:
                            dtype=torch.uint8)
     real = ImageSet(images, torch.arange(len(images)) % config.num_users)
     recipe = Recipe(epochs=steps + warm_up, batch_size=config.classifier_batch_size, lr=config.classifier_lr)
-    batches = Arm(KINDS[arm], real).batches(recipe, config.num_users, seed=0)
+    batches = Arm(KINDS[arm], real).batches(recipe, config.num_users, seed=0, device=setting.device)
     times: list[float] = []
 
     def on_step() -> None:

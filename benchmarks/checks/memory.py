@@ -1,4 +1,5 @@
 """When memory runs out and when a graph cannot be captured, work goes on."""
+import gc
 from contextlib import contextmanager
 from typing import Callable, Iterator, Mapping
 
@@ -11,19 +12,22 @@ from groundwork.memory import is_out_of_memory
 
 Inputs = Mapping[str, Tensor]
 MAX_LOSS_ERROR = 0.05       # of a step in micro-batches, against the whole batch at once
-SHARE_OF_PEAK = 0.75        # of the memory that a step takes: too little for it, and enough for half its images
+SHARE_OF_NEED = 0.7         # of the memory that a step takes: too little for it, and enough for half its images
 
 
 def out_of_memory_in_training(setting: Setting) -> Outcome:
     """A limit on the memory that the whole batch exceeds: the micro-batch is halved, and the loss stays the same."""
-    torch.cuda.reset_peak_memory_stats(setting.device)
     trainer = make_trainer(setting)
-    before = torch.cuda.memory_allocated(setting.device)
+    torch.cuda.reset_peak_memory_stats(setting.device)
+    needed = -torch.cuda.memory_allocated(setting.device)
     expected = float(trainer.train_step()[0])
-    peak = torch.cuda.max_memory_allocated(setting.device)
+    needed += torch.cuda.max_memory_allocated(setting.device)
     del trainer
+    gc.collect()
     small = make_trainer(setting)
-    with limited_memory(setting.device, int(before + SHARE_OF_PEAK * (peak - before))):
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(setting.device)
+    with limited_memory(setting.device, int(before + SHARE_OF_NEED * needed)):
         losses = [float(small.train_step()[0]) for _ in range(2)]
         parts = small.gradients.parts.size
     after = float(small.train_step()[0])
@@ -32,13 +36,13 @@ def out_of_memory_in_training(setting: Setting) -> Outcome:
     passed = parts < batch and error < MAX_LOSS_ERROR and after == after
     return Outcome(passed, f"micro-batch {min(parts, batch)} of {batch} (fewer expected), loss differs by {error:.2g} "
                    f"(below {MAX_LOSS_ERROR:g})", {"micro_batch": min(parts, batch), "batch": batch, "losses": losses,
-                                                   "expected": expected, "peak_bytes": peak, "before_bytes": before})
+                                                   "expected": expected, "needed_bytes": needed,
+                                                   "before_bytes": before})
 
 
 @contextmanager
 def limited_memory(device: torch.device, limit: int) -> Iterator[None]:
     """Within the block, this process may take `limit` bytes of the card's memory."""
-    torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory, device)
     try:
         yield

@@ -12,9 +12,11 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+import psutil
 import torch
 
-from benchmarks.checks.check import Check, Setting
+from benchmarks.checks.check import Check, Setting, switch
+from groundwork.device import choose_device
 
 START_SECONDS = 120     # to import everything and to start CUDA
 GRACE_SECONDS = 3       # after its time limit, a check has this long to print where it is
@@ -59,7 +61,7 @@ def run_checks(checks: Sequence[Check], setting: Setting, report: Callable[[Chec
         finally:
             ours.close()        # a process that waits for its next check then ends by itself
             process.join(GRACE_SECONDS if passed else 0)
-            process.kill()
+            _kill(process.pid)
             process.join()
     for check in left:
         report(check, Report(None, "there was no time left for it"))
@@ -84,6 +86,15 @@ def _follow(check: Check, setting: Setting, connection: Connection, process: Any
         return Report(False, f"its process ended with status {process.exitcode}")
 
 
+def _kill(pid: int) -> None:
+    """End a process and those that it has started, such as a script."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
 def stack_file(setting: Setting) -> Path:
     """Where a check that is over its time limit says what it was doing."""
     return setting.scratch / "stack.txt"
@@ -91,6 +102,7 @@ def stack_file(setting: Setting) -> Path:
 
 def _work(checks: Sequence[Check], setting: Setting, connection: Connection) -> None:
     """In the other process: run one check after the other, each when it is asked for."""
+    choose_device(str(setting.device))      # it sets how this process computes on the device
     with contextlib.suppress(EOFError, ConnectionError):        # the parent has ended, or has seen enough
         for check in checks:
             connection.recv()
@@ -106,6 +118,7 @@ def _work(checks: Sequence[Check], setting: Setting, connection: Connection) -> 
 def _run_one(check: Check, setting: Setting) -> Report:
     """Run a check; what it prints is kept if it fails."""
     printed, started = io.StringIO(), time.monotonic()
+    switch()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             outcome = check.function(setting)

@@ -21,7 +21,6 @@ TINY_SIZE = ["--num_users", "3", "--images_per_user", "20", "--images_per_user_t
              "--save_and_sample_every", "10", "--log_every", "2", "--num_samples", "4", "--classifier_epochs", "1",
              "--classifier_image_size", "32", "--classifier_batch_size", "8", "--sampling_timesteps", "4"]
 STAGE = re.compile(r"=== (.*)")
-TRAINING = "train the diffusion model"
 
 
 def whole_way(setting: Setting) -> Outcome:
@@ -50,14 +49,10 @@ def _run(command: list[str], stop_at: Path | None = None) -> tuple[dict[str, flo
     stage, started, lines = "start", time.perf_counter(), []
     if stop_at is not None:
         threading.Thread(target=_stop, args=(process, stop_at), daemon=True).start()
-    try:
-        for line in process.stdout or ():
-            lines.append(line)
-            if match := STAGE.match(line):
-                seconds[stage], stage, started = time.perf_counter() - started, match[1], time.perf_counter()
-    finally:
-        if process.poll() is None and sys.exc_info()[0]:
-            process.kill()
+    for line in process.stdout or ():
+        lines.append(line)
+        if match := STAGE.match(line):
+            seconds[stage], stage, started = time.perf_counter() - started, match[1], time.perf_counter()
     status = process.wait()
     return seconds | {stage: time.perf_counter() - started}, status, "".join(lines)
 

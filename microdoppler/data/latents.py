@@ -142,8 +142,11 @@ class LatentCache:
     def keep_on(self, device: torch.device) -> None:
         """Copy the posteriors as float16 to a CUDA device, if they take less than RESIDENT_SHARE of its free memory.
 
-        From then on `draw` reads the copy instead of the file, if the indices are on this device.
+        From then on `draw` reads the copy instead of the file, if the indices are on this device. Nothing is copied
+        twice: CUDA graphs may read the first copy.
         """
+        if self.resident is not None and self.resident[1].device == device:
+            return
         if device.type == "cuda" and self.posteriors.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             posteriors = torch.empty(self.posteriors.shape, dtype=torch.float16, device=device)
             for start in range(0, len(self), CHUNK):

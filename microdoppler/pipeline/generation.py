@@ -80,6 +80,14 @@ def image_seed(seed: int, user: int, index: int) -> int:
     return derive_seed(seed, user, index)
 
 
+def ready_to_sample(diffusion: GaussianDiffusion, amp: bool, device: torch.device) -> GaussianDiffusion:
+    """The diffusion model itself on the device, with its weights in the precision and memory format of sampling there.
+    """
+    if amp and (half := half_precision(device)):
+        convert_layers(diffusion, half)
+    return in_memory_format(diffusion.to(device), convolution_format(device)).eval()
+
+
 @dataclass(frozen=True)
 class ImageGenerator:
     """Generates images: the network of a checkpoint with averaged (EMA) weights, its VAE and its latent scaling."""
@@ -138,10 +146,7 @@ class ImageGenerator:
         identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
                     "vae_trained_on": vae.trained_on, "split": checkpoint.get("split", {}),
                     **({"forced": "another VAE"} if is_other_vae else {})}
-        if config.amp and (half := half_precision(device)):
-            convert_layers(diffusion, half)
-        diffusion = in_memory_format(diffusion.to(device), convolution_format(device)).eval()
-        return ImageGenerator(config, diffusion, vae, scaling, identity,
+        return ImageGenerator(config, ready_to_sample(diffusion, config.amp, device), vae, scaling, identity,
                               training_latents, Legend.of(checkpoint.get("legend"), config.num_users, path),
                               Sampling.constants_of(own))
 
