@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from groundwork.memory import is_out_of_memory
 
 MIN_NORM = 1e-12       # as in F.normalize; it matters where all channels are 0
 USE_KERNELS = True      # where there are any; the benchmarks turn it off
@@ -26,9 +28,8 @@ def rms_norm(x: Tensor, gain: Tensor, scale_shift: Tensor | None = None, *, silu
     """
     if torch.compiler.is_compiling():
         return _composed(x, gain, scale_shift, silu)
-    if USE_KERNELS and x.is_cuda and _has_kernels(x.device) and x.is_contiguous(memory_format=torch.channels_last):
-        from denoising_diffusion_pytorch.rms_norm_kernels import FusedRMSNorm  # Triton is not installed everywhere
-        return FusedRMSNorm.apply(x, gain, scale_shift, silu)
+    if has_kernels(x):
+        return _fused(x, None, gain, scale_shift, silu)
     gain = gain * x.shape[1] ** 0.5
     if scale_shift is None:
         return _RMSNorm.apply(x, gain, None, silu)
@@ -45,10 +46,52 @@ def _composed(x: Tensor, gain: Tensor, scale_shift: Tensor | None, silu: bool) -
     return (F.silu(y) if silu else y).to(x.dtype)
 
 
+def conv_rms_norm_silu(conv: nn.Conv2d, x: Tensor, gain: Tensor, scale_shift: Tensor | None) -> Tensor:
+    """rms_norm(conv(x), gain, scale_shift, silu=True). The kernels add the bias and sum up its gradient on
+    the way, which would take passes of their own.
+    """
+    if torch.compiler.is_compiling() or not has_kernels(x):
+        return rms_norm(conv(x), gain, scale_shift, silu=True)
+    convolved = F.conv2d(x, conv.weight, stride=conv.stride, padding=conv.padding)      # type: ignore[arg-type]
+    return _fused(convolved, conv.bias, gain, scale_shift, True)
+
+
+def _fused(x: Tensor, bias: Tensor | None, gain: Tensor, scale_shift: Tensor | None, silu: bool) -> Tensor:
+    from denoising_diffusion_pytorch.rms_norm_kernels import FusedRMSNorm       # Triton is not installed everywhere
+    return FusedRMSNorm.apply(x, bias, gain, scale_shift, silu)
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether there are Triton kernels for this tensor (b, c, h, w): on GPUs that Triton supports, in channels_last."""
+    return (USE_KERNELS and x.is_cuda and x.is_contiguous(memory_format=torch.channels_last)
+            and kernels_work(x.device))
+
+
 @cache
-def _has_kernels(device: torch.device) -> bool:
-    """Whether Triton is installed and supports this GPU."""
-    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (7, 0)
+def kernels_work(device: torch.device) -> bool:
+    """Whether a trial of the kernels on a GPU gives what the plain form gives. If not, it says why, once.
+
+    Triton needs compute capability 7.0, and a C compiler at its first use.
+    """
+    if find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0):
+        return False
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False):
+        x = torch.linspace(-1, 1, 2 * 3 * 4 * 4, device=device).view(2, 3, 4, 4).to(memory_format=torch.channels_last)
+        gain, scale_shift = torch.ones(1, 3, 1, 1, device=device), torch.linspace(-1, 1, 12, device=device).view(2, 6)
+        inputs = [tensor.requires_grad_() for tensor in (x, gain, scale_shift)]
+        try:
+            outputs = _fused(x, None, gain, scale_shift, True), _composed(x, gain, scale_shift, True)
+            gradients = [torch.autograd.grad(output.square().sum(), inputs) for output in outputs]
+            works = all(torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+                        for ours, theirs in (outputs, *zip(*gradients)))
+            problem = "they give other results"
+        except Exception as error:      # Triton's errors have no common class
+            if is_out_of_memory(error):
+                raise
+            works, problem = False, f"{type(error).__name__}: {error}".splitlines()[0]
+    if not works:
+        print(f"no Triton kernels ({problem}): PyTorch's own are used", flush=True)
+    return works
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from denoising_diffusion_pytorch.guidance import combine
-from denoising_diffusion_pytorch.rms_norm import rms_norm
+from denoising_diffusion_pytorch.rms_norm import conv_rms_norm_silu, rms_norm
 from groundwork.device import in_memory_format, memory_format_of
 
 # The same in all existing checkpoints. attn_heads and attn_dim_head are for the middle attention only.
@@ -80,7 +80,7 @@ class Block(nn.Module):
         self.norm = RMSNorm(dim_out)
 
     def forward(self, x: Tensor, scale_shift: Tensor | None = None) -> Tensor:
-        return rms_norm(self.proj(x), self.norm.g, scale_shift, silu=True)
+        return conv_rms_norm_silu(self.proj, x, self.norm.g, scale_shift)
 
 
 class ResnetBlock(nn.Module):

@@ -7,7 +7,7 @@ from parity import FIXTURES, state_dict
 
 from denoising_diffusion_pytorch import Unet
 from denoising_diffusion_pytorch.guidance import combine, project
-from denoising_diffusion_pytorch.rms_norm import rms_norm
+from denoising_diffusion_pytorch.rms_norm import conv_rms_norm_silu, has_kernels, rms_norm
 from denoising_diffusion_pytorch.unet import LinearAttention, UpsampledConv
 
 
@@ -146,6 +146,53 @@ def rms_norm_as_published(x, gain, scale_shift=None, *, silu):
     if scale_shift is not None:
         y = y * (1 + scale_shift[:, :x.shape[1], None, None]) + scale_shift[:, x.shape[1]:, None, None]
     return F.silu(y) if silu else y
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_the_kernels_give_what_the_formula_gives(dtype, bound, modulated):
+    """Also for channels that are no power of two, and pixels that fill no tile. Errors are shares of the norm."""
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(8, 48, 3, padding=1), torch.randn(5, 8, 9, 7)
+    gain, scale_shift = torch.randn(1, 48, 1, 1), 0.5 * torch.randn(5, 96) if modulated else None
+    inputs = [x, conv.weight, conv.bias, gain] + ([scale_shift] if modulated else [])
+    results = []
+    for device, kind in (("cpu", torch.float64), ("cuda", dtype)):
+        own = [value.detach().to(device, kind).requires_grad_() for value in inputs]
+        own_x = own[0].contiguous(memory_format=torch.channels_last)
+        if device == "cpu":
+            y = rms_norm_as_published(F.conv2d(own_x, own[1], own[2], padding=1), *own[3:], silu=True)
+        else:
+            layer = torch.nn.Conv2d(8, 48, 3, padding=1)
+            layer.weight, layer.bias = (torch.nn.Parameter(value) for value in own[1:3])
+            own[1:3] = layer.weight, layer.bias
+            assert has_kernels(own_x)
+            y = conv_rms_norm_silu(layer, own_x, own[3], own[4] if modulated else None)
+        results.append([value.double().cpu() for value in (y, *gradients(y.cpu(), *own))])
+    for found, expected in zip(results[1], results[0]):
+        assert relative(found, expected) < bound
+
+
+def test_the_kernels_compile_for_every_generation_of_cards():
+    """No card is needed for that. Code after a return, for one, is compiled where Python would not reach it."""
+    triton = pytest.importorskip("triton")
+    from denoising_diffusion_pytorch import rms_norm_kernels as kernels
+    pointers = {"sums_ptr": "*fp32", "inverse_ptr": "*fp32", "positions": "i32", "samples": "i32", "root": "fp32"}
+    for capability, half in ((75, "fp16"), (80, "bf16"), (90, "fp32")):
+        for has_bias, has_scale in ((False, False), (True, True)):
+            constants = {"C": 48, "ROWS": 32, "COLUMNS": 64, "PARTS": 8, "SAMPLES": 16, "SILU": True,
+                         "HAS_BIAS": has_bias, "HAS_SCALE": has_scale}
+            constants |= {} if has_bias else {"bias_ptr": None, "grad_bias_ptr": None}
+            constants |= {} if has_scale else {"scale_shift_ptr": None, "grad_scale_shift_ptr": None}
+            for kernel in (kernels._forward, kernels._backward, kernels._parameter_gradients):
+                names = kernel.arg_names
+                source = triton.compiler.ASTSource(
+                    kernel, {name: "constexpr" if name in constants else pointers.get(name, f"*{half}")
+                             for name in names},
+                    {(names.index(name),): value for name, value in constants.items() if name in names})
+                target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+                assert triton.compile(source, target=target).asm["cubin"]
 
 
 def test_rms_norm_of_a_pixel_of_zeros_is_zero():
