@@ -127,6 +127,9 @@ def load_images(root: str | Path, paths: Sequence[str], image_size: int, label: 
 
 
 def save_image(path: str | Path, image: np.ndarray) -> None:
-    """Write (height, width, 3 or 1) uint8 as an image file, completely or not at all. The suffix decides the format."""
+    """Write (height, width, 3 or 1) uint8 as an image file, completely or not at all. The suffix decides the format.
+
+    PNG files are compressed at level 1: a spectrogram takes 10 ms instead of 26, and 11 % more bytes.
+    """
     with atomic_path(path) as temporary:
-        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(temporary)
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(temporary, compress_level=1)

@@ -1,7 +1,5 @@
 """The latent cache: the VAE's posterior of every training image, encoded once into one memory-mapped file.
 
-    python -m microdoppler.latents --latents_cache_folder latents_cache
-
 Also statistics and standardisation of latents. "Scaled latents" are posterior samples times the VAE's scale_factor.
 Posteriors are stored as float16. That rounds a latent by 0.05 % at most, which is less than its posterior's width.
 """
@@ -18,7 +16,6 @@ from torch import Tensor
 from groundwork.ahead import ahead, threads_beside
 from groundwork.errors import InputError, printable
 from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
-from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from groundwork.memory import AdaptiveBatches
 from groundwork.preparation import Preparation
@@ -336,29 +333,3 @@ def check_range(statistics: LatentStatistics, *, auto_normalize: bool) -> None:
 def is_unit_range(low: float, high: float) -> bool:
     """Whether values in [low, high] lie in [0, 1]."""
     return 0 <= low and high <= 1
-
-
-@checks_arguments
-def main(*, latents_cache_folder: Path = Path("latents_cache"), output: Path | None = None) -> None:
-    """Write the encoded training images as .npz, for NumPy, scikit-learn and other programs.
-
-    Arrays: means (n, channels, h, w) float32, the posterior means times scale_factor, as the VAE decodes them; labels
-    (n,) int64, the user's place among the users; names (n,), of the images or of windows cut from them; scale_factor.
-
-    Args:
-        latents_cache_folder: the folder that training encoded its images to
-        output: the file to write; default: latents.npz in that folder
-    """
-    output = output or latents_cache_folder / "latents.npz"
-    if output.suffix != ".npz":
-        raise InputError(f"--output {output}; expected a name that ends in .npz")
-    cache = load_cached(latents_cache_folder)
-    names = read_json(latents_cache_folder / INDEX_FILE).get("images")
-    if not isinstance(names, list) or len(names) != len(cache):
-        raise InputError(f"{latents_cache_folder / INDEX_FILE} does not name its {len(cache)} images; delete it, and "
-                         "training encodes them again")
-    means = cache.scaled_means(torch.arange(len(cache))).numpy()
-    with atomic_path(output) as temporary:
-        np.savez(temporary, means=means, labels=cache.labels.numpy(), names=np.array(names, dtype=str),
-                 scale_factor=cache.scale_factor)
-    print(f"{output}: means {means.shape}, labels, names, scale_factor")
