@@ -19,7 +19,7 @@ from groundwork.files import write_json
 # In the order of their worth: whatever time there is leaves results. Seconds: about three times what an H100 needs.
 CHECKS = (
     Check("card", card.versions, 60), Check("card", card.rates, 60),
-    Check("step", step.gradients, 90), Check("step", step.weights_after_20_steps, 90),
+    Check("gradients", step.gradients, 90), Check("step", step.weights_after_20_steps, 90),
     Check("step", step.milliseconds_per_step, 90), Check("step", step.kernels_per_step, 60, needs_cuda=True),
     Check("references", training.references, 90),
     Check("training", training.no_waiting_between_log_lines, 60),
@@ -30,8 +30,6 @@ CHECKS = (
     Check("memory", memory.failed_warm_up, 60, needs_cuda=True),
     Check("memory", memory.failed_capture, 60, needs_cuda=True),
     Check("memory", memory.training_without_a_graph, 60, needs_cuda=True),
-    Check("compiled", step.compiled_step, 180, needs_cuda=True),
-    Check("compiled", step.kernels_per_compiled_step, 120, needs_cuda=True),
     Check("images", images.drawing_latents, 90), Check("images", images.encoding_and_decoding, 90),
     Check("classifier", classifiers.classifier_step, 90),
     Check("way", whole_way.whole_way, 240),
@@ -49,7 +47,7 @@ def main(*, device: str = "auto", json: Path | None = None, only: tuple[str, ...
     Args:
         device: auto, cpu, cuda or cuda:<n>
         json: also write all figures to this file, after every check
-        only: groups of checks: card, step, references, training, memory, compiled, images, classifier, way, speed
+        only: groups of checks: card, gradients, step, references, training, memory, images, classifier, way, speed
         minutes: checks that would start later than this are not run
         tiny: a tiny network and few steps: takes seconds on a CPU, and says nothing about speed
     """

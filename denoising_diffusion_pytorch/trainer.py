@@ -24,6 +24,7 @@ from groundwork.errors import InputError
 from groundwork.progress import Progress
 from groundwork.seeding import derive_seed, seeded
 from groundwork.stopping import StopRequest
+from groundwork.threads import AdaptiveThreads
 
 MAX_SKIPPED = 10            # after so many skipped steps in a row, the weights themselves are taken to be broken
 MAX_SKIPPED_FLOAT16 = 40    # with float16: the loss scale is first halved in every step, until nothing overflows
@@ -125,7 +126,6 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self.draw = Graphed(self._draw, self.device, generators=[self.generator], enabled=draws_on_device)
         self.gradients = Gradients(self._loss, self.weights)
-        self.network: Callable[..., Tensor] = self.weights.network
         self.step, self.seconds = 0, 0.0
         self.has_rolled_back = False
 
@@ -146,10 +146,6 @@ class Trainer:
         self.step += 1
         return loss, grad_norm
 
-    def compile_network(self) -> None:
-        """Let torch.compile fuse the network's operations. It takes minutes once, and pays in long trainings only."""
-        self.network = torch.compile(self.weights.network, dynamic=False, fullgraph=True)
-
     def _draw(self, inputs: Inputs) -> Batch:
         """The arguments of the loss for this process's part of the global batch. inputs: indices (b,) int64."""
         x, classes = self.get_batch(inputs["indices"], self.generator)
@@ -161,7 +157,7 @@ class Trainer:
     def _loss(self, batch: Batch) -> Tensor:
         """The mean loss of a micro-batch. The weights need no cast, so there is nothing for autocast to remember."""
         with autocast(self.device, self.amp):
-            return self.network(**batch)
+            return self.weights.network(**batch)
 
     def _average_gradients(self) -> None:
         """Average the gradients over all processes, in one message."""
@@ -177,9 +173,11 @@ class Trainer:
         """
         losses, logged_step, started = [], self.step, time.perf_counter()
         last_good, reason = self.state_dict(), None
-        with Progress(total=num_steps, initial=self.step, desc="training", unit="step", hidden=not recorder) as bar:
+        with (AdaptiveThreads(self.device) as threads,
+              Progress(total=num_steps, initial=self.step, desc="training", unit="step", hidden=not recorder) as bar):
             while self.step < num_steps and not reason:
-                loss, grad_norm = self.train_step()
+                with threads.step():
+                    loss, grad_norm = self.train_step()
                 losses.append(loss.clone())
                 bar.update()
                 at_end = self.step == num_steps

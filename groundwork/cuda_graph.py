@@ -4,6 +4,7 @@ A small network spends most of a step on launching its kernels one by one. A gra
 "Getting Started with CUDA Graphs").
 """
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -22,7 +23,7 @@ class Graph:
     def __init__(self, function: Callable[[Inputs], Any], inputs: Inputs, device: torch.device,
                  generators: Sequence[torch.Generator]):
         self.inputs = {name: value.to(device, copy=True) for name, value in inputs.items()}
-        stream = torch.cuda.Stream(device)      # of this device: the default stream of captures may be another one's
+        stream = _capture_stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream), _casts_are_not_kept():
             for _ in range(NUM_WARM_UPS - 1):
@@ -105,6 +106,12 @@ class Graphed:
             if graph is not None:
                 self.graphs[key] = graph
         return self.graphs[key](inputs) if self.enabled else self.function(inputs)
+
+
+@cache      # cuBLAS keeps 32 MiB or more for every stream that it has been used on
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which graphs of this device are captured. PyTorch's own may belong to another device."""
+    return torch.cuda.Stream(device)
 
 
 @contextmanager

@@ -84,21 +84,18 @@ def smooth_cache(config: Config) -> LatentCache:
     return LatentCache(posteriors, torch.arange(len(posteriors)) % config.num_users, SCALE_FACTOR)
 
 
-def make_trainer(setting: Setting, *, graphs: bool = True, triton: bool = True, compiled: bool = False,
-                 amp: bool = True, cache: LatentCache | None = None) -> Trainer:
+def make_trainer(setting: Setting, *, graphs: bool = True, triton: bool = True, amp: bool = True,
+                 cache: LatentCache | None = None) -> Trainer:
     """A trainer at step 0 whose initial weights and latents are always the same. Use it before the next one is made.
 
-    graphs, triton, compiled: whether it uses CUDA graphs, the Triton kernels, and torch.compile. Graphs and kernels are
-    switched for the whole process, until the next check.
+    graphs, triton: whether it uses CUDA graphs and the Triton kernels. They are switched for the whole process, until
+    the next check.
     """
     torch.manual_seed(0)
     switch(graphs, triton)
     cache = cache or smooth_cache(setting.config)
     config = replace(setting.config, amp=amp)
-    trainer = build_trainer(config, build_diffusion(config), cache, cache.statistics.scaling(True), setting.device)
-    if compiled:
-        trainer.compile_network()
-    return trainer
+    return build_trainer(config, build_diffusion(config), cache, cache.statistics.scaling(True), setting.device)
 
 
 def switch(graphs: bool = True, triton: bool = True) -> None:

@@ -102,7 +102,7 @@ def weights_after_20_steps(setting: Setting) -> Outcome:
 
 
 def milliseconds_per_step(setting: Setting) -> Outcome:
-    """The default Config, with the parts of a fast step on and off, but without torch.compile."""
+    """The default Config, with the parts of a fast step on and off."""
     forms = {"eager": {"graphs": False, "triton": False}, "graph": {"triton": False}, "graph + Triton": {}}
     if not setting.on_cuda:
         forms = {"eager": forms["eager"]}
@@ -112,16 +112,6 @@ def milliseconds_per_step(setting: Setting) -> Outcome:
     return Outcome(best > 0, f"{line}; 150 000 steps of the fastest take {150 * best / 60:.3g} minutes", found)
 
 
-def compiled_step(setting: Setting) -> Outcome:
-    """The same with the network compiled by torch.compile, and the seconds that compiling takes."""
-    found = time_steps(setting, compiled=True)
-    plain = time_steps(setting)["ms"]
-    saved = (plain - found["ms"]) / 1000
-    worth = f"worth it from {found['first_seconds'] / saved:.0f} steps on" if saved > 0 else "not worth it"
-    return Outcome(True, f"{found['ms']:.3g} ms, without torch.compile {plain:.3g} ms; the first steps took "
-                   f"{found['first_seconds']:.3g} s: {worth}", found | {"plain_ms": plain})
-
-
 def time_steps(setting: Setting, **options: Any) -> dict[str, float]:
     """Median milliseconds of a training step; first_seconds: of the first steps, in which graphs are captured."""
     trainer = make_trainer(setting, **options)
@@ -129,7 +119,7 @@ def time_steps(setting: Setting, **options: Any) -> dict[str, float]:
     _run(trainer, setting.count(2 * WINDOW, 2))
     first = time.perf_counter() - started
     windows = []
-    for _ in range(setting.count(20, 1)):
+    for _ in range(setting.count(20 if options.get("graphs", True) else 4, 1)):
         started = time.perf_counter()
         steps = setting.count(WINDOW, 2)
         _run(trainer, steps)
@@ -145,18 +135,10 @@ def _run(trainer: Trainer, steps: int) -> None:
 
 
 def kernels_per_step(setting: Setting) -> Outcome:
-    """What the device does in a step, by PyTorch's profiler: the fastest form without torch.compile."""
-    return profile_steps(setting)
-
-
-def kernels_per_compiled_step(setting: Setting) -> Outcome:
-    """The same with torch.compile."""
-    return profile_steps(setting, compiled=True)
-
-
-def profile_steps(setting: Setting, **options: Any) -> Outcome:
-    """Kernels per step, the milliseconds in which the device was busy, and the kernels that took most of them."""
-    trainer = make_trainer(setting, **options)
+    """By PyTorch's profiler: kernels per step, the milliseconds in which the device was busy, and the kernels that took
+    most of them.
+    """
+    trainer = make_trainer(setting)
     _run(trainer, 2 * WINDOW)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         started = time.perf_counter()

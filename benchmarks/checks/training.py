@@ -25,7 +25,7 @@ def references(setting: Setting) -> Outcome:
     for version in reference.VERSIONS:
         training = reference.Training(setting.config, latents, cache.labels, setting.device, version)
         seconds = []
-        for _ in range(setting.count(60, 3)):
+        for _ in range(setting.count(24, 3)):
             started = time.perf_counter()
             training.step()
             if setting.on_cuda:

@@ -98,5 +98,5 @@ def test_checks_for_which_there_is_no_time_are_named(tmp_path):
 
 
 def test_an_unknown_group_is_named():
-    with pytest.raises(InputError, match="sorting.*card, step"):
+    with pytest.raises(InputError, match="sorting.*card, gradients, step"):
         check_device.main(only=("sorting",))
