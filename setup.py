@@ -15,7 +15,6 @@ setup(
         "numpy>=1.24",
         "scipy>=1.12",          # ShortTimeFFT
         "einops>=0.7",
-        "ema-pytorch>=0.7",
         "accelerate>=0.25",
         "safetensors>=0.4.3",   # weights to share; accelerate brings it along
         "pillow>=10.1",
@@ -39,6 +38,7 @@ setup(
     ], "test": [
         "pytest>=7.4",
         "hypothesis>=6.80",
+        "ema-pytorch>=0.7",     # the reference's average of the weights, which ours is compared with
         "pytest-xdist>=3.5",    # as many tests at once as there are cores
         "ruff>=0.4",
         "mypy>=1.18",           # 1.15 misreads torch.autograd.Function

@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from ema_pytorch import EMA
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, models, transforms
@@ -83,6 +82,10 @@ class Training:
         self.latents, self.labels, self.device = latents, labels, device
         self.diffusion = build_diffusion(config, device, version).train()
         self.optimizer = torch.optim.Adam(self.diffusion.parameters(), lr=config.train_lr, betas=config.adam_betas)
+        try:
+            from ema_pytorch import EMA     # nothing else needs it
+        except ImportError:
+            raise InputError("the reference's training needs ema-pytorch: pip install ema-pytorch") from None
         self.ema = EMA(self.diffusion, beta=config.ema_decay, update_every=config.ema_update_every)
         self.max_grad_norm = config.max_grad_norm
         self.batch, self.accumulate = config.train_batch_size, config.gradient_accumulate_every

@@ -178,7 +178,7 @@ class Trainer:
             while self.step < num_steps and not reason:
                 with threads.step():
                     loss, grad_norm = self.train_step()
-                losses.append(loss.clone())
+                losses.append(loss)
                 bar.update()
                 at_end = self.step == num_steps
                 is_milestone = at_end or self.step % milestone_every == 0

@@ -3,6 +3,7 @@
 A small network spends most of a step on launching its kernels one by one. A graph launches them at once (Gray 2019,
 "Getting Started with CUDA Graphs").
 """
+import warnings
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Callable, Iterator, Mapping, Sequence
@@ -118,7 +119,9 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 def _synchronising_is_an_error() -> Iterator[None]:
     """Within the block, an operation that makes the CPU wait for the device raises RuntimeError."""
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

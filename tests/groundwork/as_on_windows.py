@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import accelerate  # noqa: F401
-import ema_pytorch  # noqa: F401
 import filelock  # noqa: F401
 import matplotlib.figure  # noqa: F401
 import psutil
