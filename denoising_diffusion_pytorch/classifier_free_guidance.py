@@ -106,7 +106,10 @@ class GaussianDiffusion(nn.Module):
         self.objective, self.auto_normalize, self.clip_x_start = objective, auto_normalize, clip_x_start
         self.sampler, self.use_cfg_plus_plus = sampler, use_cfg_plus_plus
         self.ddim_sampling_eta, self.offset_noise_strength = ddim_sampling_eta, offset_noise_strength
-        self.predictors: dict[tuple, Graphed] = {}      # see _predictor
+        # Sampling as CUDA graphs is faster, but they hold memory, and pay only for many samples. See _predictor.
+        self.uses_graphs = False
+        self.predictors: dict[tuple, Graphed] = {}
+        self.predictors_of: tuple = ()      # the addresses of their weights, and what else was constant
 
         alphas_cumprod = torch.cumprod(1 - BETA_SCHEDULES[beta_schedule](timesteps), dim=0)
         self.alpha_bars = alphas_cumprod.tolist()
@@ -267,6 +270,7 @@ class GaussianDiffusion(nn.Module):
             return x_start, noise
 
         sampler = get_sampler(self.sampler, self.ddim_sampling_eta)
+        self._forget_predictors_of_other_weights()
         try:
             x = sampler(denoise, x, [self.alpha_bars[t] for t in times] + [1.0],
                         lambda: draw_noise(x.shape, generators).to(x.device))
@@ -275,14 +279,25 @@ class GaussianDiffusion(nn.Module):
             raise
         return self._unnormalize(x)
 
+    def _forget_predictors_of_other_weights(self) -> None:
+        """Graphs read the weights where these lay when they were captured, and hold what was constant then."""
+        now = (self.use_cfg_plus_plus, self.clip_x_start, *(parameter.data_ptr() for parameter in self.parameters()))
+        if now != self.predictors_of:
+            self.predictors.clear()
+            self.predictors_of = now
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and files, which cannot hold CUDA graphs."""
+        return {**self.__dict__, "predictors": {}, "predictors_of": ()}
+
     def _predictor(self, is_guided: bool, guidance: dict) -> Callable[[Inputs], tuple[Tensor, Tensor]]:
-        """model_predictions with these arguments, as a function of x, t and classes. On CUDA it becomes a graph, which
-        is kept, because sampling calls it many times.
+        """model_predictions with these arguments, as a function of x, t and classes. With uses_graphs, on CUDA, it
+        becomes a graph, which is kept for the next samples.
         """
         def predict(inputs: Inputs) -> tuple[Tensor, Tensor]:
             return self.model_predictions(inputs["x"], inputs["t"], inputs["classes"], is_guided=is_guided, **guidance)
 
-        if self.device.type != "cuda":
+        if not self.uses_graphs:
             return predict
         key = is_guided, tuple(guidance.items()), torch.is_autocast_enabled("cuda")
         if key not in self.predictors:

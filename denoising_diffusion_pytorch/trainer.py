@@ -124,7 +124,8 @@ class Trainer:
                                     ema_decay=ema_decay, ema_update_every=ema_update_every,
                                     half_precision=half_precision(self.device) if amp else None)
         self.generator = torch.Generator(self.device)
-        self.draw = Graphed(self._draw, self.device, generators=[self.generator], enabled=draws_on_device)
+        self.draw = Graphed(self._draw, self.device, generators=[self.generator], enabled=draws_on_device,
+                            or_eager=True)
         self.gradients = Gradients(self._loss, self.weights)
         self.step, self.seconds = 0, 0.0
         self.has_rolled_back = False
@@ -155,7 +156,7 @@ class Trainer:
                 {"img": x, "classes": classes, **self.diffusion.random_loss_inputs(x.shape, self.generator)}.items()}
 
     def _loss(self, batch: Batch) -> Tensor:
-        """The mean loss of a micro-batch. The weights need no cast, so there is nothing for autocast to remember."""
+        """The mean loss of a micro-batch."""
         with autocast(self.device, self.amp):
             return self.weights.network(**batch)
 

@@ -45,15 +45,15 @@ class WeightUpdate:
         self.steps_since_growth, self.skipped, self.skipped_in_a_row, self.num_updates = (
             torch.zeros((), device=device) for _ in range(4))
         self.lr, self.betas, is_cuda = lr, betas, device.type == "cuda"
-        self.lr_of_graphs = torch.tensor(lr, device=device)     # a number would be part of the graph
-        self.optimizer = torch.optim.Adam([self.weights], lr=self.lr_of_graphs if is_cuda else lr, betas=betas,
-                                          fused=True, capturable=is_cuda)
+        # On CUDA a tensor: a number would become part of the graph.
+        self.optimizer = torch.optim.Adam([self.weights], lr=torch.tensor(lr, device=device) if is_cuda else lr,
+                                          betas=betas, fused=True, capturable=is_cuda)
         self.optimizer.state[self.weights] = {"step": self.num_updates, "exp_avg": self.exp_avg,
                                               "exp_avg_sq": self.exp_avg_sq}
         state = [self.weights, self.half, self.grads, self.average, self.exp_avg, self.exp_avg_sq, self.loss_scale,
                  self.steps_since_growth, self.skipped, self.skipped_in_a_row, self.num_updates]
-        self.update = Graphed(self._update, device, state=state)
-        self.update_with_average = Graphed(self._update_with_average, device, state=state)
+        self.update = Graphed(self._update, device, state=state, or_eager=True)
+        self.update_with_average = Graphed(self._update_with_average, device, state=state, or_eager=True)
 
     def __call__(self, step: int) -> Tensor:
         """Update the weights in training step `step`. Returns the norm of the gradients before clipping, a scalar."""
@@ -64,10 +64,11 @@ class WeightUpdate:
 
     def set_lr(self, lr: float) -> None:
         """Change the learning rate."""
-        self.lr = lr
-        self.lr_of_graphs.fill_(lr)
-        if not self.lr_of_graphs.is_cuda:
-            self.optimizer.param_groups[0]["lr"] = lr
+        self.lr, group = lr, self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
     def refresh(self) -> None:
         """Call it after the weights were changed from outside."""

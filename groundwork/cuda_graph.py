@@ -15,6 +15,7 @@ from groundwork.memory import is_out_of_memory
 
 Inputs = Mapping[str, Tensor]
 USE_GRAPHS = True       # False: kernels are launched one by one, as benchmarks and checks compare
+END_OF_POOL = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"     # the latter up to PyTorch 2.7
 NUM_WARM_UPS = 3        # cuDNN chooses its algorithms there, Triton compiles, and autograd creates what it keeps
 
 
@@ -43,6 +44,8 @@ class Graph:
                 self.outputs = function(self.inputs)
         except BaseException:
             _release(pool, device)
+            for generator in (*generators, torch.cuda.default_generators[torch.cuda.current_device()]):
+                generator.graphsafe_set_state(generator.clone_state())      # else it goes on as in a capture
             raise
 
     def __call__(self, inputs: Inputs) -> Any:
@@ -62,7 +65,7 @@ def capture(function: Callable[[Inputs], Any], inputs: Inputs, device: torch.dev
     generators: on `device`, from which the function draws. Seed them before a call of the graph, not in the function.
     state: tensors that the function changes. They and the generators are afterwards as they were before.
 
-    Raises RuntimeError if memory runs out.
+    Afterwards `device` is the current one. Raises RuntimeError if memory runs out.
     """
     stream = torch.cuda.current_stream(device)
     saved, saved_generators = [tensor.clone() for tensor in state], [generator.get_state() for generator in generators]
@@ -87,12 +90,15 @@ class Graphed:
     """A function of tensors that becomes a CUDA graph when it is first called with inputs of new shapes.
 
     On the CPU, with enabled=False, and where a capture was impossible, it is called as it is. Arguments: see
-    `capture`. `graphs` can be cleared to free their memory.
+    `capture`. or_eager: also where memory runs out in a capture, instead of raising. `graphs` can be cleared to free
+    their memory.
     """
 
     def __init__(self, function: Callable[[Inputs], Any], device: torch.device, *,
-                 generators: Sequence[torch.Generator] = (), state: Sequence[Tensor] = (), enabled: bool = True):
+                 generators: Sequence[torch.Generator] = (), state: Sequence[Tensor] = (), enabled: bool = True,
+                 or_eager: bool = False):
         self.function, self.device, self.generators, self.state = function, device, generators, state
+        self.or_eager = or_eager
         self.enabled = enabled and device.type == "cuda"
         self.graphs: dict[tuple, Graph] = {}
 
@@ -102,11 +108,22 @@ class Graphed:
         if not (self.enabled and USE_GRAPHS):
             return self.function(inputs)
         if key not in self.graphs:
-            graph = capture(self.function, inputs, self.device, generators=self.generators, state=self.state)
+            graph = self._captured(inputs)
             self.enabled = graph is not None
             if graph is not None:
                 self.graphs[key] = graph
         return self.graphs[key](inputs) if self.enabled else self.function(inputs)
+
+
+    def _captured(self, inputs: Inputs) -> Graph | None:
+        """A new graph; None where there can be none."""
+        try:
+            return capture(self.function, inputs, self.device, generators=self.generators, state=self.state)
+        except RuntimeError as error:
+            if not (self.or_eager and is_out_of_memory(error)):
+                raise
+        print("no memory for a CUDA graph: kernels are launched one by one", flush=True)
+        return None
 
 
 @cache      # cuBLAS keeps 32 MiB or more for every stream that it has been used on
@@ -117,7 +134,7 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 
 @contextmanager
 def _synchronising_is_an_error() -> Iterator[None]:
-    """Within the block, an operation that makes the CPU wait for the device raises RuntimeError."""
+    """Within the block, an operation that makes the CPU wait for the device raises RuntimeError, in all threads."""
     mode = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
@@ -149,6 +166,7 @@ def _release(pool: Any, device: torch.device) -> None:
     torch.cuda.empty_cache() fails from then on.
     """
     index = device.index if device.index is not None else torch.cuda.current_device()
+    end = next(getattr(torch._C, name) for name in END_OF_POOL if hasattr(torch._C, name))
     with suppress(RuntimeError):        # raised where PyTorch has ended it itself
-        torch._C._cuda_endAllocateToPool(index, pool)
+        end(index, pool)
         torch._C._cuda_releasePool(index, pool)

@@ -1,4 +1,5 @@
 """Chooses the device and the precision to compute in, and checks that this PyTorch has kernels for the device."""
+import math
 import os
 import re
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groundwork.errors import InputError
-from groundwork.memory import keep_freed_memory
+from groundwork.memory import is_out_of_memory, keep_freed_memory
 from groundwork.seeding import seeded
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -88,18 +89,21 @@ def check_kernels(device: torch.device) -> None:
 
 def convolve_once(device: torch.device, dtype: torch.dtype = torch.float32,
                   memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """A small convolution, a transposed one after it, and the gradients of both, for fixed numbers.
+    """Small convolutions of all kinds that are used, one after the other, and their gradients, for fixed numbers.
 
     Computed in dtype and memory_format on the device. Returns all results in one vector, float32 on the CPU; raises
     what PyTorch raises.
     """
     generator = seeded(0)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        image, kernel, transposed_kernel = (
-            torch.randn(shape, generator=generator).to(device, dtype, memory_format=memory_format).requires_grad_()
-            for shape in ((2, 3, 8, 8), (16, 3, 3, 3), (16, 16, 4, 4)))
-        output = F.conv_transpose2d(F.conv2d(image, kernel, padding=1), transposed_kernel, stride=2, padding=1)
-        gradients = torch.autograd.grad(output.sum(), (image, kernel, transposed_kernel))
+        image, wide, usual, strided, transposed, narrow = inputs = [
+            (torch.randn(shape, generator=generator) / math.prod(shape[1:]) ** 0.5).to(
+                device, dtype, memory_format=memory_format).requires_grad_()
+            for shape in ((2, 3, 8, 8), (16, 3, 7, 7), (16, 16, 3, 3), (16, 16, 4, 4), (16, 16, 4, 4), (8, 16, 1, 1))]
+        x = F.conv2d(F.conv2d(image, wide, padding=3), usual, padding=1)
+        x = F.conv_transpose2d(F.conv2d(x, strided, stride=2, padding=1), transposed, stride=2, padding=1)
+        output = F.conv2d(x, narrow)
+        gradients = torch.autograd.grad(output.square().sum(), inputs)
         return torch.cat([result.detach().float().cpu().flatten() for result in (output, *gradients)])
 
 
@@ -110,9 +114,9 @@ def can_convolve(device: torch.device, dtype: torch.dtype, memory_format: torch.
     """
     try:
         found = convolve_once(device, dtype, memory_format)
-    except torch.cuda.OutOfMemoryError:     # it says nothing of the kernels
-        raise
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error, hidden=False):       # that says nothing of the kernels
+            raise
         return False
     expected = convolve_once(torch.device("cpu"))
     return bool((found - expected).norm() < MAX_ERROR * expected.norm())

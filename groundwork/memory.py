@@ -25,9 +25,10 @@ KEEP_FREED = {MMAP_MAX: 0, TRIM_THRESHOLD: 2 ** 31 - 1}
 SIGNS_OF_NO_MEMORY = (
     "out of memory",                            # the caching allocator, the CUDA runtime and driver, Triton
     "alloc_failed", "allocation_failed",        # cuBLAS, cuFFT, cuDNN
-    "can't allocate memory", "not enough memory: you tried to allocate", "cannot allocate memory", "bad_alloc",   # CPU
-    # cuBLAS and cuDNN hide it: the handle needs memory, and so does each algorithm that is tried. choose_device has
-    # seen both work with small tensors before.
+    "can't allocate memory", "not enough memory: you tried to allocate", "cannot allocate memory", "bad_alloc")   # CPU
+# cuBLAS and cuDNN hide it: the handle needs memory, and so does each algorithm that is tried. choose_device has seen
+# both work with small tensors before.
+HIDDEN_SIGNS = (
     "when calling `cublascreate", "find a valid cudnn algorithm", "unable to find an engine to execute")
 
 
@@ -67,15 +68,18 @@ def large_array(shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException, *, hidden: bool = True) -> bool:
     """Whether an error of PyTorch, or of Python itself, says that memory ran out, on a device or on the CPU.
 
     A device's kernel that does not exist (CUDNN_STATUS_NOT_SUPPORTED) or that takes too many of its own resources
     (Triton's "out of resource") is no such error: it would fail with fewer items, too.
+
+    hidden: also count HIDDEN_SIGNS, which mean that there is no such kernel if nothing has worked yet.
     """
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS_OF_NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error).lower() for sign in SIGNS_OF_NO_MEMORY + (HIDDEN_SIGNS if hidden else ()))
 
 
 def free_memory(device: torch.device) -> int:

@@ -12,6 +12,7 @@ import torch
 SLOW = 4                    # times the best: without another program, steps do not become that slow
 CLEARLY = 0.5               # more load than cores
 NUM_RECENT = 3              # steps, whose median counts
+NUM_UNUSUAL = 2             # first steps: files are read, and memory is taken, for the first time
 FIRST_WAIT = 10.0           # seconds until all threads are tried again; doubled from one time to the next,
 LONGEST_WAIT = 600.0        # up to this,
 MAX_TRIAL_SHARE = 0.02      # or further, so that trials that fail take no more of the time
@@ -43,6 +44,7 @@ class AdaptiveThreads:
         self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.is_active = device.type == "cpu" and self.all > 1
         self.recent: deque[float] = deque(maxlen=NUM_RECENT)       # seconds x threads of steps
+        self.unusual = NUM_UNUSUAL                                  # steps that are still not counted
         self.best = float("inf")                                    # median of `recent`
         self.wait, self.retry_at, self.trial_steps = FIRST_WAIT, 0.0, 0     # trial_steps: left of a trial
 
@@ -63,6 +65,9 @@ class AdaptiveThreads:
 
     def _adapt(self, seconds: float) -> None:
         """Choose the number of threads after a step of so many seconds."""
+        if self.unusual:
+            self.unusual -= 1
+            return
         threads, load, now = torch.get_num_threads(), psutil.getloadavg()[0], time.monotonic()
         self.recent.append(seconds * threads)
         usual = median(self.recent)

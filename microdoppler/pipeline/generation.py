@@ -81,10 +81,12 @@ def image_seed(seed: int, user: int, index: int) -> int:
 
 
 def ready_to_sample(diffusion: GaussianDiffusion, amp: bool, device: torch.device) -> GaussianDiffusion:
-    """The diffusion model itself on the device, with its weights in the precision and memory format of sampling there.
+    """The diffusion model itself on the device, with its weights in the precision and memory format of sampling there,
+    and with CUDA graphs.
     """
     if amp and (half := half_precision(device)):
         convert_layers(diffusion, half)
+    diffusion.uses_graphs = True
     return in_memory_format(diffusion.to(device), convolution_format(device)).eval()
 
 

@@ -73,7 +73,7 @@ class MilestoneWatcher:
         same = [seeded(self.seed, label) for label in self.labels]
         other = [seeded(self.seed, step, number) for number in range(len(self.classes))]
         classes = torch.cat([torch.tensor(self.labels), self.classes])
-        latents = self.diffusion.sample(classes.to(self.diffusion.device), generators=same + other, **self.guidance)
+        latents = AdaptiveBatches(len(classes), "sample").map(self._sample, classes, same + other)
         decoded = self._decode(latents)
         images, of_same_noise = decoded[len(same):], decoded[:len(same)]
         after_vae, before_vae = self._sharpness_of_training
@@ -85,6 +85,10 @@ class MilestoneWatcher:
         shown = {label: torch.cat([of_same_noise[place:place + 1], images[self.classes == label]])
                  for place, label in enumerate(self.labels)}
         return shown, latents[len(same):], metrics
+
+    def _sample(self, classes: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Standardized latents (b, c, h, w) of these classes (b,), a generator for each."""
+        return self.diffusion.sample(classes.to(self.diffusion.device), generators=generators, **self.guidance)
 
     @cached_property
     def _yardstick(self) -> dict[str, float]:

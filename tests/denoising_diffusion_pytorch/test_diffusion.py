@@ -1,5 +1,7 @@
 """GaussianDiffusion: schedule, loss and sampling against existing checkpoints' figures and closed forms."""
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -231,6 +233,23 @@ def test_nonsense_is_refused(settings):
 def test_data_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="expected"):
         small()(torch.zeros(1, 2, 16, 16), classes=torch.tensor([0]))
+
+
+def test_kept_graphs_are_not_copied_and_are_those_of_the_weights_that_sample():
+    """A CUDA graph can neither be copied nor written, and goes on reading the memory that the weights once had."""
+    model = small()
+    model.predictors["a graph"] = (entry for entry in ())      # as little to be copied as a graph
+    assert copy.deepcopy(model).predictors == {} and pickle.loads(pickle.dumps(model)).predictors == {}
+    classes = torch.tensor([0])
+    model.sample(classes)
+    assert model.predictors == {}       # they were of no weights that are known
+    for change in (lambda: model.double().float(), lambda: setattr(model, "clip_x_start", not model.clip_x_start)):
+        model.predictors["a graph"] = None
+        model.sample(classes)
+        assert "a graph" in model.predictors
+        change()
+        model.sample(classes)
+        assert model.predictors == {}
 
 
 def test_outside_the_guidance_interval_there_is_neither_guidance_nor_its_cost():

@@ -100,7 +100,7 @@ def test_a_run_that_starts_beside_a_busy_program_finds_it_too(machine, capsys):
     here.neighbours = 1
     with AdaptiveThreads(CPU) as threads:
         used = here.run(threads, 40)
-        assert used[:3] == [2, 2, 2] and set(used[3:]) == {1}
+        assert used[:5] == [2] * 5 and set(used[5:]) == {1}
         here.neighbours = 0
         assert here.run(threads, int(LONGEST_WAIT / 0.2) + 10)[-5:] == [2] * 5
     assert len(capsys.readouterr().out.splitlines()) == 2
@@ -110,7 +110,19 @@ def test_a_run_that_starts_at_a_high_load_which_does_not_harm_it_takes_all_threa
     here = machine(2)
     monkeypatch.setattr(threads_module.psutil, "getloadavg", lambda: (9.0, 0, 0))
     with AdaptiveThreads(CPU) as threads:
-        assert here.run(threads, 100) == [2] * 3 + [1] * 3 + [2] * 94
+        assert here.run(threads, 100) == [2] * 5 + [1] * 3 + [2] * 92
+    assert capsys.readouterr().out == ""
+
+
+def test_slow_first_steps_at_a_high_load_take_no_thread(machine, monkeypatch, capsys):
+    """As when files are read for the first time, just after a job that has left a high load average."""
+    here = machine(2)
+    monkeypatch.setattr(threads_module.psutil, "getloadavg", lambda: (4.0, 0, 0))
+    with AdaptiveThreads(CPU) as threads:
+        here.work *= 20
+        here.run(threads, 2)
+        here.work /= 20
+        assert here.run(threads, 100)[-90:] == [2] * 90
     assert capsys.readouterr().out == ""
 
 

@@ -11,10 +11,11 @@ from parity import state_dict
 from PIL import Image
 
 import generate
-from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from denoising_diffusion_pytorch import GaussianDiffusion, Unet, trainer as trainer_module
 from denoising_diffusion_pytorch.checkpoint import (ema_unet_weights, list_milestones, load_checkpoint,
                                                     load_unet_weights, infer_config, prune_checkpoints)
 from denoising_diffusion_pytorch.trainer import Trainer, batch_indices
+from groundwork import device as device_of
 from groundwork.errors import InputError
 from groundwork.files import load_tensors, save_tensors
 from groundwork.seeding import derive_seed
@@ -98,7 +99,33 @@ def test_a_step_is_of_the_whole_batch_however_much_of_it_fits_in_memory(monkeypa
     assert (ours - theirs).norm() < 1e-5 * ours.norm()
 
 
-def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
+@pytest.fixture(params=[None, torch.bfloat16, torch.float16])
+def half(request, monkeypatch):
+    """What mixed precision is in; any CPU can compute in these types, if slowly."""
+    for module in (device_of, trainer_module):
+        monkeypatch.setattr(module, "half_precision", lambda device: request.param)
+    return request.param
+
+
+def test_memory_that_runs_out_in_half_precision_leaves_nothing_behind(half, monkeypatch):
+    """Autocast is left, and the next step sees the weights as they are then, not casts of earlier ones."""
+    trainer, usual, forward = make_trainer(), make_trainer(), GaussianDiffusion.forward
+
+    def short_of_memory(self, img, **kwargs):
+        loss = forward(self, img, **kwargs)
+        if len(img) > 4:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return loss
+    monkeypatch.setattr(GaussianDiffusion, "forward", short_of_memory)
+    losses = [trainer.train_step()[0] for _ in range(12)]
+    assert trainer.gradients.parts.size == 4 and not torch.is_autocast_enabled("cpu")
+    monkeypatch.setattr(GaussianDiffusion, "forward", forward)
+    expected = [usual.train_step()[0] for _ in range(12)]
+    torch.testing.assert_close(torch.stack(losses), torch.stack(expected), rtol=0.02, atol=0)
+    assert losses[-1] < 0.97 * losses[0]
+
+
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(half, tmp_path):
     whole = make_trainer()
     run(whole, 9)
     first = make_trainer()
@@ -119,17 +146,34 @@ def test_gradients_are_clipped_and_their_norm_before_that_is_reported():
     assert records[0]["grad_norm"] > 0.1
 
 
-def test_a_checkpoint_whose_adam_was_computed_otherwise_goes_on_as_todays_does():
-    first = make_trainer(amp=False)
-    run(first, 3)
-    state = pickle.loads(pickle.dumps(first.state_dict()))      # as from a file
-    for group in state["opt"]["param_groups"]:
-        group.update(fused=None, foreach=True)      # as before fused Adam
-    second = make_trainer(amp=False)
-    second.load_state_dict(state)
-    for trainer in (first, second):
-        run(trainer, 5)
-    assert torch.equal(weights(first), weights(second))
+def test_a_checkpoint_of_torch_adam_and_ema_pytorch_goes_on_as_they_do():
+    """Earlier versions trained with these. Their state is that of 103 steps, so the average is no copy any more."""
+    ours, theirs = make_trainer(amp=False, ema_update_every=3), make_trainer(amp=False, ema_update_every=3).diffusion
+    adam = torch.optim.Adam(theirs.parameters(), lr=1e-3, betas=(0.9, 0.99))
+    ema = EMA(theirs, beta=0.9, update_every=3, include_online_model=False)
+
+    def step():
+        generator = torch.Generator().manual_seed(int(ema.step))
+        grads = {name: 0.1 * torch.randn(parameter.shape, generator=generator)
+                 for name, parameter in theirs.named_parameters()}
+        for name, parameter in theirs.named_parameters():
+            parameter.grad = grads[name].clone()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        adam.step()
+        ema.update()
+        return grads
+    for _ in range(103):
+        step()
+    ours.load_state_dict(pickle.loads(pickle.dumps({        # as from a file
+        "step": 103, "seconds": 1.0, "model": theirs.state_dict(), "opt": adam.state_dict(), "ema": ema.state_dict(),
+        "scaler": None})))
+    for number in range(103, 112):
+        views = ours.weights.layout.views(ours.weights.grads)
+        for name, grad in step().items():
+            views[name].copy_(grad)
+        ours.weights(number)
+    expected = torch.cat([p.flatten() for p in (*theirs.parameters(), *ema.ema_model.parameters())])
+    torch.testing.assert_close(weights(ours), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_resumed_run_takes_todays_learning_rate_and_averages():
