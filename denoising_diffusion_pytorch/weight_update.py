@@ -117,11 +117,13 @@ class WeightUpdate:
 
     def load_optimizer_state(self, content: dict) -> None:
         """Set Adam's state from the state_dict of a torch.optim.Adam. The learning rate stays as it is."""
-        for i, name in enumerate(self.layout.parameters):
-            state = content["state"].get(i)
-            for buffer, key in ((self.exp_avg, "exp_avg"), (self.exp_avg_sq, "exp_avg_sq")):
-                self.layout.views(buffer)[name].copy_(state[key]) if state else self.layout.views(buffer)[name].zero_()
-            self.num_updates.fill_(float(state["step"]) if state else 0.0)
+        state = content["state"]        # empty before the first step
+        self.num_updates.fill_(float(state[0]["step"]) if state else 0.0)
+        for buffer, key in ((self.exp_avg, "exp_avg"), (self.exp_avg_sq, "exp_avg_sq")):
+            buffer.zero_()
+            views = list(self.layout.views(buffer).values())
+            for i, entry in state.items():
+                views[i].copy_(entry[key])
 
     def scaler_state(self) -> dict | None:
         """The loss scale in the form of torch.amp.GradScaler's state_dict; None without one."""
