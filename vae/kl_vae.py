@@ -289,8 +289,8 @@ class KL_VAE(nn.Module):
         save_safetensors(path, about.pop("model_state_dict"), about)
 
     def fingerprint(self) -> str:
-        """SHA-256 of weights, shape and scale, in hexadecimal. VAEs with the same fingerprint give the same latents, so
-        a cache of latents can tell whether it is out of date.
+        """SHA-256 of weights, shape and scale, in hexadecimal. VAEs with the same fingerprint give the same latents, up
+        to rounding in another precision, so a cache of latents can tell whether it is out of date.
         """
         # Earlier versions knew no latent_diffusion: the fingerprints that they stored stay valid.
         ddconfig = {key: value for key, value in self.ddconfig.items() if key != "latent_diffusion" or value}

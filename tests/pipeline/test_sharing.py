@@ -49,7 +49,7 @@ def test_a_shared_file_says_what_its_checkpoint_says_but_for_this_machines_paths
     checkpoint = load_tensors(demo[0] / "results" / "model-3.pt")
     weights, about = load_safetensors(shared / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    for name in ("step", "latent_statistics", "vae_fingerprint", "split", "package_version"):
+    for name in ("step", "latents", "latent_statistics", "vae_fingerprint", "split", "package_version"):
         assert about[name] == checkpoint[name]
     trained, told = vars(config_of(checkpoint)), vars(config_of({"config": about["config"]}))
     assert {name for name in trained if trained[name] != told[name]} == {
