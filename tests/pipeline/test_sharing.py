@@ -204,4 +204,5 @@ def test_latents_and_features_open_with_numpy(demo, tmp_path):
     for bad, named in (({"output": tmp_path / "latents"}, "ends in .npz"),
                        ({"latents_cache_folder": tmp_path}, "latents.json does not exist")):
         with pytest.raises(InputError, match=named):
-            latents_command.main(**{"latents_cache_folder": demo[0] / "latents_cache", "output": tmp_path / "x.npz"} | bad)
+            latents_command.main(**{"latents_cache_folder": demo[0] / "latents_cache",
+                                    "output": tmp_path / "x.npz"} | bad)
