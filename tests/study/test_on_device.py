@@ -242,15 +242,15 @@ def test_no_step_waits_for_the_device():
     device, modes = torch.device("cuda", 0), []
     arm = arm_of("real + classical + synthetic")
 
-    def forbid_waiting():       # after the steps that capture
+    def forbid_waiting():       # after the steps that capture, and until the last
         modes.append(torch.cuda.get_sync_debug_mode())
-        torch.cuda.set_sync_debug_mode("error" if len(modes) >= 2 else "default")
+        torch.cuda.set_sync_debug_mode("error" if 2 <= len(modes) < 6 else "default")
     try:
         train_classifier(arm.batches(RECIPE, 2, 1, device), network=plan_network("resnet18", 32), num_classes=2,
                          num_steps=arm.num_steps(RECIPE), lr=1e-3, seed=1, device=device, on_step=forbid_waiting)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(modes) == 6
+    assert len(modes) == 6 and torch.cuda.current_stream(device).query()     # the end waits: its time is measured
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
