@@ -238,7 +238,7 @@ class Row:
 
 
 ROWS = {
-    "training step": Row("step", training_step, training_gflop, (1.7, 5), (2.3, 15)),
+    "training step": Row("step", training_step, training_gflop, (1.7, 15), (2.3, 15)),
     "drawing latents": Row("image", sampling_latents, sampling_gflop, (12, 12), (25, 25)),
     "generating images": Row("image", generating_images, lambda bench: sampling_gflop(bench) + decoding_gflop(bench),
                              (12, 12), (25, 25)),

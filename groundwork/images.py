@@ -2,6 +2,7 @@
 import os
 import re
 import stat
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Sequence
@@ -19,6 +20,7 @@ from groundwork.progress import Progress
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")      # others need external programs (EPS) or are rarely tested
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}     # of files in these formats
 UNDECIDED_MODES = ("I", "F")        # of PIL: 32-bit values, for which no two are black and white by themselves
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)      # open_image raises an error instead
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:

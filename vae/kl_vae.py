@@ -245,14 +245,28 @@ class KL_VAE(nn.Module):
         return (x + 1) / 2 if self.ddconfig["latent_diffusion"] else x
 
     def compute_in(self, dtype: torch.dtype | None) -> None:
-        """From now on, encode and decode in this half precision, with a copy of today's weights; None: in float32.
+        """From now on, encode and decode in this half precision, with a copy of the weights; None: in float32.
 
+        The copy is made again when weights are loaded or moved. Weights that change otherwise need another call.
         A batch whose result is not finite is computed again in float32: activations of VAEs can be beyond 65 504, the
         largest float16. Inputs and results stay float32. Normalisation and attention keep their sums in float32.
         """
         self._halved = ()
         if dtype is not None:
             self._halved = (copy.deepcopy(self).to(dtype),)
+
+    def _copy_again(self) -> None:
+        self.compute_in(self._halved[0].quant_conv.weight.dtype if self._halved else None)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "KL_VAE":
+        super()._apply(*args, **kwargs)     # what to, cuda and float do
+        self._copy_again()
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().load_state_dict(*args, **kwargs)
+        self._copy_again()
+        return result
 
     def _compute(self, network: Callable[["KL_VAE", Tensor], Tensor], x: Tensor) -> Tensor:
         """network(self, x) in the precision that compute_in chose, or else in that of the caller's autocast."""
@@ -289,8 +303,8 @@ class KL_VAE(nn.Module):
         save_safetensors(path, about.pop("model_state_dict"), about)
 
     def fingerprint(self) -> str:
-        """SHA-256 of weights, shape and scale, in hexadecimal. VAEs with the same fingerprint give the same latents, so
-        a cache of latents can tell whether it is out of date.
+        """SHA-256 of weights, shape and scale, in hexadecimal. VAEs with the same fingerprint give the same latents, up
+        to rounding in another precision, so a cache of latents can tell whether it is out of date.
         """
         # Earlier versions knew no latent_diffusion: the fingerprints that they stored stay valid.
         ddconfig = {key: value for key, value in self.ddconfig.items() if key != "latent_diffusion" or value}

@@ -13,12 +13,13 @@ from groundwork.errors import InputError
 from groundwork.stopping import StopRequest
 from microdoppler.data.latents import LatentCache
 
-LEAST_RATIO = 15.0      # of the faster reference's step to ours, on a card
+LEAST_RATIO = 15.0      # of the faster reference's step to ours, on a card of capability 8.0 or more
 LEAST_FALL = 0.8        # of the loss, from the first steps to the last
 
 
 def references(setting: Setting) -> Outcome:
-    """A training step of denoising-diffusion-pytorch on the same device, beside ours."""
+    """A training step of denoising-diffusion-pytorch on the same device, beside ours. On cards below capability 8.0 it
+    is not known how fast ours should be, so that the ratio is only reported."""
     ours, found = time_steps(setting)["ms"], {}
     cache = smooth_cache(setting.config)
     latents = (cache.scaled_means(torch.arange(len(cache))) + 1) / 2
@@ -33,9 +34,10 @@ def references(setting: Setting) -> Outcome:
             seconds.append(time.perf_counter() - started)
         found[version] = 1000 * median(seconds[len(seconds) // 4:])
     ratio = min(found.values()) / ours
-    least = setting.count(1, 0) * LEAST_RATIO
-    return Outcome(ratio > least, ", ".join(f"{version} {ms:.3g} ms" for version, ms in found.items())
-                   + f"; ours {ours:.3g} ms, {ratio:.3g} times as fast (above {least:g})",
+    must = not setting.is_tiny and setting.on_cuda and torch.cuda.get_device_capability(setting.device) >= (8, 0)
+    return Outcome(ratio > LEAST_RATIO or not must,
+                   ", ".join(f"{version} {ms:.3g} ms" for version, ms in found.items())
+                   + f"; ours {ours:.3g} ms, {ratio:.3g} times as fast" + must * f" (above {LEAST_RATIO:g})",
                    {"reference_ms": found, "ours_ms": ours, "ratio": ratio})
 
 

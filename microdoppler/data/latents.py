@@ -86,7 +86,8 @@ class LatentStatistics:
     def is_close(self, other: "LatentStatistics") -> bool:
         """Whether mean and std agree to SAME_LATENTS standard deviations in every channel.
 
-        They do for the same latents, also when these were encoded on another machine or in another precision.
+        They do for the same latents, also when these were encoded on another machine or in another precision. They may
+        for the latents of other persons, too: those of halves of simulated persons differ by 0.009 to 0.018.
         """
         tolerance = SAME_LATENTS * np.array(self.std)
         return len(self.std) == len(other.std) and bool(
@@ -116,7 +117,7 @@ class Encoder(Protocol):
         """(b, channels, s, s) float32 in [0, 1] → posterior of each image."""
 
     def fingerprint(self) -> str:
-        """VAEs with the same fingerprint encode to the same latents."""
+        """VAEs with the same fingerprint encode to the same latents, up to rounding."""
 
 
 class LatentCache:
@@ -125,12 +126,14 @@ class LatentCache:
     posteriors: (n, 2, c, h, w) float16 (float32 in older caches), memory-mapped, unscaled; [:, 0] is the mean and
     [:, 1] the log-variance. labels: (n,) int64, the user's place among the users. scale_factor: what the VAE multiplies
     samples by. statistics: of the scaled latents; measured here when not given. names: Cut.name of each image.
+    fingerprint: of what they were encoded from, whatever the precision; None: unknown.
     """
 
     def __init__(self, posteriors: np.ndarray, labels: Tensor, scale_factor: float,
-                 statistics: LatentStatistics | None = None, names: Sequence[str] = ()):
+                 statistics: LatentStatistics | None = None, names: Sequence[str] = (),
+                 fingerprint: str | None = None):
         self.posteriors, self.labels, self.scale_factor, self.names = posteriors, labels, scale_factor, names
-        self.statistics = statistics or measure(posteriors, scale_factor)
+        self.statistics, self.fingerprint = statistics or measure(posteriors, scale_factor), fingerprint
         self.resident: tuple[Tensor, Tensor] | None = None  # posteriors and labels in a GPU's memory, see keep_on
 
     def __len__(self) -> int:
@@ -222,7 +225,7 @@ def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], lab
     with sole_writer(folder):
         latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
         _encode(vae, data_path, cuts, image_size, preparation, latents_file, batch_size, device)
-        cache = LatentCache(load_array(latents_file), labels, vae.scale_factor)
+        cache = LatentCache(load_array(latents_file), labels, vae.scale_factor, fingerprint=fingerprint)
         write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
                                 "statistics": asdict(cache.statistics), "sha256": digest_file(latents_file),
                                 "images": [cut.name for cut in cuts], "labels": labels.tolist()})
@@ -238,10 +241,14 @@ def _read_index(folder: Path) -> dict:
     return index if isinstance(index, dict) else {}
 
 
-def load_cached(folder: str | Path, statistics: LatentStatistics | None = None) -> LatentCache:
-    """The latent cache in `folder`, whatever it was made from.
+def load_cached(folder: str | Path, statistics: LatentStatistics | None = None,
+                fingerprint: str | None = None) -> LatentCache:
+    """The latent cache in `folder`.
 
-    Raises InputError when there is none, it is damaged, or its statistics are not close to those given.
+    statistics, fingerprint: of the latents that a checkpoint was trained on. Older checkpoints hold no fingerprint;
+    then statistics are compared, which cannot tell similar data apart.
+
+    Raises InputError when there is no cache, it is damaged, or it holds other latents.
     """
     index_file = Path(folder) / INDEX_FILE
     if not index_file.exists():
@@ -250,7 +257,9 @@ def load_cached(folder: str | Path, statistics: LatentStatistics | None = None) 
     index = read_json(index_file)
     if not (isinstance(index, dict) and "statistics" in index):
         raise InputError(f"{index_file} is no index of latents; delete it, and training encodes its images again")
-    if statistics is not None and not LatentStatistics.of(index["statistics"], index_file).is_close(statistics):
+    is_same = (index.get("fingerprint") == fingerprint if fingerprint is not None else
+               statistics is None or LatentStatistics.of(index["statistics"], index_file).is_close(statistics))
+    if not is_same:
         raise InputError(f"{folder} holds other latents than the checkpoint was trained on; give its own folder with "
                          "--latents_cache_folder")
     return _open(Path(folder), index)
@@ -272,7 +281,7 @@ def _open(folder: Path, index: dict) -> LatentCache:
         raise InputError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
     if not is_whole:
         raise InputError(f"{file} is damaged")
-    return LatentCache(posteriors, labels, scale_factor, statistics, index.get("images", ()))
+    return LatentCache(posteriors, labels, scale_factor, statistics, index.get("images", ()), index.get("fingerprint"))
 
 
 @torch.inference_mode()
@@ -310,7 +319,8 @@ def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size
 
 def _fingerprint(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], labels: Tensor, image_size: int,
                  preparation: Preparation) -> str:
-    """A digest of all that the latents depend on. The default preparation is left out, as in older caches."""
+    """A digest of all that the latents depend on, up to rounding. The default preparation is left out, as in older
+    caches."""
     identities = ", ".join(cut.identity for cut in cuts)
     made_from = f"{vae.fingerprint()} {image_size} {labels.tolist()} [{identities}]"
     if preparation != Preparation():

@@ -138,8 +138,8 @@ class ImageGenerator:
             statistics = LatentStatistics.of(checkpoint["latent_statistics"], path)
             diffusion.clip_x_start = clipping_is_justified(config, statistics)
             scaling = statistics.scaling(config.standardize_latents)
-            training_latents = (load_cached(config.latents_cache_folder, statistics) if config.noise_level < 1
-                                else None)
+            training_latents = (load_cached(config.latents_cache_folder, statistics, checkpoint.get("latents"))
+                                if config.noise_level < 1 else None)
         elif config.noise_level < 1:
             raise InputError(f"{path} does not say which latents it was trained on; noise_level must be 1")
         else:       # checkpoints of the older format were trained on raw latents, and always clamped x_start

@@ -122,8 +122,8 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     real = {user: load_images(data.path, split.train_images[user][:1], config.image_size, channels=vae.channels,
                               preparation=split.preparation)[0] for user in shown}
     recorder = ResultsRecorder(config, trainer, watcher, real, legend, {
-        "config": to_plain(config), "latent_statistics": asdict(statistics), "vae_fingerprint": fingerprint,
-        "split": split.identity(), "started_from": started_from})
+        "config": to_plain(config), "latents": cache.fingerprint, "latent_statistics": asdict(statistics),
+        "vae_fingerprint": fingerprint, "split": split.identity(), "started_from": started_from})
     move_abandoned_milestones(config.results_folder, trainer.step, config.save_and_sample_every)
     recorder.finish_interrupted_milestone()
     return config, trainer, recorder

@@ -1,6 +1,7 @@
 """Classifiers of spectrograms by person: training, prediction, features."""
 import math
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import Callable, Iterable, Iterator
 
@@ -12,6 +13,7 @@ from groundwork.cuda_graph import Graphed, Inputs
 from groundwork.device import autocast, convolution_format, grad_scaler, in_memory_format, send
 from groundwork.memory import AdaptiveBatches
 from groundwork.seeding import default_generator, global_seed
+from groundwork.threads import AdaptiveThreads
 from microdoppler.study.networks import Network, output_layer
 
 RECIPE_VERSION = 5      # increase it when training changes by more than rounding: stored runs are then not reused
@@ -27,30 +29,34 @@ def build_classifier(network: Network, num_classes: int, seed: int) -> nn.Module
 
 
 def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Network, num_classes: int, num_steps: int,
-                     lr: float, seed: int, device: torch.device,
-                     on_step: Callable[[], None] | None = None) -> nn.Module:
+                     lr: float, seed: int, device: torch.device, on_step: Callable[[], None] | None = None,
+                     threads: AdaptiveThreads | None = None) -> nn.Module:
     """Train a new classifier with AdamW on num_steps `batches`, and return it in evaluation mode on `device`.
 
     batches: images (b, 3 or 1, size, size) uint8 and targets (b, num_classes) float32, the probability of each class;
-    lr: the highest learning rate, see `lr_factor`; on_step: called after each step. The initial weights and what
-    dropout hides follow from `seed`. On the CPU the result, too, is the same to the bit for the same batches and seed.
-    On CUDA all kernels of a step are launched as one graph.
+    lr: the highest learning rate, see `lr_factor`; on_step: called after each step; threads: of several trainings
+    after one another; default: of this one alone. The initial weights and what dropout hides follow from `seed`. On the
+    CPU the result, too, is the same to the bit for the same batches, seed and number of threads; another number of
+    threads changes it by rounding. On CUDA all kernels of a step are launched as one graph, and are done at the end.
     """
     untrained = build_classifier(network, num_classes, seed).to(device)
     model = in_memory_format(untrained, convolution_format(device)).train()
     update = Update(model)
     run: Callable[[Inputs], None] = update      # the first step is no graph: it creates the state that captures restore
-    with (global_seed(seed, device),
+    with (nullcontext(threads) if threads else AdaptiveThreads(device) as threads, global_seed(seed, device),
           torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)):
         for step, (images, targets) in enumerate(batches):
             # Images that lie on the CPU are waited for: batches sent ahead of the device would fill the CPU's memory
             batch = {"images": images.to(device), "targets": send(targets, device)}
             update.set_lr(lr * lr_factor(step, num_steps))
-            update.parts.retry_until_it_fits(partial(run, batch), len(images))
+            with threads.step():
+                update.parts.retry_until_it_fits(partial(run, batch), len(images))
             if step == 0:
                 run = Graphed(update, device, generators=[default_generator(device)], state=update.state)
             if on_step is not None:
                 on_step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)      # the time until now is this training's
     model.zero_grad(set_to_none=True)
     return model.eval()
 

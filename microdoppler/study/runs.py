@@ -15,6 +15,7 @@ from groundwork.device import half_precision
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, load_arrays
 from groundwork.progress import Progress
+from groundwork.threads import AdaptiveThreads
 from microdoppler.study.arms import Arm, ImageSet
 from microdoppler.study.best_networks import BestNetworks
 from microdoppler.study.classifier import RECIPE_VERSION, features, predict, train_classifier
@@ -168,8 +169,9 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
                         if planned.key in outcomes])
 
     write_rows()
-    with Progress(total=sum(planned.arm.num_steps(recipe) for planned in missing.values()), unit="step",
-                  hidden=not missing) as bar:
+    with (AdaptiveThreads(device) as threads,
+          Progress(total=sum(planned.arm.num_steps(recipe) for planned in missing.values()), unit="step",
+                   hidden=not missing) as bar):
         for number, planned in enumerate(missing.values(), start=1):
             arm, seed = planned.arm, planned.training_seed
             bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
@@ -177,7 +179,7 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
             started = time.perf_counter()
             model = train_classifier(arm.batches(recipe, num_classes, seed, device), network=network,
                                      num_classes=num_classes, num_steps=arm.num_steps(recipe), lr=recipe.lr, seed=seed,
-                                     device=device, on_step=bar.update)
+                                     device=device, on_step=bar.update, threads=threads)
             outcome = Outcome.of(model, planned.fold, time.perf_counter() - started)
             if best:
                 facts = {"fold": planned.fold.number, "seed": planned.seed,

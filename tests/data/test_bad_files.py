@@ -141,6 +141,14 @@ def test_a_broken_image_is_named_and_left_out(data, name):
         load_images(data, [f"ID_1/{name}"], 64)
 
 
+def test_of_an_image_that_is_too_large_nothing_else_is_said(data, script):
+    """PIL would print a warning of its own, with a line of source code."""
+    BROKEN["small bomb.png"][0](data / "ID_1" / "small bomb.png")
+    out, err = script("-m", "microdoppler.split", "--data_path", data, "--output", data.parent / "split.json",
+                      "--images_per_user_train", "20")
+    assert "small bomb.png" in out and err == ""
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_image_is_named_and_left_out(data):
     (data / "ID_1" / "Doppler7.png").chmod(0)

@@ -206,6 +206,20 @@ def test_a_cache_encoded_in_half_precision_is_the_same_for_a_checkpoint(vae, dat
     assert load_cached(data.parent / "cache", exact).statistics != exact
 
 
+def test_a_checkpoint_knows_its_latents_from_similar_ones(vae, data):
+    """Latents of other images can have the same statistics, up to what half precision changes."""
+    folder, own = data.parent / "cache", encode(vae, data)
+    load_cached(folder, own.statistics, own.fingerprint)
+    others = encode(vae, data, count=3)
+    assert others.statistics.is_close(own.statistics)
+    with pytest.raises(InputError, match="other latents than the checkpoint was trained on"):
+        load_cached(folder, own.statistics, own.fingerprint)
+    vae.compute_in(torch.bfloat16)
+    encode(vae, data)
+    again = load_cached(folder, own.statistics, own.fingerprint)
+    assert again.fingerprint == own.fingerprint and again.statistics != own.statistics
+
+
 def test_the_same_latents_encoded_again_are_the_same_and_others_are_not():
     was = LatentStatistics([0.1, 0.0], [0.2, 0.3], -1.0, 1.0)
     assert was.is_close(LatentStatistics([0.10001, 0.0], [0.2, 0.30001], -1.1, 1.0))

@@ -15,7 +15,7 @@ import export
 import monitor_training
 from groundwork.files import read_json
 from microdoppler import Config, ImageGenerator, InputError, Sampling, generate, train
-from microdoppler.data import latents
+from microdoppler.data import latents_command
 from microdoppler.pipeline.constants import check_new_config
 from microdoppler.pipeline.synthetic_folder import classify_command
 from train_latent_cfg import PRESETS
@@ -98,7 +98,7 @@ def test_a_vae_that_was_moved_is_asked_for(demo, tmp_path):
 def test_what_is_given_no_name_goes_beside_what_it_comes_from(demo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = demo[0]
-    latents.main(latents_cache_folder=folder / "latents_cache")
+    latents_command.main(latents_cache_folder=folder / "latents_cache")
     export.main(checkpoint=folder / "results" / "model-3.pt")
     written = [folder / "latents_cache" / "latents.npz", *(folder / "results" / "export").iterdir()]
     assert len(written) == 4 and not list(tmp_path.iterdir())

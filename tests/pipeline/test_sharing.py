@@ -13,7 +13,7 @@ import generate
 import microdoppler
 from groundwork.errors import InputError
 from groundwork.files import load_safetensors, load_tensors, read_json, save_safetensors, write_json
-from microdoppler.data import latents
+from microdoppler.data import latents_command
 from microdoppler.pipeline.constants import config_of
 from microdoppler.pipeline.generation import ImageGenerator, Sampling, find_checkpoint
 from vae.kl_vae import KL_VAE
@@ -49,7 +49,7 @@ def test_a_shared_file_says_what_its_checkpoint_says_but_for_this_machines_paths
     checkpoint = load_tensors(demo[0] / "results" / "model-3.pt")
     weights, about = load_safetensors(shared / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    for name in ("step", "latent_statistics", "vae_fingerprint", "split", "package_version"):
+    for name in ("step", "latents", "latent_statistics", "vae_fingerprint", "split", "package_version"):
         assert about[name] == checkpoint[name]
     trained, told = vars(config_of(checkpoint)), vars(config_of({"config": about["config"]}))
     assert {name for name in trained if trained[name] != told[name]} == {
@@ -187,7 +187,7 @@ def test_a_synthetic_folder_opens_as_hugging_faces_imagefolder(demo, tmp_path, m
 
 
 def test_latents_and_features_open_with_numpy(demo, tmp_path):
-    latents.main(latents_cache_folder=demo[0] / "latents_cache", output=tmp_path / "latents.npz")
+    latents_command.main(latents_cache_folder=demo[0] / "latents_cache", output=tmp_path / "latents.npz")
     with np.load(tmp_path / "latents.npz") as found:
         index, stored = read_json(demo[0] / "latents_cache" / "latents.json"), np.load(
             demo[0] / "latents_cache" / "latents.npy")
@@ -204,4 +204,5 @@ def test_latents_and_features_open_with_numpy(demo, tmp_path):
     for bad, named in (({"output": tmp_path / "latents"}, "ends in .npz"),
                        ({"latents_cache_folder": tmp_path}, "latents.json does not exist")):
         with pytest.raises(InputError, match=named):
-            latents.main(**{"latents_cache_folder": demo[0] / "latents_cache", "output": tmp_path / "x.npz"} | bad)
+            latents_command.main(**{"latents_cache_folder": demo[0] / "latents_cache",
+                                    "output": tmp_path / "x.npz"} | bad)

@@ -15,12 +15,14 @@ from conftest import DEMO_SIZE, ROOT, TINY
 from PIL import Image
 
 import generate
+from groundwork.errors import InputError
 from groundwork.files import load_tensors, read_json, write_json
-from microdoppler.data.latents import LatentCache, LatentStatistics, load_cached
-from microdoppler.data.stitching import window_of
+from microdoppler.data.latents import LatentCache, LatentStatistics, load_cached, load_or_encode
+from microdoppler.data.stitching import Cut, window_of
 from microdoppler.data.synthetic_sets import started_from
 from microdoppler.pipeline.generation import ImageGenerator, Sampling
 from train_latent_cfg import Config
+from vae.kl_vae import KL_VAE
 
 
 def test_demo_goes_from_radar_to_a_report(demo):
@@ -116,6 +118,18 @@ def test_generation_from_training_images_resembles_those_of_its_user_the_more_th
         return images / images.norm(dim=1, keepdim=True)
     little, much, noise_alone = resemblance(0.25), resemblance(0.75), resemblance(1.0)
     assert little.min() > 0.7 and little.mean() > much.mean() + 0.05 > noise_alone.mean() + 0.1
+
+
+def test_a_checkpoint_refuses_the_latents_of_some_of_its_users(demo, tmp_path):
+    folder, _ = demo
+    index = json.loads((folder / "latents_cache" / "latents.json").read_text())
+    own = [window_of(name) for name, label in zip(index["images"], index["labels"]) if label < 2]
+    load_or_encode(KL_VAE.load(folder / "kl_vae_best.pt"), folder / "data", [Cut(path) for path in own],
+                   torch.zeros(len(own), dtype=torch.int64), image_size=64, folder=tmp_path, batch_size=16,
+                   device=torch.device("cpu"))
+    with pytest.raises(InputError, match="holds other latents than the checkpoint was trained on"):
+        ImageGenerator.load(folder / "results" / "model-3.pt", "cpu", Sampling(noise_level=0.5),
+                            latents_cache_folder=tmp_path)
 
 
 def test_the_manifest_says_which_training_window_an_image_is_a_variation_of(demo, tmp_path, capsys, monkeypatch):

@@ -3,11 +3,16 @@ import json
 import os
 import time
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from conftest import PROCESSES
 
-from benchmarks import check_device
-from benchmarks.checks.check import Check, Outcome
+from benchmarks import check_device, reference
+from benchmarks.checks import training
+from benchmarks.checks.check import Check, Outcome, Setting
+from benchmarks.measure import FULL_SIZE
 from groundwork.errors import InputError
 
 
@@ -95,6 +100,16 @@ def test_a_check_whose_process_dies_is_named(tmp_path):
 def test_checks_for_which_there_is_no_time_are_named(tmp_path):
     found, passed = check(tmp_path, fine, minutes=0)
     assert found["fine"]["verdict"] == "not run" and not passed
+
+
+@pytest.mark.parametrize("capability, passes", [((6, 0), True), ((7, 5), True), ((8, 0), False), ((9, 0), False)])
+def test_how_much_faster_than_the_reference_is_required_of_new_cards_only(capability, passes, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(training, "time_steps", lambda setting: {"ms": 1e9})
+    monkeypatch.setattr(reference, "Training", lambda *_: SimpleNamespace(step=lambda: None))
+    outcome = training.references(Setting(torch.device("cuda", 0), FULL_SIZE, tmp_path))
+    assert outcome.passed == passes and ("(above 15)" in outcome.line) != passes
 
 
 def test_an_unknown_group_is_named():

@@ -1,6 +1,7 @@
 """Classifiers on a CUDA device: batches are those of the CPU, nothing waits for the device, and a CUDA graph computes
 what single kernels do. Without CUDA, PyTorch's meta and fake devices and a stand-in for the graph take its place."""
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_a_shift_in_doppler_moves_each_image_by_its_own_rows():
 
 class EmulatedGraph:
     """Does on the CPU what a CUDA graph does: computes on copies of its inputs, at fixed addresses, only after the
-    warm-up, and never sees what Python would decide in a later step."""
+    warm-up. But it runs Python again in every step: see `test_a_graph_reads_the_learning_rate_from_the_device`."""
 
     def __init__(self, function, inputs, device, generators):
         self.function, self.inputs = function, {name: value.clone() for name, value in inputs.items()}
@@ -115,6 +116,19 @@ class EmulatedGraph:
         for name, value in inputs.items():
             self.inputs[name].copy_(value)
         return self.function(self.inputs)
+
+
+def test_a_graph_reads_the_learning_rate_from_the_device(monkeypatch):
+    """A graph does not run Python again: a new tensor, or a number, would not reach it. The device is fake, and has no
+    values for an optimizer to look at."""
+    monkeypatch.setattr(classifier, "grad_scaler", lambda device: torch.amp.GradScaler(enabled=False))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda _, **options: SimpleNamespace(param_groups=[options]))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        update = Update(torch.nn.Linear(2, 2, device="cuda"))
+        group, = update.optimizer.param_groups
+        lr = group["lr"]
+        update.set_lr(1e-3)
+    assert group["lr"] is lr and lr.device.type == "cuda" and group["capturable"]
 
 
 @pytest.fixture
@@ -228,15 +242,15 @@ def test_no_step_waits_for_the_device():
     device, modes = torch.device("cuda", 0), []
     arm = arm_of("real + classical + synthetic")
 
-    def forbid_waiting():       # after the steps that capture
+    def forbid_waiting():       # after the steps that capture, and until the last
         modes.append(torch.cuda.get_sync_debug_mode())
-        torch.cuda.set_sync_debug_mode("error" if len(modes) >= 2 else "default")
+        torch.cuda.set_sync_debug_mode("error" if 2 <= len(modes) < 6 else "default")
     try:
         train_classifier(arm.batches(RECIPE, 2, 1, device), network=plan_network("resnet18", 32), num_classes=2,
                          num_steps=arm.num_steps(RECIPE), lr=1e-3, seed=1, device=device, on_step=forbid_waiting)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(modes) == 6
+    assert len(modes) == 6 and torch.cuda.current_stream(device).query()     # the end waits: its time is measured
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

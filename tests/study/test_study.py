@@ -1,13 +1,16 @@
 """The runs of a study: equal work in every arm, and each run is made once."""
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from toys import toy_set
 
+from groundwork import threads as threads_module
 from groundwork.files import load_arrays
+from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet, arms_of
 from microdoppler.study.classifier import train_classifier
 from microdoppler.study.kinds import CUTS, CUTS_THROUGH_VAE, KINDS, SELECTED, SYNTHETIC
@@ -78,6 +81,27 @@ def test_only_missing_runs_are_made_and_they_come_out_the_same(tmp_path, monkeyp
     for before, after in zip(first, again):
         assert (before.arm.name, before.seed) == (after.arm.name, after.seed)
         np.testing.assert_array_equal(before.probabilities, after.probabilities)
+
+
+def test_beside_a_busy_program_the_runs_go_on_with_a_thread_less(tmp_path, monkeypatch, capsys):
+    """The second run does not find out again. The clock says that steps on two threads take 20 times as long."""
+    used, now = [], [0.0]
+    def update(self, amount=1):
+        used.append(torch.get_num_threads())
+    monkeypatch.setattr(Progress, "update", update)
+    def monotonic():
+        now[0] += 0.1 if torch.get_num_threads() == 1 else 2.0
+        return now[0]
+    monkeypatch.setattr(threads_module, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(threads_module.psutil, "getloadavg", lambda: (9.0, 0, 0))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        study(tmp_path, [Arm(REAL_ONLY, toy_set(4, 0))], epochs=5)
+        assert used[:2] == [2, 2] and set(used[2:]) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert capsys.readouterr().out.count("on with 1 of 2 threads") == 1
 
 
 def test_anything_that_determines_a_run_makes_it_anew(tmp_path, monkeypatch):

@@ -110,6 +110,19 @@ def test_half_precision_gives_what_float32_gives_to_rounding(dtype, bound):
 
 
 @torch.no_grad()
+def test_the_copy_in_half_precision_follows_weights_that_are_loaded_or_moved():
+    vae, other, latents = small_vae(), small_vae(seed=1), torch.randn(2, 4, 8, 8)
+    for one in (vae, other):
+        one.compute_in(torch.bfloat16)
+    vae.load_state_dict(other.state_dict())
+    assert torch.equal(vae.decode(latents), other.decode(latents))
+    vae.to(memory_format=torch.channels_last)
+    assert vae.decode(latents).is_contiguous(memory_format=torch.channels_last)
+    vae.compute_in(None)
+    assert not torch.equal(vae.to("cpu").decode(latents), other.decode(latents))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
 @pytest.mark.parametrize("mean, std", [(0, 1), (5, 1), (-300, 100), (0, 0), (3, 0)])
 def test_group_norm_from_sums_is_group_norm_in_the_same_memory_format(dtype, bound, mean, std):
