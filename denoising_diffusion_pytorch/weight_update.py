@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from denoising_diffusion_pytorch.flat import FlatLayout
-from groundwork.cuda_graph import Graphed, Inputs
+from groundwork.cuda_graph import Graphed, Inputs, set_lr
 
 EMA_START, EMA_POWER = 100, 2 / 3       # steps in which the average is a copy, and how fast its decay rises after them
 FIRST_SCALE, GROWTH_INTERVAL = 2.0 ** 16, 2000      # of the float16 loss, as in torch.amp.GradScaler
@@ -64,11 +64,8 @@ class WeightUpdate:
 
     def set_lr(self, lr: float) -> None:
         """Change the learning rate."""
-        self.lr, group = lr, self.optimizer.param_groups[0]
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
+        self.lr = lr
+        set_lr(self.optimizer, lr)
 
     def refresh(self) -> None:
         """Call it after the weights were changed from outside."""

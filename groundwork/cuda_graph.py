@@ -126,6 +126,15 @@ class Graphed:
         return None
 
 
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters. Where it is a tensor, this stays the same one, which graphs read."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
 @cache      # cuBLAS keeps 32 MiB or more for every stream that it has been used on
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream on which graphs of this device are captured. PyTorch's own may belong to another device."""

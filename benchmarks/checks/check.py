@@ -46,6 +46,11 @@ class Setting:
     def on_cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def is_held_to_ratios(self) -> bool:
+        """Whether the ratios to the reference's speed must be reached: not by a tiny network, nor by old cards."""
+        return not self.is_tiny and not (self.on_cuda and torch.cuda.get_device_capability(self.device) < (8, 0))
+
     def count(self, on_cuda: int, elsewhere: int) -> int:
         """Steps or repetitions: as many as a card does in a second or two, or as a test has time for."""
         return on_cuda if self.on_cuda and not self.is_tiny else elsewhere

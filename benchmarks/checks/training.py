@@ -34,7 +34,7 @@ def references(setting: Setting) -> Outcome:
             seconds.append(time.perf_counter() - started)
         found[version] = 1000 * median(seconds[len(seconds) // 4:])
     ratio = min(found.values()) / ours
-    must = not setting.is_tiny and setting.on_cuda and torch.cuda.get_device_capability(setting.device) >= (8, 0)
+    must = setting.on_cuda and setting.is_held_to_ratios
     return Outcome(ratio > LEAST_RATIO or not must,
                    ", ".join(f"{version} {ms:.3g} ms" for version, ms in found.items())
                    + f"; ours {ours:.3g} ms, {ratio:.3g} times as fast" + must * f" (above {LEAST_RATIO:g})",

@@ -64,10 +64,13 @@ def _stop(process: subprocess.Popen, file: Path) -> None:
 
 
 def speed(setting: Setting) -> Outcome:
-    """python -m benchmarks --quick: each row at least as many times as fast as the reference as it must be."""
+    """python -m benchmarks --quick: each row as many times as fast as the reference as it must at least be. On cards
+    below capability 8.0 it only reports.
+    """
     json = setting.scratch / "rows.json"
     benchmark(device=str(setting.device), quick=True, json=json)
     found: dict[str, Any] = read_json(json)
     ratios = {name: (row["ratio"], row["at_least"]) for name, row in found["rows"].items()}
-    return Outcome(all(ratio >= least for ratio, least in ratios.values()), "times the reference's speed: " + ", ".join(
+    reached = all(ratio >= least for ratio, least in ratios.values())
+    return Outcome(reached or not setting.is_held_to_ratios, "times the reference's speed: " + ", ".join(
         f"{name} {ratio:.3g} (at least {least:g})" for name, (ratio, least) in ratios.items()), found)

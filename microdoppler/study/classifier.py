@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundwork.cuda_graph import Graphed, Inputs
+from groundwork.cuda_graph import Graphed, Inputs, set_lr
 from groundwork.device import autocast, convolution_format, grad_scaler, in_memory_format, send
 from groundwork.memory import AdaptiveBatches
 from groundwork.seeding import default_generator, global_seed
@@ -48,7 +48,7 @@ def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Netwo
         for step, (images, targets) in enumerate(batches):
             # Images that lie on the CPU are waited for: batches sent ahead of the device would fill the CPU's memory
             batch = {"images": images.to(device), "targets": send(targets, device)}
-            update.set_lr(lr * lr_factor(step, num_steps))
+            set_lr(update.optimizer, lr * lr_factor(step, num_steps))
             with threads.step():
                 update.parts.retry_until_it_fits(partial(run, batch), len(images))
             if step == 0:
@@ -76,14 +76,6 @@ class Update:
         lr = torch.zeros((), device=self.device) if is_cuda else 0.0        # a graph reads it from the device
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True,
                                            capturable=is_cuda)
-
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of the next steps."""
-        group = self.optimizer.param_groups[0]
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
 
     def __call__(self, batch: Inputs) -> None:
         self.set_gradients(batch["images"], batch["targets"])

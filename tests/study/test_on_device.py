@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from toys import toy_set
 
 from groundwork import cuda_graph
-from groundwork.cuda_graph import Graphed
+from groundwork.cuda_graph import Graphed, set_lr
 from groundwork.device import half_precision
 from groundwork.memory import free_memory
 from microdoppler.data.stitching import shift_in_doppler
@@ -127,7 +127,7 @@ def test_a_graph_reads_the_learning_rate_from_the_device(monkeypatch):
         update = Update(torch.nn.Linear(2, 2, device="cuda"))
         group, = update.optimizer.param_groups
         lr = group["lr"]
-        update.set_lr(1e-3)
+        set_lr(update.optimizer, 1e-3)
     assert group["lr"] is lr and lr.device.type == "cuda" and group["capturable"]
 
 
@@ -172,7 +172,7 @@ def scaled_update() -> Update:
     """An update with a scaler as for float16, on the CPU, that doubles its scale after every second step."""
     update = Update(build_classifier(plan_network("resnet18", 32), 2, seed=0).train())
     update.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
-    update.set_lr(1e-3)
+    set_lr(update.optimizer, 1e-3)
     return update
 
 
