@@ -41,8 +41,9 @@ def check_trainings(sets: Mapping[int, Mapping[str, Path]], seeds: int) -> None:
         raise InputError(f"--synthetic has {shortened(trainings[most])}; expected a number for every training of "
                          f"{most}: name the first folder {most}_training<number>")
     if seeds % number:
-        raise InputError(f"classifier_seeds is {seeds}, and {most} has {number} trainings; expected a multiple of "
-                         f"{number}, so that all are used equally often: --seeds {-(-seeds // number) * number}")
+        raise InputError(f"classifier_seeds (--seeds) is {seeds}, and {most} has {number} trainings; expected a "
+                         f"multiple of {number}, so that all are used equally often: "
+                         f"--seeds {-(-seeds // number) * number}")
     for folders in sets.values():
         for names in trainings.values():
             _check_weights([folders[name] for name in names])

@@ -77,7 +77,7 @@ def study_section(path: Path, model: dict[str, str]) -> Section:
         folds = (f" Of {study['num_folds']} folds, each with a model of its own, these weights are fold "
                  f"{min(facts['fold'] for facts in own.values())}'s." if study["num_folds"] > 1 else "")
         if (trainings := num_trainings(study)) > 1:
-            folds += f" They are one of {trainings} trainings of the generator in every fold."
+            folds += f" These weights are one of {trainings} trainings of the generator in a fold."
         compared = len({facts["name"] for facts in study["sets"]})
         chosen = (f" Of {compared} sets the table of accuracies shows this model's; if it was chosen for these "
                   "figures, they are a little too good, and those in this paragraph are not." if compared > 1 else "")

@@ -30,6 +30,8 @@ def study_verdict(summary: dict[str, Any], folder: Path | None = None) -> Verdic
     if primary["num_candidates"] > 1:
         details.append("Sets were chosen on other "
                        f"{'passes and seeds' if summary['num_seeds'] > 1 else 'passes'} than those that report them.")
+    if (trainings := num_trainings(summary)) > 1:
+        details.append(f"{trainings} trainings of each generator in a fold: intervals are about others, too.")
     details.append(_advice(primary, summary))
     return Verdict(*_headline(primary, summary), list(filter(None, details)),
                    Picture(folder / "verdict.png", "What the synthetic images change") if folder else None)

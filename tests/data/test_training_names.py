@@ -32,7 +32,7 @@ def test_what_is_comparable_is_accepted(tmp_path):
 
 
 @pytest.mark.parametrize("names, seeds, said", [
-    (["x_training1", "x_training2", "x_training3"], 2, "classifier_seeds is 2, and x has 3 trainings.*--seeds 3"),
+    (["x_training1", "x_training2", "x_training3"], 2, "is 2, and x has 3 trainings.*--seeds 3"),
     (["x_training1", "x_training2"], 3, "expected a multiple of 2.*--seeds 4"),
     (["x", "x_training2"], 2, "expected a number for every training of x: name the first folder x_training<number>"),
     (["y", "x_training1", "x_training2"], 2, "2 trainings of x and 1 of y; expected as many of every set")])

@@ -54,6 +54,8 @@ DESIGNS = {
     "whole users, 2 seeds": Design(seeds=2, by_user=0.1, by_user_and_fold=0.06, by_user_and_run=0.06),
     "whole users, 1 fold": Design(folds=1, by_user=0.1, by_user_and_run=0.08),
     "passes differ by fold": Design(by_fold=0.02, by_run=0.02, by_fold_and_pass=0.05),
+    "2 trainings, 4 seeds, 1 fold": Design(folds=1, seeds=4, trainings=2, by_training=0.05),
+    "3 trainings, 6 seeds, 1 fold": Design(folds=1, seeds=6, trainings=3, by_training=0.05),
     "4 trainings, 8 seeds, 1 fold": Design(folds=1, seeds=8, trainings=4, by_training=0.05),
     "3 trainings, 6 seeds": Design(seeds=6, trainings=3, by_training=0.05)}
 
@@ -104,7 +106,8 @@ def check(design: Design, number: int, seed: int = 0, knows_trainings: bool = Tr
 
 
 if __name__ == "__main__":
-    print(f"{'design':25} coverage  half-width / (1.96 x true standard deviation)")
+    print(f"{'design':38} coverage  half-width / (1.96 x true standard deviation)")
     for name, design in DESIGNS.items():
-        coverage, ratio = check(design, int(sys.argv[1]))
-        print(f"{name:25} {coverage:8.1%}  {ratio:.2f}")
+        for knows_trainings in (True, False)[:1 + (design.trainings > 1)]:
+            coverage, ratio = check(design, int(sys.argv[1]), knows_trainings=knows_trainings)
+            print(f"{name + ', ignored' * (not knows_trainings):38} {coverage:8.1%}  {ratio:.2f}")

@@ -99,6 +99,7 @@ def test_the_report_says_whether_it_is_about_one_training_or_about_any(tmp_path)
     assert summary["contrasts"][0]["difference"] == pytest.approx(difference)
     summary["contrasts"][0] |= {"verdict": "not distinguishable", "interval_95": [-0.1, 0.3], "seeds_needed": 12}
     assert "About 6 trainings per fold (now 2) would tell with 80 % probability" in study_verdict(summary).details[-1]
+    assert study_verdict(summary).details[-2].startswith("2 trainings of each generator in a fold")
     summary["contrasts"][0] |= {"verdict": "helps"}
     assert study_verdict(summary).details[-1] == "This says nothing about other folds: add --folds."
     alone = study(tmp_path, arms_of(toy_set(4, 0), {SYNTHETIC: {"x": toy_set(4, 1)}}, ()), seeds=range(2))
