@@ -219,7 +219,8 @@ def check_folds(folds: Sequence[ValidatedFold]) -> None:
         raise InputError(ONE_USER)
     numbers = [one.data.split.settings.fold for one in folds]
     if len(set(numbers)) < len(numbers):
-        raise InputError(f"--results has folds {' '.join(map(str, numbers))}; expected each fold once")
+        raise InputError(f"--results has folds {' '.join(map(str, numbers))}; expected each fold once, "
+                         "with one training of its generator")
     if any(one.data.split.folders != folds[0].data.split.folders for one in folds):
         raise InputError("--results has folds of different users; expected the same data set in each")
 

@@ -15,7 +15,7 @@ from groundwork.files import read_json, write_text
 from microdoppler.fidelity.report import sentences, tables
 from microdoppler.figures.report import Section, Table
 from microdoppler.study.report import study_verdict
-from microdoppler.study.tables import accuracies_table, contrasts_table
+from microdoppler.study.tables import accuracies_table, contrasts_table, num_trainings
 from microdoppler.watch.metrics import read_metrics
 from microdoppler.watch.sample_findings import how_many
 
@@ -76,6 +76,8 @@ def study_section(path: Path, model: dict[str, str]) -> Section:
         numbers = {user: f"user {user}" for arm in arms for user in arm["recalls"]}     # no names of persons in a card
         folds = (f" Of {study['num_folds']} folds, each with a model of its own, these weights are fold "
                  f"{min(facts['fold'] for facts in own.values())}'s." if study["num_folds"] > 1 else "")
+        if (trainings := num_trainings(study)) > 1:
+            folds += f" These weights are one of {trainings} trainings of the generator in a fold."
         compared = len({facts["name"] for facts in study["sets"]})
         chosen = (f" Of {compared} sets the table of accuracies shows this model's; if it was chosen for these "
                   "figures, they are a little too good, and those in this paragraph are not." if compared > 1 else "")

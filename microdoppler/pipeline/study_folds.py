@@ -12,6 +12,7 @@ from microdoppler.data.other_images import OtherImages, find_condition, find_uns
 from microdoppler.data.spectrograms import paths_and_labels
 from microdoppler.data.split import Split, split_images
 from microdoppler.data.synthetic_sets import facts_of, find_synthetic, name_folders
+from microdoppler.data.trainings import set_and_training
 from microdoppler.figures.report import Table
 from microdoppler.pipeline.assembly import Data, open_data
 from microdoppler.study.arms import ImageSet, arms_of
@@ -105,9 +106,10 @@ def load_fold(config: Config, number: int, data: Data, sets: dict[str, Path], co
         added |= {CUTS: {"": ImageSet(*control.raw_cuts(data.path, size, channels, split.preparation))},
                   CUTS_THROUGH_VAE: {"": ImageSet(*control.decoded(CUT, size, channels))}}
     arms = arms_of(real, added, config.classifier_augmentations)
-    facts = {arm.name: facts_of(sets[arm.synthetic_name], split)
+    folder_of = {set_and_training(name): folder for name, folder in sets.items()}
+    facts = {arm: facts_of(folder_of[arm.synthetic_name, arm.training], split)
              | ({"select": min_confidence} if arm.kind.added == SELECTED else {}) for arm in arms if arm.synthetic_name}
-    facts |= {arm.name: {"control_folder": str(control.folder)} for arm in arms if control and arm.kind.is_control}
+    facts |= {arm: {"control_folder": str(control.folder)} for arm in arms if control and arm.kind.is_control}
     test_paths, _ = paths_and_labels(split.test_images)
     made_by = {f"split_{name}": value for name, value in split.settings.to_json().items()}
     return Fold(number, arms, test, test_paths, overlaps.pass_names(test_paths),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from groundwork.memory import free_memory
 from groundwork.seeding import seeded
+from microdoppler.data.trainings import set_and_training
 from microdoppler.study.augmentation import MIXTURES, SuccessorIndex, shift_and_mask, shift_in_time, take
 from microdoppler.study.classifier import index_batches
 from microdoppler.study.kinds import CLASSICAL, CUTMIX, KINDS, MIXUP, Kind
@@ -49,16 +50,18 @@ class Arm:
 
     real: the real training images of the fold, also where the kind does not train on them: their number sets how long
     an arm is trained; added: the images that the kind trains on beside them; synthetic_name: the name of the synthetic
-    set that they are from, or "".
+    set that they are from, or ""; training: the number of the training of the generator that made them, where its
+    folder has one (see trainings.py), or 0.
     """
     kind: Kind
     real: ImageSet
     added: ImageSet | None = None
     synthetic_name: str = ""
+    training: int = 0
 
     @property
     def name(self) -> str:
-        """The kind, with the name of the synthetic set if there is one."""
+        """The kind, with the name of the synthetic set if there is one. All trainings of a generator have the same."""
         return f"{self.kind.name}: {self.synthetic_name}" if self.synthetic_name else self.kind.name
 
     @property
@@ -129,7 +132,8 @@ def arms_of(real: ImageSet, added: Mapping[str, Mapping[str, ImageSet]],
     KINDS.
 
     added: {what is added, as in `Kind.added`: {name of the synthetic set that the images are from, or "": images}}.
+    Each training of a generator has a set, and an arm, of its own.
     """
     sets: dict[str, Mapping[str, ImageSet | None]] = {"": {"": None}, **added}
-    return [Arm(kind, real, images, name) for kind in KINDS.values() if kind.augmentation in ("", *augmentations)
-            for name, images in sets.get(kind.added, {}).items()]
+    return [Arm(kind, real, images, *set_and_training(name)) for kind in KINDS.values()
+            if kind.augmentation in ("", *augmentations) for name, images in sets.get(kind.added, {}).items()]

@@ -26,10 +26,12 @@ def compare(counts: CorrectCounts, arm: str, baseline: str) -> dict:
     if num_folds * num_seeds == 1:
         return {"difference": difference, "interval_95": None, "p_value": None, "verdict": OPEN, "seeds_needed": None}
     variance = Variance.of(counts, arm, baseline)
+    seeds_of_run = num_seeds // variance.num_seeds          # above 1 where seeds share trainings of a generator
     half, p_value = half_width(variance), p_value_of(difference, variance)
     found = verdict(difference, p_value)
+    needed = seeds_needed(difference, variance) if found == OPEN else None
     return {"difference": difference, "interval_95": [difference - half, difference + half], "p_value": p_value,
-            "verdict": found, "seeds_needed": seeds_needed(difference, variance) if found == OPEN else None}
+            "verdict": found, "seeds_needed": needed and needed * seeds_of_run}
 
 
 def verdict(difference: float, p_value: float | None) -> str:

@@ -1,5 +1,5 @@
 """Correctly classified test images, counted per pass: what all comparisons are computed from."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Sequence
 
 import numpy as np
@@ -13,10 +13,13 @@ class CorrectCounts:
 
     correct: {name of an arm: (folds, seeds, passes)}; total: (folds, passes), the number of test images, 0 where a fold
     does not test on a pass; user_of: (passes,) the label (user number - 1) of the user that a pass belongs to.
+
+    trainings: {name of an arm: number of trainings of its generator, which the seeds use in turn}; 1 for all others.
     """
     correct: dict[str, np.ndarray]
     total: np.ndarray
     user_of: np.ndarray
+    trainings: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
     def of(runs: Sequence[Run]) -> "CorrectCounts":
@@ -35,7 +38,21 @@ class CorrectCounts:
             fold = folds.index(run.fold)
             correct[run.arm.name][fold, seeds.index(run.seed)] = np.bincount(pass_indices, run.correct, len(index_of))
             total[fold] = np.bincount(pass_indices, minlength=len(index_of))
-        return CorrectCounts(correct, total, np.array(list(user_of.values())))
+        trainings: dict[str, set[int]] = {}
+        for run in runs:
+            trainings.setdefault(run.arm.name, set()).add(run.arm.training)
+        return CorrectCounts(correct, total, np.array(list(user_of.values())),
+                             {name: len(own) for name, own in trainings.items()})
+
+    def trainings_of(self, *arms: str) -> int:
+        """The number of trainings of a generator that these arms' runs share; 1 where every seed is on its own."""
+        return max((self.trainings.get(name, 1) for name in arms), default=1)
+
+    def per_training(self, number: int) -> "CorrectCounts":
+        """With the seeds of each of `number` trainings as one run, their mean."""
+        folds, _, passes = self.shape
+        return replace(self, correct={name: own.reshape(folds, -1, number, passes).mean(axis=1)
+                                      for name, own in self.correct.items()})
 
     @property
     def shape(self) -> tuple[int, int, int]:

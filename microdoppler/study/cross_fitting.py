@@ -27,11 +27,11 @@ def halves(counts: CorrectCounts) -> tuple[np.ndarray, np.ndarray]:
 def quarters(counts: CorrectCounts) -> list[tuple[np.ndarray, np.ndarray]]:
     """The four combinations of a half of the seeds and a half of the passes: masks ((seeds,) bool, (passes,) bool).
 
-    Opposite quarters in the list (first and last, second and third) share no seed and no pass. With a single seed there
-    are two parts, which both contain it.
+    Opposite quarters in the list (first and last, second and third) share no seed and no pass, and no training where a
+    generator was trained several times. With a single seed there are two parts, which both contain it.
     """
-    num_seeds = counts.shape[1]
-    even = np.arange(num_seeds) % 2 == 0
+    num_seeds, trainings = counts.shape[1], counts.trainings_of(*counts.correct)
+    even = np.arange(num_seeds) % (trainings if trainings > 1 else num_seeds) % 2 == 0
     seed_halves = (even, ~even) if num_seeds > 1 else (even,)
     return [(seeds, passes) for seeds in seed_halves for passes in halves(counts)]
 
@@ -83,7 +83,7 @@ def best_pair(counts: CorrectCounts, kind: str, baseline: str, candidates: Mappi
     naive_baseline, naive = chosen_in(np.ones(num_seeds, dtype=bool), np.ones(num_passes, dtype=bool))
     baselines, arms = zip(*(chosen_in(*quarter) for quarter in quarters(counts)))
     fitted = CorrectCounts({kind: composite(counts, arms), baseline: composite(counts, baselines)}, counts.total,
-                           counts.user_of)
+                           counts.user_of, {kind: counts.trainings_of(*arms)})
     return {"kind": kind, "baseline": baseline, "num_candidates": sum(map(len, candidates.values())),
             "naive_choice": naive, "naive": compare(counts, naive, naive_baseline), "choices": list(arms),
             "cross_fitted": compare(fitted, kind, baseline), "by_user": by_user(fitted, kind, baseline)}

@@ -8,7 +8,7 @@ from microdoppler.figures.report import Picture, Verdict
 from microdoppler.study.comparison import HELPS, HURTS, MAX_SEEDS, OPEN
 from microdoppler.study.figures import headline_contrasts, person_contrasts
 from microdoppler.study.kinds import PRIMARY_KIND, REAL_ONLY
-from microdoppler.study.tables import accuracy_text, difference_text, p_phrase, repeats_text
+from microdoppler.study.tables import accuracy_text, difference_text, num_trainings, p_phrase, repeats_text
 
 CHECKPOINT = re.compile(r"checkpoint_(\d+)$")       # the end of a set's name, where its folder is called as by default
 
@@ -30,6 +30,8 @@ def study_verdict(summary: dict[str, Any], folder: Path | None = None) -> Verdic
     if primary["num_candidates"] > 1:
         details.append("Sets were chosen on other "
                        f"{'passes and seeds' if summary['num_seeds'] > 1 else 'passes'} than those that report them.")
+    if (trainings := num_trainings(summary)) > 1:
+        details.append(f"{trainings} trainings of each generator in a fold: intervals are about others, too.")
     details.append(_advice(primary, summary))
     return Verdict(*_headline(primary, summary), list(filter(None, details)),
                    Picture(folder / "verdict.png", "What the synthetic images change") if folder else None)
@@ -74,20 +76,23 @@ def _other_contrasts(summary: dict[str, Any]) -> list[str]:
 
 def _advice(result: dict[str, Any], summary: dict[str, Any]) -> str:
     """What to do to learn more about a difference; "" when nothing is missing. result: that of `compare`."""
+    trainings = num_trainings(summary)
     if result["interval_95"] is None:
         return "One run cannot tell this from chance: give more --seeds or --folds."
     if result["verdict"] != OPEN:
-        return ("This says nothing about other folds or trainings of the generator: add --folds."
-                if summary["num_folds"] == 1 else
+        return (f"This says nothing about other folds{'' if trainings > 1 else ' or trainings of the generator'}: "
+                "add --folds." if summary["num_folds"] == 1 else
                 "One seed may be a lucky one: give more --seeds." if summary["num_seeds"] == 1 else "")
     if summary["num_seeds"] == 1:
         return "Give more --seeds."
+    unit, now = ("trainings", trainings) if trainings > 1 else ("seeds", summary["num_seeds"])
     if result["seeds_needed"] is None:
         folds = "more folds, " if summary["num_folds"] < len(FOLDS) else ""
-        return (f"{MAX_SEEDS} seeds per fold would not tell either: it takes {folds}more recordings or a larger "
+        return (f"{MAX_SEEDS} {unit} per fold would not tell either: it takes {folds}more recordings or a larger "
                 "difference.")
-    return (f"About {result['seeds_needed']} seeds per fold (now {summary['num_seeds']}) would tell with 80 % "
-            "probability, if this is the true difference.")
+    needed = result["seeds_needed"] * now // summary["num_seeds"]
+    return (f"About {needed} {unit} per fold (now {now}) would tell with 80 % probability, if this is the true "
+            "difference.")
 
 
 def checkpoint_lines(summary: dict[str, Any]) -> list[str]:
@@ -120,17 +125,29 @@ def set_name(name: str) -> str:
 
 def interval_method(summary: dict[str, Any]) -> list[str]:
     """How the intervals were made, and what they are about, in sentences."""
-    limits = [name for name in ("folds", "seeds") if summary[f"num_{name}"] > 1]
+    trainings = num_trainings(summary)
+    counts = {"folds": summary["num_folds"], "seeds": summary["num_seeds"], "trainings of the generator": trainings}
+    limits = [name for name, number in counts.items() if number > 1]
     about = ["other passes", *(f"other {name}" for name in limits)]
     return [
         f"Intervals are about the same users with {', '.join(about[:-1])}{' and ' if limits else ''}{about[-1]}. Their "
         "variance has a part from folds, from single runs (every fold has random numbers of its own for a seed) and "
         f"from the {summary['num_passes']} test passes, each compared with other passes of the same user. What passes "
         "add to the scatter of folds and runs is counted once. Student's t has the degrees of freedom of Satterthwaite "
-        "(1946). " + ("Every fold has a generator of its own, so that the part from folds holds what another training "
+        "(1946). " + (_about_trainings(trainings, summary["num_seeds"]) if trainings > 1 else
+                      "Every fold has a generator of its own, so that the part from folds holds what another training "
                       "of the generator changes." if summary["num_folds"] > 1 else
                       "With one fold, what another training of the generator changes is unknown."),
         "Whether it works for other users is what the comparison user by user tells: the mean over users of the "
         "difference of their recalls, with Student's paired t-test over users, for these folds and seeds.",
         "The primary contrast was named before the study, and its p-value is not corrected. All other contrasts are "
         "secondary: their p-values are corrected together (Holm 1979)."]
+
+
+def _about_trainings(number: int, num_seeds: int) -> str:
+    """What the intervals are about where a generator was trained several times, in sentences."""
+    shared = (f" The {num_seeds // number} seeds of one training count as one run, their mean." if num_seeds > number
+              else "")
+    return (f"The generator was trained {number} times in every fold, and the seeds use these trainings in turn. So "
+            "the part from single runs holds what another training changes, and intervals are about a generator that "
+            "is trained in this way, not about one that is trained already." + shared)

@@ -38,18 +38,29 @@ class TestSet:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One split, with the arms that are trained and the images that are tested on it."""
+    """One split, with the arms that are trained and the images that are tested on it.
+
+    Arms of the same name differ in the training of their generator; see `arms_in`.
+    """
     number: int
     arms: Sequence[Arm]
     test: ImageSet
     test_paths: Sequence[str]               # of each test image: its path, relative to the data folder
     passes: Sequence[str]                   # of each test image: the name of its pass
     split: dict[str, Any]                   # columns of runs.csv: how the images were split
-    facts: dict[str, dict[str, Any]]        # {name of an arm: columns of runs.csv: the origin of its added images}
+    facts: Mapping[Arm, dict[str, Any]]     # columns of runs.csv: the origin of an arm's added images
     users: Sequence[int]                    # the user number of each label
     validation: ImageSet | None = None      # images that choose the network to keep, if the split has any
     conditions: Mapping[str, TestSet] = field(default_factory=dict)     # {name: the same users under another condition}
     unseen: TestSet | None = None           # users that nothing is trained on; their labels are 0, 1, … of their own
+
+    def arms_in(self, repetition: int) -> list[Arm]:
+        """The arms of a repetition (0, 1, …), one of each name. Repetitions use a generator's trainings in turn, in the
+        order of their numbers."""
+        trainings: dict[str, list[Arm]] = {}
+        for arm in sorted(self.arms, key=lambda arm: arm.training):
+            trainings.setdefault(arm.name, []).append(arm)
+        return [own[repetition % len(own)] for own in trainings.values()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +142,11 @@ class PlannedRun:
         arm = self.arm
         sizes = {"num_real": len(arm.real.images) if arm.kind.has_real else 0,
                  "num_added": len(arm.added.images) if arm.added else 0}
-        return {"key": self.key, "arm": arm.kind.name, "synthetic": arm.synthetic_name, "fold": self.fold.number,
-                "seed": self.seed, **asdict(recipe), "num_steps": arm.num_steps(recipe), **computed,
+        return {"key": self.key, "arm": arm.kind.name, "synthetic": arm.synthetic_name,
+                "training": arm.training or "", "fold": self.fold.number, "seed": self.seed,
+                **asdict(recipe), "num_steps": arm.num_steps(recipe), **computed,
                 "image_size": self.fold.test.images.shape[-1], **sizes, **self.fold.split,
-                **self.fold.facts.get(arm.name, {}), "seconds": f"{outcome.seconds:.1f}",
+                **self.fold.facts.get(arm, {}), "seconds": f"{outcome.seconds:.1f}",
                 "num_test": len(self.fold.test.images),
                 **{name: f"{scores[name]:.6f}" for name in ("accuracy", "macro_f1", "ece", "nll")},
                 **{f"recall_{self.fold.users[label]}": f"{recall:.6f}"
@@ -143,7 +155,8 @@ class PlannedRun:
 
 def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], recipe: Recipe, device: torch.device,
               folder: Path, keep: Classes | None = None) -> list[Run]:
-    """Train and test every arm of every fold with every seed. Runs that are stored in `folder` are not trained again.
+    """Train and test every arm of every fold with every seed, and the trainings of a generator in turn (see
+    `Fold.arms_in`). Runs that are stored in `folder` are not trained again.
 
     Writes folder/predictions/<key>.npz for each training, and folder/runs.csv with a row for each run of this study and
     of earlier ones in the same folder. keep: what the classifiers tell apart, if the best network of each arm is to be
@@ -153,7 +166,7 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
     network = plan_network(recipe.network, folds[0].test.images.shape[-1])
     computed = {"device": device.type, "precision": str(half_precision(device))}
     plan = [PlannedRun(fold, arm, seed, _run_key(fold, arm, num_classes, recipe, computed, seed))
-            for seed in seeds for fold in folds for arm in fold.arms]
+            for repetition, seed in enumerate(seeds) for fold in folds for arm in fold.arms_in(repetition)]
     log = RunLog(folder)
     outcomes = {planned.key: outcome for planned in plan if (outcome := log.read(planned.key))}
     best = BestNetworks(folder / "models", network, keep, _candidates(plan)) if keep else None

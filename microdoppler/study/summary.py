@@ -44,7 +44,8 @@ def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
 def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts, users: list[int]) -> dict[str, Any]:
     """One entry of "arms". runs: those of this arm, one per fold and seed; users: the user number of each label.
 
-    unseen: means over the runs of the metrics on unseen persons, see unseen.py.
+    trainings: of the generator, in which the seeds take turns; unseen: means over the runs of the metrics on unseen
+    persons, see unseen.py.
     against_real: the comparison with real only, not corrected for the number of arms; None of real only itself.
     """
     scores = [score(run.probabilities, run.labels) for run in runs]
@@ -57,6 +58,7 @@ def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts, users: list
             "runs": [{"fold": run.fold, "seed": run.seed, "accuracy": one["accuracy"]}
                      for run, one in zip(runs, scores)],
             "against_real": compare(counts, arm.name, REAL_ONLY) if is_compared else None,
+            "trainings": counts.trainings_of(arm.name),
             "unseen": {name: float(np.mean([run.unseen[name] for run in runs])) for name in runs[0].unseen},
             "recalls": recalls, "worst_user": min(recalls, key=recalls.__getitem__),
             "best_user": max(recalls, key=recalls.__getitem__), "confusion": confusion.tolist()}

@@ -108,6 +108,13 @@ def p_phrase(contrast: dict[str, Any]) -> str:
 
 
 def repeats_text(summary: dict[str, Any]) -> str:
-    """The numbers of folds and seeds, such as "3 folds x 2 seeds"."""
+    """The numbers of folds and seeds, such as "3 folds x 2 seeds", and of trainings if a generator has several."""
     counts = [(summary["num_folds"], "fold"), (summary["num_seeds"], "seed")]
-    return " x ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts)
+    trainings = num_trainings(summary)
+    return " x ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts) + (
+        f" with {trainings} trainings of each generator" if trainings > 1 else "")
+
+
+def num_trainings(summary: dict[str, Any]) -> int:
+    """The number of trainings of each generator in a fold."""
+    return max(arm.get("trainings", 1) for arm in summary["arms"])      # older files do not have it

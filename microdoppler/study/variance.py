@@ -6,6 +6,8 @@ given: passes are compared with other passes of the same person. The model of a 
     difference(fold, seed, pass) = mean of the person + fold + run + pass + (fold, pass) + (fold, seed, pass)
 
 with independent effects. Runs are nested in folds: a seed stands for other random numbers in each fold (see runs.py).
+Where a generator was trained several times, a run is the mean of the seeds that use the same training, since these are
+not independent.
 """
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +23,8 @@ class Variance:
 
     folds: from folds; runs: from single runs, which their fold does not explain; passes: from the choice of passes, as
     all runs of a fold share it; noise: from passes too, of each run on its own. leaked: what passes, beside noise, add
-    to the mean square that folds and runs are estimated from. pass_degrees: number of passes less that of strata.
+    to the mean square that folds and runs are estimated from. num_seeds: runs per fold. pass_degrees: number of passes
+    less that of strata.
     """
     folds: float
     runs: float
@@ -41,6 +44,8 @@ class Variance:
         that of single runs explains, folds have no part, and both mean squares are pooled (restricted maximum
         likelihood).
         """
+        if (trainings := counts.trainings_of(arm, baseline)) > 1:
+            counts = counts.per_training(trainings)
         differences = accuracy_differences(counts, arm, baseline)
         num_folds, num_seeds, _ = counts.shape
         covariance = pass_covariance(counts, arm, baseline)

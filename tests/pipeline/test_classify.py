@@ -134,6 +134,45 @@ def test_every_fold_is_tested_with_the_set_of_its_own_model(config, tmp_path, ca
     assert "fold 1: overlap audit: " in printed and "fold 2: overlap audit: " in printed and "the VAE of" not in printed
 
 
+def test_the_seeds_use_the_trainings_of_a_generator_in_turn_and_share_one_control(config, tmp_path):
+    """Two folds, two trainings in each, given in any order."""
+    config = replace(config, classifier_augmentations=())
+    _, _, splits = open_splits(config, (0, 1))
+    folders = []
+    for fold, split in splits.items():
+        for number in (2, 1):
+            folders.append(drawn_for(tmp_path / f"fold_{fold}" / f"x_training{number}", split, 2 * fold + number))
+            manifest = json.loads((folders[-1] / "manifest.json").read_text())
+            write_json(folders[-1] / "manifest.json", manifest | {"vae": f"{fold}", "weights": f"of {fold}, {number}"})
+            add_control(folders[-1], split, cuts_of(split.train_images))
+    summary = classify.main(config, synthetic=tuple(folders), folds=(0, 1), seeds=2)
+    assert {arm["name"]: arm["trainings"] for arm in summary["arms"]} == {
+        "real only": 1, "real + cuts": 1, "real + cuts through the VAE": 1, "real + synthetic: x": 2,
+        "synthetic only: x": 2}
+    path = config.results_folder / "classify" / "runs.csv"
+    report = " ".join((path.parent / "report.html").read_text(encoding="utf-8").split())
+    assert "over 2 folds x 2 seeds with 2 trainings of each generator" in report
+    assert "trained 2 times in every fold" in report and f"Fold 1, x: {folders[2]}" in report
+    assert classify.main(config, synthetic=tuple(folders[::-1]), folds=(0, 1), seeds=2) == summary
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * 2 * 2
+    used = {(int(row["fold"]), int(row["seed"])): (row["training"], Path(row["synthetic_folder"]).name,
+                                                   row["model_weights"])
+            for row in rows if row["arm"] == "real + synthetic"}
+    assert used == {(fold, config.seed + number - 1): (f"{number}", f"x_training{number}", f"of {fold}, {number}")
+                    for fold in (0, 1) for number in (1, 2)}
+    assert len({(row["fold"], row["control_folder"]) for row in rows if row["control_folder"]}) == 2
+    assert {row["training"] for row in rows if not row["synthetic"]} == {""}
+    made_by = json.loads((path.parent / "summary.json").read_text(encoding="utf-8"))["sets"]
+    assert sorted((one["name"], one["fold"], one["model_weights"]) for one in made_by) == [
+        ("x", fold, f"of {fold}, {number}") for fold in (0, 1) for number in (1, 2)]
+    with pytest.raises(InputError, match="x has 2 trainings; expected a multiple of 2.*: --seeds 4"):
+        classify.main(config, synthetic=tuple(folders), folds=(0, 1), seeds=3)
+    with pytest.raises(InputError, match="fold 1 lacks the synthetic set x_training1"):
+        classify.main(config, synthetic=tuple(folders[:3]), folds=(0, 1), seeds=2)
+
+
 def add_control(folder: Path, split, cuts: dict[int, list[Cut]]) -> Path:
     """Write the control of a set that `drawn_for` wrote."""
     control, images = control_folder(folder), {}

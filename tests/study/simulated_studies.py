@@ -4,7 +4,7 @@ They have what real ones have: every fold tests other passes, single images are 
 images and unequal numbers of them, and persons differ. python -m tests.study.simulated_studies 2000 prints a table.
 """
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -22,7 +22,8 @@ class Design:
 
     passes: per user; images: of a pass, on average; by_user: of a person, the same in all runs; by_fold, by_run: of a
     fold, of a single run; by_user_and_fold, by_user_and_run: of a person in these; by_pass: of a pass in all runs,
-    by_fold_and_pass: in those of a fold. uncertain: the share of images whose recognition is chance.
+    by_fold_and_pass: in those of a fold. uncertain: the share of images whose recognition is chance. trainings: of the
+    generator in a fold, which the seeds use in turn; by_training: of a training.
     """
     folds: int = 3
     seeds: int = 3
@@ -37,6 +38,8 @@ class Design:
     by_pass: float = 0.05
     by_fold_and_pass: float = 0.0
     uncertain: float = UNCERTAIN
+    trainings: int = 1
+    by_training: float = 0.0
 
 
 DESIGNS = {
@@ -50,14 +53,18 @@ DESIGNS = {
     "whole users": Design(by_user=0.1, by_user_and_fold=0.06, by_user_and_run=0.06),
     "whole users, 2 seeds": Design(seeds=2, by_user=0.1, by_user_and_fold=0.06, by_user_and_run=0.06),
     "whole users, 1 fold": Design(folds=1, by_user=0.1, by_user_and_run=0.08),
-    "passes differ by fold": Design(by_fold=0.02, by_run=0.02, by_fold_and_pass=0.05)}
+    "passes differ by fold": Design(by_fold=0.02, by_run=0.02, by_fold_and_pass=0.05),
+    "2 trainings, 4 seeds, 1 fold": Design(folds=1, seeds=4, trainings=2, by_training=0.05),
+    "3 trainings, 6 seeds, 1 fold": Design(folds=1, seeds=6, trainings=3, by_training=0.05),
+    "4 trainings, 8 seeds, 1 fold": Design(folds=1, seeds=8, trainings=4, by_training=0.05),
+    "3 trainings, 6 seeds": Design(seeds=6, trainings=3, by_training=0.05)}
 
 
 def simulate(rng: np.random.Generator, design: Design, effect: float = 0.0) -> tuple[CorrectCounts, float]:
     """A study of "arm" and "real only", and the true mean difference: `effect` plus that of its persons.
 
     As in a contiguous split, fold f trains on the passes of third f of each user, and tests on the others. With one
-    fold, its effects are part of the truth, because no study of one fold tells them.
+    fold, its effects are part of the truth, because no study of one fold tells them. Effects of trainings never are.
     """
     folds, seeds, users = design.folds, design.seeds, design.users
     user_of, third = np.repeat(np.arange(users), design.passes), np.tile(np.arange(design.passes) * 3 // design.passes,
@@ -71,6 +78,9 @@ def simulate(rng: np.random.Generator, design: Design, effect: float = 0.0) -> t
                    + rng.normal(0, design.by_user_and_run, (folds, seeds, users))[..., user_of]
                    + rng.normal(0, design.by_pass, len(user_of))
                    + rng.normal(0, design.by_fold_and_pass, (folds, 1, len(user_of))) * (folds > 1))
+    if design.trainings > 1:
+        of_trainings = rng.normal(0, design.by_training, (folds, design.trainings, 1))
+        differences = differences + of_trainings[:, np.arange(seeds) % design.trainings]
     base = 0.7 + rng.normal(0, 0.08, len(user_of)) + rng.normal(0, 0.02, (folds, seeds, 1))
     counts = {}
     for name, accuracy in (("real only", base), ("arm", base + differences)):
@@ -78,15 +88,17 @@ def simulate(rng: np.random.Generator, design: Design, effect: float = 0.0) -> t
         chance = np.round(design.uncertain * images)
         counts[name] = images * accuracy + rng.binomial(chance.astype(int), 0.5) - chance / 2
     weights = total / total.sum(axis=1, keepdims=True)
-    return CorrectCounts(counts, total, user_of), effect + float((weights @ of_users).mean())
+    return CorrectCounts(counts, total, user_of, {"arm": design.trainings}), effect + float((weights @ of_users).mean())
 
 
-def check(design: Design, number: int, seed: int = 0) -> tuple[float, float]:
+def check(design: Design, number: int, seed: int = 0, knows_trainings: bool = True) -> tuple[float, float]:
     """Over this number of studies: how often the interval contains the truth, and the ratio of its mean half-width to
-    what it is with a normal distribution of known variance."""
+    what it is with a normal distribution of known variance. knows_trainings: whether the interval is told of them."""
     rng, covered, halves, errors = np.random.default_rng(seed), [], [], []
     for _ in range(number):
         counts, truth = simulate(rng, design, effect=0.02)
+        if not knows_trainings:
+            counts = replace(counts, trainings={})
         halves.append(half_width(Variance.of(counts, "arm", "real only")))
         errors.append(accuracy_differences(counts, "arm", "real only").mean() - truth)
         covered.append(abs(errors[-1]) <= halves[-1])
@@ -94,7 +106,8 @@ def check(design: Design, number: int, seed: int = 0) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    print(f"{'design':25} coverage  half-width / (1.96 x true standard deviation)")
+    print(f"{'design':38} coverage  half-width / (1.96 x true standard deviation)")
     for name, design in DESIGNS.items():
-        coverage, ratio = check(design, int(sys.argv[1]))
-        print(f"{name:25} {coverage:8.1%}  {ratio:.2f}")
+        for knows_trainings in (True, False)[:1 + (design.trainings > 1)]:
+            coverage, ratio = check(design, int(sys.argv[1]), knows_trainings=knows_trainings)
+            print(f"{name + ', ignored' * (not knows_trainings):38} {coverage:8.1%}  {ratio:.2f}")

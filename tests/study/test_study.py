@@ -25,7 +25,7 @@ RECIPE = Recipe(epochs=1, batch_size=4, lr=1e-3)
 
 def fold_of(arms, number=0):
     passes = [f"pass {i // 2}" for i in range(6)]
-    facts = {arm.name: {"model_step": 7} for arm in arms if arm.kind.is_synthetic}
+    facts = {arm: {"model_step": 7} for arm in arms if arm.kind.is_synthetic}
     paths = [f"ID_{3 + i % 2 * 6}/{i}.png" for i in range(6)]
     return Fold(number, arms, toy_set(3, seed=9 + number), paths, passes, {"split_guard": 4}, facts, users=(3, 9))
 
