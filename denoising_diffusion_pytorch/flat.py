@@ -72,6 +72,5 @@ class FlatLayout:
         for layer_name, layer in twin.named_modules():
             for name, _ in list(layer.named_parameters(recurse=False)):
                 full_name = f"{layer_name}.{name}".removeprefix(".")
-                is_half = self.names.index(full_name) < self.num_half
-                setattr(layer, name, nn.Parameter(views[full_name]) if is_half else shared[full_name])
+                setattr(layer, name, nn.Parameter(views[full_name]) if full_name in views else shared[full_name])
         return twin
