@@ -29,7 +29,7 @@ from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import plan_network
 from microdoppler.study.recipe import Recipe
 from train_latent_cfg import Config
-from vae.kl_vae import KL_VAE
+from vae.kl_vae import KL_VAE, SCALE_FACTOR
 
 
 USUAL_CODE = "usual code"       # the reference's name where denoising-diffusion-pytorch has no part
@@ -67,7 +67,7 @@ def random_cache(config: Config, num_latents: int = 1550) -> LatentCache:
     shape = (num_latents, 2, config.latent_channels, config.latent_size, config.latent_size)
     posteriors = np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(np.float16)
     posteriors[:, 1] -= 6
-    return LatentCache(posteriors, torch.arange(num_latents) % config.num_users, 0.18215)
+    return LatentCache(posteriors, torch.arange(num_latents) % config.num_users, SCALE_FACTOR)
 
 
 def training_step(bench: Bench) -> Seconds:

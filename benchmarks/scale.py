@@ -23,6 +23,7 @@ from groundwork.seeding import seeded
 from microdoppler.data.latents import INDEX_FILE, LATENTS_FILE, LatentCache, LatentStatistics, load_cached
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
 from train_latent_cfg import Config
+from vae.kl_vae import SCALE_FACTOR
 
 SIZES, USERS = (1_550, 15_500, 155_000, 1_000_000), (31, 1_000, 10_000)
 CHUNK = 10_000                      # random latents that are written again and again
@@ -40,8 +41,8 @@ def make_cache(folder: Path, config: Config, num_latents: int) -> None:
         stored[start:start + CHUNK] = block[:num_latents - start]
     stored.flush()
     labels = (np.arange(num_latents) % config.num_users).tolist()
-    statistics = LatentCache(block.astype(np.float16), torch.zeros(len(block)), 0.18215).statistics
-    write_json(folder / INDEX_FILE, {"scale_factor": 0.18215, "labels": labels, "statistics": asdict(statistics),
+    statistics = LatentCache(block.astype(np.float16), torch.zeros(len(block)), SCALE_FACTOR).statistics
+    write_json(folder / INDEX_FILE, {"scale_factor": SCALE_FACTOR, "labels": labels, "statistics": asdict(statistics),
                                      "sha256": digest_file(folder / LATENTS_FILE),
                                      "images": [f"ID_{label + 1}/Doppler{i}.jpg" for i, label in enumerate(labels)]})
 

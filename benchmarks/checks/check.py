@@ -17,10 +17,10 @@ from groundwork import cuda_graph, device as device_of
 from microdoppler.data.latents import LatentCache
 from microdoppler.pipeline.assembly import build_diffusion, build_trainer
 from train_latent_cfg import Config
+from vae.kl_vae import SCALE_FACTOR
 
 TINY = replace(FULL_SIZE, dim=16, latent_size=8, num_users=4, train_batch_size=4, train_lr=1e-3, image_size=32,
                sampling_timesteps=3, classifier_image_size=32, classifier_batch_size=8)
-SCALE_FACTOR = 0.18215      # of scaled latents, as that of the VAE
 
 
 @dataclass(frozen=True)
