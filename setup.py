@@ -45,6 +45,7 @@ setup(
         "onnx>=1.16",           # as the extra onnx
         "onnxscript>=0.1",
         "onnxruntime>=1.18",    # computes what was written
+        "diffusers>=0.30",      # the VAEs that it writes, and that are written for it
         "datasets>=3.0",        # reads synthetic folders as other people's programs do
         "tensorboard>=2.10",    # reads what training tells it
         "nbclient>=0.6",        # runs the notebook
