@@ -24,6 +24,7 @@ from groundwork.files import atomic_path, make_folder
 from groundwork.images import FORMATS, SUFFIXES
 from groundwork.limits import checks_arguments
 from groundwork.progress import Progress
+from microdoppler.data.spectrograms import MAX_NAME_BYTES
 from microdoppler.radar.image_files import RECORDINGS_FILE, write_recordings
 
 SAVED = ("dataset_dict.json", "state.json")     # one of them is in a folder of Dataset.save_to_disk
@@ -172,9 +173,13 @@ def describe(row: dict, where: str, index: int, columns: Columns, label: Any) ->
     if value is None or hasattr(label, "int2str") and value < 0:        # -1 marks classes that are kept secret
         raise InputError(f"{where} has no class in the column {columns.label}; remove this split from the data set, or "
                          "such rows")
+    if not isinstance(value, (str, int)):
+        raise InputError(f"{where} has {str(value)[:40]} in the column {columns.label}; expected the name or number "
+                         "of one class: give the right column with --label_column")
     folder = str(label.int2str(value) if hasattr(label, "int2str") else value).strip()
-    if not folder or folder.startswith((".", "__")) or re.search(r"[/\\\0]", folder):
-        raise InputError(f"{where} has the class {folder!r}, which cannot be the name of a folder of images; rename it")
+    if not folder or folder.startswith((".", "__")) or re.search(r"[/\\\0]", folder) or (
+            len(folder.encode()) > MAX_NAME_BYTES):
+        raise InputError(f"{where} has the class {folder!r}, which cannot be the name of a folder of images: rename it")
     path = (row[columns.image] or {}).get("path")
     if columns.recording is None:
         return PackedImage(path, folder)
