@@ -95,7 +95,7 @@ def _convolution(name: str, weight: Tensor) -> Tensor:
     """The 3x3 kernel (out, in, 3, 3) from which vae.layouts made this 4x4 kernel (in, out, 4, 4) of a transposed
     convolution, by least squares.
     """
-    taps, kernel = TAPS.to(weight.device, torch.float64), weight.double()
+    taps, kernel = torch.tensor(TAPS, dtype=torch.float64, device=weight.device), weight.double()
     inverse = torch.linalg.pinv(taps)
     convolution = torch.einsum("ia,coab,jb->ocij", inverse, kernel, inverse)
     rest = torch.einsum("ai,ocij,bj->coab", taps, convolution, taps) - kernel

@@ -23,12 +23,11 @@ from torch import Tensor
 from groundwork.errors import InputError, shortened
 from groundwork.files import load_safetensors, load_tensors, read_json
 
-# Which of the 3 taps of a convolution meet copies of one pixel after nearest-neighbour upsampling: a row for each tap
-# of the transposed convolution that equals both
-TAPS = torch.tensor([[0., 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
 FIRST = "encoder.conv_in.weight"        # what stands before it in a name is the prefix of the whole autoencoder
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")     # the rest is losses, optimisers and the like
 CODES = r"\bquanti[sz]er?\.|codebook"
+# Which taps of a 3x3 kernel meet the same pixel, for each tap of a transposed 4x4 kernel, along one axis
+TAPS = ((0., 0., 1.), (0., 1., 1.), (1., 1., 0.), (1., 0., 0.))
 DIFFUSERS_FILE = "diffusion_pytorch_model"
 # In checkpoints of latent-diffusion and Stable Diffusion, beside the weights: the key of Lightning's state, and the
 # best validation loss as NumPy's number. Nothing of it is needed.
@@ -224,7 +223,7 @@ def _transposed(weight: Tensor) -> Tensor:
     """The kernel (in, out, 4, 4) of the transposed convolution of stride 2 and padding 1 that equals nearest-neighbour
     upsampling by 2 and then a convolution with `weight`, (out, in, 3, 3).
     """
-    taps = TAPS.to(weight.dtype)
+    taps = torch.tensor(TAPS, dtype=weight.dtype)
     return torch.einsum("ai,ocij,bj->coab", taps, weight, taps)
 
 
