@@ -53,7 +53,9 @@ def read_table(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSe
     names = [name.strip().lower() for name in first] if has_names else []
     chosen = _columns(path, names, [name.lower() for name in settings.variable], len(first))
     body = lines[has_names:]
-    is_complex = bool(body) and re.search(r"\d[ij]", body[0]) is not None
+    if not body:
+        raise InputError(f"{path} has a line of names only; expected a table of numbers")
+    is_complex = re.search(r"\d[ij]", body[0]) is not None
     try:
         values = np.loadtxt([line.replace("i", "j") for line in body] if is_complex else body,
                             complex if is_complex else float, delimiter=mark, usecols=chosen, ndmin=2)

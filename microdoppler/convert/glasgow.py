@@ -31,10 +31,10 @@ def read_glasgow(path: Path, settings: RadarSettings) -> tuple[np.ndarray, Radar
         raise InputError(f"{path} is no recording of the Glasgow data set ({error}); expected text with a number a "
                          "line: carrier in Hz, sweep time in ms, samples per sweep, bandwidth in Hz, then samples such "
                          "as 1.2+3.4i") from None
-    count = int(samples)
-    if count < 1 or carrier_hz <= 0 or sweep_ms <= 0 or bandwidth_hz < 0 or len(values) < count:
+    if not (carrier_hz > 0 and sweep_ms > 0 and bandwidth_hz >= 0 and 1 <= samples <= len(values)):
         raise InputError(f"{path} begins with {lines[:4]}, and has {len(values)} samples; expected carrier in Hz, "
                          "sweep time in ms, samples per sweep, bandwidth in Hz, and at least one sweep")
+    count = int(samples)
     if not bandwidth_hz:        # slow time
         return values[:, None, None], RadarSettings(carrier_hz=carrier_hz, prf_hz=count * 1000 / sweep_ms,
                                                     samples_per_chirp=1)

@@ -33,8 +33,8 @@ def read_infineon(path: Path, settings: RadarSettings) -> tuple[np.ndarray, Rada
     """
     head, *frames = re.split(r"^# Frame_Number = (\d+)\s*$", path.read_text(encoding="ascii", errors="replace"),
                              flags=re.MULTILINE)
-    header = {name: float(value) for name, value in re.findall(r"^# (\w+) = (\S+)\s*$", head, re.MULTILINE)}
     try:
+        header = {name: float(value) for name, value in re.findall(r"^# (\w+) = (\S+)\s*$", head, re.MULTILINE)}
         antennas, samples, chirps = (int(header[name]) for name in (
             "Num_Rx_Antennas", "Samples_per_Chirp", "Chirps_per_Frame"))
         kind = int(header["Data_Format_Enum"])
@@ -45,8 +45,14 @@ def read_infineon(path: Path, settings: RadarSettings) -> tuple[np.ndarray, Rada
         told = _told(header, samples, chirps)
     except KeyError as error:
         raise InputError(f"the header of {path} lacks {error}; expected a recording of Infineon's Radar GUI") from None
+    except (ValueError, ArithmeticError) as error:
+        raise InputError(f"the header of {path} has a number that cannot be ({error}); expected a recording of "
+                         "Infineon's Radar GUI") from None
     numbers = list(map(int, frames[::2]))
     size = chirps * antennas * samples * 2
+    if min(chirps, antennas, samples) < 1:
+        raise InputError(f"the header of {path} tells of {chirps} chirps, {antennas} antennas, {samples} samples; "
+                         "expected at least one of each")
     try:
         values = [np.array(text.split(), np.float32) for text in frames[1::2]]
     except ValueError as error:

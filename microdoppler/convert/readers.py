@@ -5,6 +5,7 @@ from typing import Callable
 import numpy as np
 
 from groundwork.errors import InputError
+from groundwork.limits import check_limits
 from microdoppler.convert.arrays import read_mat, read_npy, read_npz
 from microdoppler.convert.columns import read_table, read_wav
 from microdoppler.convert.dca1000 import read_dca1000
@@ -34,4 +35,9 @@ def read_recording(path: Path, settings: RadarSettings) -> Recording:
         signal, told = reader(path, settings)
     except MemoryError:
         raise InputError(f"{path} does not fit into memory; cut it into parts") from None
-    return make_recording(path, signal, settings.over(told))
+    settings = settings.over(told)
+    try:
+        check_limits(settings)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return make_recording(path, signal, settings)

@@ -52,6 +52,8 @@ def make_recording(path: Path, signal: np.ndarray, settings: RadarSettings) -> R
     if len(signal) < SHORTEST:
         raise InputError(f"{path} holds {len(signal)} chirps; expected {SHORTEST} or more. Is it "
                          "chirps × samples × receivers? --samples_per_chirp says which axis holds the samples")
+    with np.errstate(over="ignore"):        # it becomes infinite
+        signal = signal.astype(np.complex64 if np.iscomplexobj(signal) else np.float32, copy=False)
     if not np.isfinite(signal).all():
         raise InputError(f"{path} holds samples that are not finite; expected numbers only: repair or remove it")
     if settings.swap_iq:
@@ -61,7 +63,6 @@ def make_recording(path: Path, signal: np.ndarray, settings: RadarSettings) -> R
     chirps, seconds = _frames(path, settings)
     if chirps:
         signal = signal[:len(signal) // chirps * chirps]
-    signal = signal.astype(np.complex64 if np.iscomplexobj(signal) else np.float32, copy=False)
     return Recording(signal, settings.carrier_hz, settings.prf_hz, settings.bandwidth_hz or 0.0, chirps, seconds)
 
 

@@ -9,6 +9,11 @@ from groundwork.images import natural_order
 from microdoppler.convert.glasgow import NAME as GLASGOW_NAME
 from microdoppler.convert.readers import READERS
 from microdoppler.data.folders import files_below
+from microdoppler.radar.image_files import RECORDINGS_FILE
+
+
+# The table of a data set; and what Infineon's Radar GUI writes beside .raw.txt, with the same content
+NO_RECORDINGS = (RECORDINGS_FILE, ".raw.bin")
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,13 @@ def find_sources(root: Path, class_table: Path | None, class_pattern: str | None
         raise InputError(f"--input {root} is no folder; give the one that holds the recordings")
     if class_table and class_pattern:
         raise InputError("--class_table and --class_pattern are both given; give one")
+    if leave_out.resolve() in (root.resolve(), *root.resolve().parents):
+        raise InputError(f"--output_dir {leave_out} holds --input {root}; give a folder of its own")
     unwanted = {class_table.resolve()} if class_table else set()
     paths = sorted((file.relative_to(root).as_posix() for file in files_below(root)
-                    if file.suffix.lower() in READERS and file.resolve() not in unwanted
-                    and leave_out.resolve() not in file.resolve().parents), key=natural_order)
+                    if file.suffix.lower() in READERS and not file.name.lower().endswith(NO_RECORDINGS)
+                    and file.resolve() not in unwanted and leave_out.resolve() not in file.resolve().parents),
+                   key=natural_order)
     if not paths:
         raise InputError(f"--input {root} holds no recording; expected files {', '.join(READERS)}, in a folder per "
                          "person or class")

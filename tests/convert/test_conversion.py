@@ -172,8 +172,8 @@ def test_recordings_of_another_radar_are_refused_and_short_ones_named(tmp_path, 
 # ------------------------------------------------------------------------------------------------- classes
 
 def test_classes_come_from_folders_names_patterns_or_a_table(tmp_path):
-    for name in ("walker/day1/a.npy", "walker/b.MAT", "sitter/a.npy", "walker/notes.md",
-                 "December 2017/1P07A01R02.dat"):
+    for name in ("walker/day1/a.npy", "walker/b.MAT", "sitter/a.npy", "walker/notes.md", "sitter/a.raw.bin",
+                 "sitter/out/a.npy", "recordings.csv", "December 2017/1P07A01R02.dat"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"")
 
@@ -213,6 +213,8 @@ def test_classes_that_cannot_be_told_are_named(tmp_path, files, given, words):
         main(tmp_path / "in", tmp_path / "out", **given)
     with pytest.raises(InputError, match="is no folder"):
         main(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match="--output_dir .* holds --input"):
+        main(tmp_path / "in", tmp_path)
 
 
 def test_the_glasgow_recipe_at_its_command_line(tmp_path, script):
