@@ -64,7 +64,8 @@ def read_table(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSe
     if not is_complex and values.shape[1] != 2:
         raise InputError(f"{path} has {values.shape[1]} columns of real numbers{': ' if names else ''}"
                          f"{shortened(names)}; expected I and Q. Name the columns in the first line, and give "
-                         "--variable I Q if they are called otherwise")
+                         "--variable I Q if they are called otherwise; move a table that is no recording out of "
+                         "--input")
     return as_signal(path, values, settings), RadarSettings()
 
 

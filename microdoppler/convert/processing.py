@@ -24,6 +24,7 @@ WALKING_MPS = 6.0       # the feet of a walking person are hardly faster
 PADDING = 4             # times the window; as in the Glasgow data set's own script
 MOVING_DB = 10.0        # a gate is chosen where it is at most so far below the strongest one, and that one so far above
 MOVING_SHARE = 0.01     # the usual level; for at least this share of the time that something moves
+ROUNDING = 1e-12        # share of the power that may be left of what stands still, in float32
 LOUD = 90               # per cent of the columns have a lower peak than the one that gain "recording" calls 0 dB
 
 
@@ -156,12 +157,15 @@ def make_spectrogram(recording: Recording, plan: Plan, options: Processing) -> S
     """The spectrogram of a recording. The magnitudes of all chosen gates and of all receivers are added, as in the
     Glasgow data set's own script. Raises InputError when range_m holds no gate, or if nothing moves.
     """
-    profiles = remove_clutter(range_profiles(recording), plan.clutter, recording)
+    profiles = range_profiles(recording)
+    whole_power = np.vdot(profiles, profiles).real / profiles.size
+    profiles = remove_clutter(profiles, plan.clutter, recording)
     power = np.mean(np.square(np.abs(profiles)), axis=2)
     gates = (gates_between(recording, *options.range_m) if options.range_m else
              moving_gates(power, plan.window_chirps))
-    if not power[:, gates].any():
-        raise InputError("all its samples are equal: nothing moves before the radar, or the file is no recording")
+    if not power[:, gates].mean() > ROUNDING * whole_power:
+        raise InputError("nothing moves before the radar, or the file is no recording: what is left after the removal "
+                         "of clutter is rounding")
     if len(profiles) < plan.window_chirps:
         return Spectrogram(np.empty((plan.num_bins, 0), np.float32), gates, power)
     signals = np.moveaxis(profiles[:, gates], 0, -1).reshape(-1, len(profiles))
@@ -183,8 +187,11 @@ def range_profiles(recording: Recording) -> np.ndarray:
         return recording.signal.astype(np.complex64, copy=False)
     window = scipy.signal.windows.hann(samples, sym=False).astype(np.float32)
     weighted = recording.signal * (window / window.mean())[:, None]
-    transform = scipy.fft.fft if np.iscomplexobj(weighted) else scipy.fft.rfft
-    return transform(weighted, axis=1)[:, :samples if np.iscomplexobj(weighted) else samples // 2].conj()
+    if np.iscomplexobj(weighted):
+        profiles = scipy.fft.fft(weighted, axis=1, overwrite_x=True)
+    else:
+        profiles = scipy.fft.rfft(weighted, axis=1)[:, :samples // 2]
+    return np.conjugate(profiles, out=profiles)
 
 
 def remove_clutter(profiles: np.ndarray, method: str, recording: Recording) -> np.ndarray:

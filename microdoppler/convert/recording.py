@@ -61,6 +61,8 @@ def make_recording(path: Path, signal: np.ndarray, settings: RadarSettings) -> R
             raise InputError(f"{path} holds real samples, which have no Q; leave --swap_iq out")
         signal = signal.conj()
     chirps, seconds = _frames(path, settings)
+    if chirps > len(signal):
+        raise InputError(f"{path} holds {len(signal)} chirps, less than a frame (chirps_per_frame is {chirps})")
     if chirps:
         signal = signal[:len(signal) // chirps * chirps]
     return Recording(signal, settings.carrier_hz, settings.prf_hz, settings.bandwidth_hz or 0.0, chirps, seconds)
@@ -69,10 +71,11 @@ def make_recording(path: Path, signal: np.ndarray, settings: RadarSettings) -> R
 def _frames(path: Path, settings: RadarSettings) -> tuple[int, float]:
     """Chirps of a frame and the time to the next frame; zeros if the radar does not rest between frames."""
     chirps, seconds = settings.chirps_per_frame, settings.frame_seconds
-    if seconds is None:
+    if chirps is None and seconds is None:
         return 0, 0.0
-    if chirps is None:
-        raise InputError(f"frame_seconds is {seconds:g} for {path}, but chirps_per_frame is not given; give both")
+    if chirps is None or seconds is None:
+        raise InputError(f"chirps_per_frame is {chirps}, and frame_seconds {seconds} for {path}; give both, or neither "
+                         "if the radar does not rest between frames")
     assert settings.prf_hz is not None
     lasts = chirps / settings.prf_hz
     if seconds < lasts * 0.999:

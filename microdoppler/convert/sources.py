@@ -73,7 +73,7 @@ def _from_names(root: Path, paths: list[str]) -> tuple[dict[str, str], str]:
     folders = {path: PurePosixPath(path).parts[0] for path in paths if path not in persons}
     if lost := [path for path in folders if "/" not in path]:
         raise InputError(f"{root} holds {shortened(lost)}, whose class is unknown; expected a folder per person or "
-                         "class, or --class_pattern or --class_table")
+                         "class, --class_pattern or --class_table; move what is no recording out of --input")
     rules = [text for found, text in ((folders, "the folders"), (persons, "the persons in Glasgow's names")) if found]
     return {path: {**folders, **persons}[path] for path in paths}, " and ".join(rules)
 

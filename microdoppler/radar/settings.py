@@ -7,7 +7,7 @@ from pydantic import Field
 
 from groundwork.errors import InputError, shortened
 from groundwork.files import read_json, write_json
-from groundwork.limits import Count, Few, Hertz, Positive, check_limits, from_plain, to_plain
+from groundwork.limits import CarrierHz, Count, Few, Hertz, Positive, check_limits, from_plain, to_plain
 
 RADAR_FILE = "radar.json"
 NOT_GIVEN: tuple[Any, ...] = (None, (), [], False)      # values that leave a fact to the next source
@@ -21,7 +21,7 @@ class RadarSettings:
     """Facts of the radar. What is not given here is as radar.json in the recording's folder, or above it, or the
     recording's file tells it.
     """
-    carrier_hz: Hertz | None = None  # carrier frequency; of a sweep, its middle
+    carrier_hz: CarrierHz | None = None  # carrier frequency; of a sweep, its middle
     prf_hz: Hertz | None = None  # chirps (or slow-time samples) per second, of each transmitter
     bandwidth_hz: Hertz | None = None  # what a chirp sweeps while it is sampled; it makes ranges of gates
     samples_per_chirp: Count | None = None  # of FMCW recordings; 1: a slow-time signal

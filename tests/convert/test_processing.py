@@ -205,8 +205,9 @@ def test_a_radar_that_rests_allows_less(given, words):
         make_plan(resting, Processing(**given))
 
 
-def test_a_recording_without_motion_is_refused():
-    still = recording(np.full(500, 3 + 4j))
-    options = Processing(clutter="mean")
+@pytest.mark.parametrize("clutter, amplitude", [("mean", 5), ("mti", 5), ("none", 0)])
+def test_a_recording_without_motion_is_refused(clutter, amplitude):
+    still = recording(np.full(3000, amplitude * np.exp(0.3j)))
+    options = Processing(clutter=clutter)
     with pytest.raises(InputError, match="nothing moves"):
         make_spectrogram(still, make_plan(still, options), options)
