@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from groundwork.command_line import quoted
+from groundwork.errors import InputError
 from groundwork.limits import check_limits, checks_arguments
 from microdoppler.convert.conversion import convert
 from microdoppler.convert.preview import preview as draw_preview
@@ -13,6 +14,8 @@ from microdoppler.convert.processing import Plan, Processing
 from microdoppler.convert.sources import find_sources
 from microdoppler.figures.report import Table, save_figure
 from microdoppler.radar.settings import RadarSettings
+
+PICTURES = (".png", ".pdf", ".svg")
 
 
 @checks_arguments
@@ -36,6 +39,8 @@ def main(input: Path, output_dir: Path, *, radar: RadarSettings = RadarSettings(
     """
     check_limits(radar)
     check_limits(processing)
+    if preview and preview.suffix.lower() not in PICTURES:
+        raise InputError(f"--preview is {preview}; expected a file {', '.join(PICTURES)}")
     sources, rule = find_sources(input, class_table, class_pattern, leave_out=output_dir)
     print(f"recordings: {len(sources)} in {input}; classes from {rule}")
     if preview:

@@ -88,6 +88,8 @@ def test_preview_writes_its_picture_only(tmp_path, capsys):
     main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=QUICK, preview=tmp_path / "look.png")
     assert Image.open(tmp_path / "look.png").size[0] > 800
     assert not (tmp_path / "out").exists() and "nothing else was written" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--preview is look.xyz; expected a file .png"):
+        main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=QUICK, preview="look.xyz")
 
 
 # ------------------------------------------------------------------------------------------ run once again
