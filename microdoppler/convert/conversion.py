@@ -81,9 +81,9 @@ class Conversion:
         """Remove all images that were written, and folders that are empty then."""
         for name in [name for entry in self.recordings.values() for name in entry["images"]]:
             (self.folder / name).unlink(missing_ok=True)
-            for parent in list((self.folder / name).parents)[:-len(self.folder.parents) - 1]:
+            for parent in list(Path(name).parents)[:-1]:
                 with suppress(OSError):         # it is not empty, or is gone
-                    parent.rmdir()
+                    (self.folder / parent).rmdir()
 
     def has(self, path: str, now: dict[str, Any]) -> bool:
         """Whether all images of a recording are there. Raises InputError if they were made of another one."""
