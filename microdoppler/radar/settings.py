@@ -7,9 +7,10 @@ from pydantic import Field
 
 from groundwork.errors import InputError, shortened
 from groundwork.files import read_json, write_json
-from groundwork.limits import Count, Few, Hertz, Positive, check_limits, from_plain, to_plain
+from groundwork.limits import CarrierHz, Count, Few, Hertz, Positive, check_limits, from_plain, to_plain
 
 RADAR_FILE = "radar.json"
+NOT_GIVEN: tuple[Any, ...] = (None, (), [], False)      # values that leave a fact to the next source
 
 Device = Literal["xwr12xx", "xwr14xx", "xwr16xx", "xwr18xx", "xwr68xx"]
 Variables = Annotated[tuple[str, ...], Field(max_length=2, description="the name of one variable, or of two: I Q")]
@@ -17,8 +18,10 @@ Variables = Annotated[tuple[str, ...], Field(max_length=2, description="the name
 
 @dataclass(frozen=True)
 class RadarSettings:
-    """Facts of the radar. None, and no variable: as the file, or radar.json in its folder or above, tells it."""
-    carrier_hz: Hertz | None = None  # carrier frequency; of a sweep, its middle
+    """Facts of the radar. What is not given here is as radar.json in the recording's folder, or above it, or the
+    recording's file tells it.
+    """
+    carrier_hz: CarrierHz | None = None  # carrier frequency; of a sweep, its middle
     prf_hz: Hertz | None = None  # chirps (or slow-time samples) per second, of each transmitter
     bandwidth_hz: Hertz | None = None  # what a chirp sweeps while it is sampled; it makes ranges of gates
     samples_per_chirp: Count | None = None  # of FMCW recordings; 1: a slow-time signal
@@ -27,16 +30,16 @@ class RadarSettings:
     device: Device | None = None  # DCA1000: kind of TI radar, which decides the order of the samples
     chirps_per_frame: Count | None = None  # of each transmitter, if the radar rests between frames
     frame_seconds: Positive | None = None  # from the start of a frame to that of the next
-    swap_iq: bool | None = None  # I and Q are exchanged: turns the direction of motion round
+    swap_iq: bool = False  # I and Q are exchanged: turns the direction of motion round
     variable: Variables = ()  # .mat, .npz: which variable to read, or two: I Q
 
     def over(self, other: "RadarSettings") -> "RadarSettings":
         """`other`, with the values that are given here in their place."""
-        return replace(other, **{name: value for name, value in vars(self).items() if value not in (None, ())})
+        return replace(other, **{name: value for name, value in vars(self).items() if value not in NOT_GIVEN})
 
     def to_plain(self) -> dict[str, Any]:
         """The values that are given, as JSON's types."""
-        return {name: value for name, value in to_plain(self).items() if value not in (None, [])}
+        return {name: value for name, value in to_plain(self).items() if value not in NOT_GIVEN}
 
     def write(self, folder: Path) -> None:
         """Write radar.json."""

@@ -1,10 +1,13 @@
 """Short-time Fourier transform of a slow-time signal, its level in dB, and the picture of that."""
+import itertools
+
 import matplotlib
 import numpy as np
 import scipy       # loads its parts when they are used: all scripts import this, and few transform a signal
 from PIL import Image
 
 LIGHT_SPEED = 299_792_458.0
+MOST_VALUES = 2 ** 22       # of a transform at once: 64 MB
 
 
 def bin_mps(carrier_hz: float, chirp_rate_hz: float, nfft: int) -> float:
@@ -34,11 +37,12 @@ def stft_db(signals: np.ndarray, window_chirps: int, hop_chirps: int, nfft: int,
                                           fft_mode="twosided", phase_shift=None)
     columns = (signals.shape[-1] - window_chirps) // hop_chirps + 1
     order = (np.arange(num_bins)[::-1] + lowest_bin) % nfft
-    magnitude = np.zeros((num_bins, columns))
-    for signal in signals:
+    magnitude, block = np.zeros((num_bins, columns)), max(1, MOST_VALUES // nfft)
+    for signal, start in itertools.product(signals, range(0, columns, block)):
+        stop = min(start + block, columns)
         # SciPy centres its windows on multiples of the hop. With this offset, they begin there.
-        spectrum = transform.stft(signal, 0, columns, k_offset=window_chirps // 2)[order]
-        magnitude += np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag))
+        spectrum = transform.stft(signal, start, stop, k_offset=window_chirps // 2)[order]
+        magnitude[:, start:stop] += np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag))
     return (10 * np.log10(np.square(magnitude) + 1e-20)).astype(np.float32)
 
 

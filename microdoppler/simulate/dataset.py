@@ -190,8 +190,8 @@ def main(output_dir: Path, num_users: int | None = None, images_per_user: int = 
 def convert_command(output_dir: Path, kind: ModuleType, image_size: int, channels: int) -> str:
     """The command that makes the same images of recordings that the simulator itself would have written."""
     radar, axes = kind.RADAR, kind.RADAR.axes(kind.WINDOW_COLUMNS)
-    stft = [] if rests(radar) else ["--stft_seconds", radar.window_chirps / radar.chirp_rate_hz,
-                                    "--stft_overlap", 1 - radar.hop_chirps / radar.window_chirps]
+    stft = [] if rests(radar) else ["--stft_seconds", f"{radar.window_chirps / radar.chirp_rate_hz:.5g}",
+                                    "--stft_overlap", f"{1 - radar.hop_chirps / radar.window_chirps:.5g}"]
     options = [*stft, "--nfft", radar.window_chirps, "--clutter", "none",
                "--velocity_range_mps", f"{axes.lowest_mps:.5g}", f"{axes.highest_mps:.5g}",
                "--window_seconds", f"{axes.window_seconds:.5g}",

@@ -190,6 +190,26 @@ def test_started_again_it_makes_what_is_missing(tmp_path):
     assert Image.open(lost).size == (32, 32)
 
 
+def test_recordings_are_what_the_pictures_are_made_of(tmp_path):
+    """Of a radar that rests, the chirps of its frames alone; a lost file is made again, and images are another set."""
+    simulate_dataset(tmp_path, num_users=1, images_per_user=1, seed=3, format="npy")
+    path = tmp_path / "ID_1" / "ID1_case1_1.npy"
+    signal, told = np.load(path), json.loads((tmp_path / "radar.json").read_text())
+    frame = RADAR.window_chirps
+    assert signal.dtype == np.complex64 and len(signal) % frame == 0
+    assert told == {"carrier_hz": RADAR.carrier_hz, "prf_hz": RADAR.chirp_rate_hz, "chirps_per_frame": frame,
+                    "frame_seconds": RADAR.hop_seconds}
+    recording, = plan(simulated_gait, "ID_1", random_person(1, 3), [3, 1], 1)
+    whole = simulated_gait.simulate_signal(random_person(1, 3), recording.scene, RADAR, recording.rng)
+    assert np.array_equal(signal[frame:2 * frame], whole[RADAR.hop_chirps:RADAR.hop_chirps + frame])
+    before = path.read_bytes()
+    path.unlink()
+    simulate_dataset(tmp_path, num_users=1, images_per_user=1, seed=3, format="npy")
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match="other settings"):
+        simulate_dataset(tmp_path, num_users=1, images_per_user=1, seed=3)
+
+
 def test_persons_and_seeds_differ():
     assert random_person(1, 0) != random_person(2, 0) and random_person(1, 0) != random_person(1, 1)
     assert random_person(7, 5) == random_person(7, 5)
