@@ -8,13 +8,14 @@ import torch
 from accelerate import PartialState
 
 from denoising_diffusion_pytorch.checkpoint import ONLY_TO_RESUME, list_milestones, load_checkpoint, milestone_path
-from denoising_diffusion_pytorch.trainer import Trainer, init_distributed
+from denoising_diffusion_pytorch.trainer import Trainer
 from groundwork.command_line import command, quoted
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences
 from groundwork.images import load_images
 from groundwork.limits import checks_arguments, to_plain
 from groundwork.lock import sole_writer
+from groundwork.processes import init_distributed
 from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.data.latents import LatentStatistics
 from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of,

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 PROGRAM = """
 import sys, torch
-from denoising_diffusion_pytorch.trainer import init_distributed
+from groundwork.processes import init_distributed
 from groundwork.command_line import run
 from groundwork.errors import InputError
 
@@ -22,7 +22,7 @@ def main(fails: bool = False):
     assert total == processes.num_processes == 2
     assert init_distributed(torch.device("cpu")).num_processes == 2       # a second step of the same program
 
-run(main)
+run(main, shares_work=True)
 print("group is there:", torch.distributed.is_initialized(), file=sys.stderr)
 """
 
