@@ -80,7 +80,7 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     all processes but the main one. Raises InputError when VAE, split or latents are not those of the checkpoint."""
     config, vae = open_vae(config, device)
     fingerprint = vae.fingerprint()
-    with processes.main_process_first():        # it makes split and latents; the other processes then read them
+    with processes.main_process_first():        # it makes the split, which the others then read
         config, data = open_data(config)
     split = data.split
     checkpoint = resume_point(config, resume)
@@ -96,8 +96,7 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     if start_from is not None:
         started_from = take_weights(start_from, config, diffusion, fingerprint)
     legend = legend_of(config, split)
-    with processes.main_process_first():
-        cache = open_cache(config, data, vae, device)
+    cache = open_cache(config, data, vae, device)
     statistics = cache.statistics
     if checkpoint is not None:
         statistics = LatentStatistics.of(checkpoint["latent_statistics"], config.results_folder)

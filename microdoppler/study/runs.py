@@ -306,5 +306,6 @@ class RunLog:
                 writer.writerows(self.rows.values())
 
     def _add(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows; key, arm, synthetic set and fold identify a run."""
-        self.rows |= {tuple(str(row.get(name)) for name in ("key", "arm", "synthetic", "fold")): row for row in rows}
+        """Add rows at the end, in their order; key, arm, synthetic set and fold identify a run."""
+        added = {tuple(str(row.get(name)) for name in ("key", "arm", "synthetic", "fold")): row for row in rows}
+        self.rows = {run: row for run, row in self.rows.items() if run not in added} | added
