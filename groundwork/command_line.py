@@ -69,7 +69,8 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
             defaults |= _defaults_from(file, _as_options(constants, derived or {}), main, defaults)
         description = (inspect.getdoc(main) or "").partition("Args:")[0].strip()
         result = tyro.cli(functools.partial(main, **defaults), prog=_program(), args=options, use_underscores=True,
-                          description=f"{description}\n\n{CONFIG_HELP}", config=(tyro.conf.OmitArgPrefixes,))
+                          description=f"{description}\n\n{CONFIG_HELP}", config=(tyro.conf.OmitArgPrefixes,),
+                          console_outputs=is_main_process())
     except InputError as error:
         sys.exit(_print_error(str(error)))
     except OSError as error:        # a path that cannot be read or written: the user can fix it

@@ -191,6 +191,9 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
 
     write_rows()
     share = _own_share(list(missing), plan, recipe, processes)
+    if processes.num_processes > 1:
+        print(f"runs to train: {len(missing)}, shared out among {processes.num_processes} processes; this one has "
+              f"{len(share)}")
     num_steps = sum(planned.arm.num_steps(recipe) for planned in share)
     with (AdaptiveThreads(device) as threads, Progress(total=num_steps, unit="step", hidden=not share) as bar):
         for number, planned in enumerate(share, start=1):
