@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from groundwork.errors import InputError
+from microdoppler.radar.spectrogram import automatic_gain, render_image
 from microdoppler.simulate import gait as simulated_gait
 from microdoppler.simulate.dataset import plan, simulate_dataset
 from microdoppler.simulate.gait import HOP_COLUMNS, WINDOW_COLUMNS, Pass, random_person, simulate_pass, walk_along
-from microdoppler.simulate.radar import (BLOCK, Radar, automatic_gain, ellipsoid_rcs, receive, render_image,
-                                         spectrogram_db)
+from microdoppler.simulate.radar import BLOCK, Radar, ellipsoid_rcs, receive, spectrogram_db
 from microdoppler.simulate.walking import Gait, Person, periodic_spline
 
 RADAR = Radar()
@@ -52,7 +52,7 @@ def test_rcs_of_a_sphere_and_of_an_ellipsoid_along_its_axes():
 def test_picture_has_floor_top_and_sharp_cells():
     spectrogram = np.full((RADAR.window_chirps, WINDOW_COLUMNS), RADAR.floor_db - 5, np.float32)
     spectrogram[:RADAR.window_chirps // 2] = RADAR.top_db + 5
-    image = render_image(RADAR, spectrogram, 256)
+    image = render_image(spectrogram, RADAR.levels_db, 256)
     assert image.shape == (256, 256, 3) and image.dtype == np.uint8
     assert {tuple(pixel) for pixel in image.reshape(-1, 3)} == {(127, 0, 0), (0, 0, 127)}
     assert tuple(image[0, 0]) == (127, 0, 0)
