@@ -75,6 +75,7 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
         sys.exit(_print_error(str(error)))
     except OSError as error:        # a path that cannot be read or written: the user can fix it
         if error.filename is None:
+            wait_to_be_ended()
             raise
         sys.exit(_print_error(
             f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"))

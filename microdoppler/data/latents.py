@@ -202,12 +202,12 @@ def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], lab
     cache = _load_same(folder, fingerprint)
     [is_stored] = broadcast_object_list([cache is not None])
     if is_stored:
-        return cache or _open(folder, _read_index(folder))
+        return cache or load_cached(folder, fingerprint=fingerprint)
     batches = encoded_batches(vae, data_path, cuts, image_size, preparation, batch_size, device, processes)
     if not processes.is_main_process:
         deque(batches, maxlen=0)
         processes.wait_for_everyone()
-        return _open(folder, _read_index(folder))
+        return load_cached(folder, fingerprint=fingerprint)
     with sole_writer(folder):
         latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
         _write(batches, len(cuts), latents_file)
