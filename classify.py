@@ -8,4 +8,4 @@ from microdoppler.pipeline.classification import classify as main
 from train_latent_cfg import PRESETS, Config
 
 if __name__ == "__main__":
-    run(main, PRESETS, Config.preset)
+    run(main, PRESETS, Config.preset, shares_work=True)

@@ -8,4 +8,4 @@ from microdoppler.pipeline.synthetic_folder import generate as main
 
 if __name__ == "__main__":
     # num_samples of a Config is the number of images in a sample picture.
-    run(main, derived={"checkpoint": "{results_folder}", "num_samples": None})
+    run(main, derived={"checkpoint": "{results_folder}", "num_samples": None}, shares_work=True)

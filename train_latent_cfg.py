@@ -137,4 +137,4 @@ def main(config: Config, *, resume: str | None = None, start_from: Path | None =
 
 
 if __name__ == "__main__":
-    run(main, PRESETS, Config.preset)
+    run(main, PRESETS, Config.preset, shares_work=True)

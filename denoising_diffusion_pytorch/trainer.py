@@ -1,17 +1,13 @@
 """The training step and its loop: gradient accumulation, mixed precision, clipping, EMA, several processes, and steps
 whose gradients are not finite.
 """
-import os
-import sys
 import time
-from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Protocol, Sequence
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from torch import Tensor
 
 from denoising_diffusion_pytorch.checkpoint import EMA_PREFIX, ema_unet_weights
@@ -21,6 +17,7 @@ from denoising_diffusion_pytorch.weight_update import WeightUpdate
 from groundwork.cuda_graph import Graphed, Inputs
 from groundwork.device import autocast, convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError
+from groundwork.processes import init_distributed
 from groundwork.progress import Progress
 from groundwork.seeding import derive_seed, seeded
 from groundwork.stopping import StopRequest
@@ -30,7 +27,6 @@ MAX_SKIPPED = 10            # after so many skipped steps in a row, the weights 
 MAX_SKIPPED_FLOAT16 = 40    # with float16: the loss scale is first halved in every step, until nothing overflows
 ASK_TO_STOP_EVERY = 10      # steps between two times when several processes ask each other whether to stop
 ROLLBACK_LR_FACTOR = 0.25   # factor of the learning rate after going back to the last milestone
-PROCESS_TIMEOUT = timedelta(hours=12)      # for one process that waits for another
 
 
 def batch_indices(step: int, batch_size: int, num_items: int, seed: int) -> Tensor:
@@ -49,23 +45,6 @@ def batch_indices(step: int, batch_size: int, num_items: int, seed: int) -> Tens
 def _epoch_order(num_items: int, seed: int, epoch: int) -> Tensor:
     """The random order of all items in an epoch, (num_items,) int64."""
     return torch.randperm(num_items, generator=seeded(seed, 0, epoch))
-
-
-def init_distributed(device: torch.device) -> PartialState:
-    """Set up the processes that train together. Often there is only this one. All but the main one stop printing.
-
-    accelerate keeps the settings of the first call in a Python process. They are reset here, because a notebook may
-    train several times.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        AcceleratorState._reset_state(reset_partial_state=True)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    # While the main process encodes images and trains a classifier, the others wait longer than NCCL's ten minutes.
-    processes = PartialState(cpu=device.type == "cpu", timeout=PROCESS_TIMEOUT)
-    if not processes.is_main_process:
-        sys.stdout = open(os.devnull, "w")
-    return processes
 
 
 class Recorder(Protocol):

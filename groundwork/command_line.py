@@ -18,6 +18,7 @@ import tyro
 from groundwork.errors import InputError, printable, shortened
 from groundwork.files import read_json
 from groundwork.limits import from_plain, read_plain
+from groundwork.processes import is_main_process, wait_to_be_ended, work_alone
 
 CONFIG_FILE = "config.json"     # what --config reads in a folder
 CONFIG_HELP = ("--config FILE takes the defaults of these options from a JSON file of constants, such as "
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[1]        # the scripts are here
 
 
 def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset: str | None = None,
-        derived: Mapping[str, str | None] | None = None) -> Any:
+        derived: Mapping[str, str | None] | None = None, shares_work: bool = False) -> Any:
     """Call `main` with the arguments of the command line, and return its result. A script's `__main__` does only this.
 
     Every parameter of `main` becomes an option of the same name, `--with_underscores` or `--with-hyphens`. A parameter
@@ -41,12 +42,18 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
     not have the name of a constant: {option: text}, such as "{results_folder}/export", is filled in with constants of
     the file. None: the constant of that name is another thing, and is not taken.
 
+    `shares_work` is for a `main` that several processes, launched together, can share (see init_distributed). Others
+    are called in one of them, and a line says so.
+
     An InputError, or an OSError about a path, ends the program with one line on standard error and status 2. Ctrl-C
     ends it with status 130. Other exceptions keep their traceback. Characters that the terminal cannot show become "?".
+    What several processes meet, or what follows from the end of one of them, is told once.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):        # not so in a notebook, which shows all characters
             stream.reconfigure(errors="replace")
+    if not shares_work:
+        work_alone(_program() or Path(sys.argv[0]).name)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)
     if presets is not None:
@@ -62,16 +69,21 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
             defaults |= _defaults_from(file, _as_options(constants, derived or {}), main, defaults)
         description = (inspect.getdoc(main) or "").partition("Args:")[0].strip()
         result = tyro.cli(functools.partial(main, **defaults), prog=_program(), args=options, use_underscores=True,
-                          description=f"{description}\n\n{CONFIG_HELP}", config=(tyro.conf.OmitArgPrefixes,))
+                          description=f"{description}\n\n{CONFIG_HELP}", config=(tyro.conf.OmitArgPrefixes,),
+                          console_outputs=is_main_process())
     except InputError as error:
         sys.exit(_print_error(str(error)))
     except OSError as error:        # a path that cannot be read or written: the user can fix it
         if error.filename is None:
+            wait_to_be_ended()
             raise
-        sys.exit(_print_error(f"{error.filename}: {error.strerror}; check the path, its permissions and the free space",
-                              in_every_process=True))
+        sys.exit(_print_error(
+            f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception:
+        wait_to_be_ended()      # it may be the connection to a process that has failed
+        raise
     _leave_process_group()
     return result
 
@@ -141,7 +153,7 @@ def _defaults_from(file: Path, values: dict[str, Any], main: Callable, defaults:
     if not found:
         raise InputError(f"--config {file} has no value for any option of this command; expected constants by name, as "
                          f"in results/{CONFIG_FILE}")
-    if "config" in defaults and (unknown := sorted(values.keys() - known)) and _is_main_process():
+    if "config" in defaults and (unknown := sorted(values.keys() - known)) and is_main_process():
         print(printable(f"note: {file} names constants that this version does not have, and they are ignored: "
                         + shortened(unknown)))
     return found
@@ -166,16 +178,10 @@ def _program() -> str | None:
     return f"python -m {spec.parent}" if spec and spec.name.endswith(".__main__") else None
 
 
-def _print_error(message: str, in_every_process: bool = False) -> int:
-    """Print the message, and return the exit status.
-
-    When several processes meet the same error, only the main one (RANK 0) prints it. With in_every_process, each one
-    prints its own: an error about a path may occur in one process only.
-    """
-    if _is_main_process() or in_every_process:
-        print("error: " + printable(" ".join(message.split())), file=sys.stderr)
+def _print_error(message: str) -> int:
+    """Print the message, and return the exit status. When several processes meet the same error, the main one prints
+    it."""
+    if not is_main_process():
+        wait_to_be_ended()
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     return 2
-
-
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"

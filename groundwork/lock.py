@@ -19,12 +19,12 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def sole_writer(folder: str | Path) -> Iterator[None]:
+def sole_writer(folder: str | Path, wait_seconds: float = 0) -> Iterator[None]:
     """Keep other processes out of `folder` while the block runs. The folder is created if needed.
 
-    Raises InputError, which names the other process, if the folder is already locked. The operating system frees the
-    lock when its process ends, in whatever way. If that process was killed, its entry in the folder remains: the next
-    process prints it, replaces it, and removes the temporary files of killed processes.
+    Raises InputError, which names the other process, if the folder is still locked after wait_seconds. The operating
+    system frees the lock when its process ends, in whatever way. If that process was killed, its entry in the folder
+    remains: the next process prints it, replaces it, and removes the temporary files of killed processes.
 
     On a disk where the operating system has no locks, as some network disks, a file marks the folder as locked. The
     file of a process that was killed on another host must then be deleted by hand.
@@ -37,7 +37,7 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
         return
     is_new = not folder.exists()
     make_folder(folder)
-    lock = _acquire(folder)
+    lock = _acquire(folder, wait_seconds)
     try:
         if previous := _owner(folder):
             print(f"{folder} was left by {previous}, which is gone: taking over")
@@ -57,12 +57,12 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _acquire(folder: Path) -> BaseFileLock:
-    """The acquired lock of a folder. Raises InputError if another process has it."""
+def _acquire(folder: Path, wait_seconds: float) -> BaseFileLock:
+    """The acquired lock of a folder. Raises InputError if another process keeps it longer than wait_seconds."""
     taken = (f"{folder} is being written to by {_owner(folder) or 'another process'}; wait for it, stop it, or choose "
              "another folder")
     try:
-        return FileLock(folder / LOCK).acquire(timeout=0).lock
+        return FileLock(folder / LOCK).acquire(timeout=wait_seconds).lock
     except Timeout:
         raise InputError(taken) from None
     except (OSError, NotImplementedError) as error:
@@ -70,7 +70,7 @@ def _acquire(folder: Path) -> BaseFileLock:
             raise
         print(f"{folder}: no locks on this disk ({error}); the file {SOFT_LOCK} takes their place", flush=True)
     try:
-        return SoftFileLock(folder / SOFT_LOCK).acquire(timeout=0).lock
+        return SoftFileLock(folder / SOFT_LOCK).acquire(timeout=wait_seconds).lock
     except Timeout:
         raise InputError(f"{taken}; if it was killed, delete {folder / SOFT_LOCK}") from None
 

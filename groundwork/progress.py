@@ -6,6 +6,8 @@ from typing import Any, Iterable, Iterator, TextIO
 
 from tqdm import tqdm
 
+from groundwork.processes import is_main_process
+
 INTERVAL = 30.0     # seconds between two lines; shorter work prints none
 
 
@@ -24,11 +26,11 @@ class Progress(tqdm):
         training the VAE: 40 % (320 of 800 steps), 3 min left
 
     iterable, options: those of tqdm; `unit` is the singular of a noun. hidden: show nothing. Only the main process
-    (RANK 0) shows anything.
+    shows anything.
     """
 
     def __init__(self, iterable: Iterable | None = None, *, hidden: bool = False, **options: Any):
-        hidden = hidden or os.environ.get("RANK", "0") != "0"
+        hidden = hidden or not is_main_process()
         super().__init__(iterable, disable=hidden or not can_redraw(sys.stderr), **options)
         self.prints_lines = self.disable and not hidden
         if self.prints_lines:       # tqdm leaves these out when it is disabled

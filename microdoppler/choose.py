@@ -3,4 +3,4 @@ from groundwork.command_line import run
 from microdoppler.pipeline.choice import PRESETS, Config, choose
 
 if __name__ == "__main__":
-    run(choose, PRESETS, Config.preset)
+    run(choose, PRESETS, Config.preset, shares_work=True)

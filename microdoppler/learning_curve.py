@@ -3,4 +3,4 @@ from groundwork.command_line import run
 from microdoppler.pipeline.learning_curve import PRESETS, Config, learning_curve
 
 if __name__ == "__main__":
-    run(learning_curve, PRESETS, Config.preset)
+    run(learning_curve, PRESETS, Config.preset, shares_work=True)

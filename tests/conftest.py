@@ -1,6 +1,7 @@
 """Fixtures for all tests: a tiny finished demo with trained files, and the device that tests compute on."""
 import os
 import runpy
+import socket
 import sys
 import tempfile
 from multiprocessing import get_context
@@ -33,22 +34,34 @@ PROCESSES = get_context("forkserver")       # it imports PyTorch once, which tak
 PROCESSES.set_forkserver_preload(["demo"])
 
 
-def run_script(*arguments, expect=0):
+def run_script(*arguments, expect=0, processes=1):
     """Run a script of the repository (or "-m", module) in a process of its own. Returns its standard output and its
-    standard error as text; expect: the exit status that is asserted."""
-    with tempfile.TemporaryDirectory() as folder:
-        process = PROCESSES.Process(target=_run_in_child, args=(list(map(str, arguments)), folder))
-        process.start()
-        process.join()
-        out, err = (Path(folder, name).read_text() for name in ("out", "err"))
-    assert process.exitcode == expect, out + err
+    standard error as text; expect: the exit status that is asserted. processes: so many of them, told of each other as
+    a launcher tells them, on a thread each."""
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("localhost", 0)) as free:
+        group = {} if processes == 1 else {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "OMP_NUM_THREADS": 1,
+                                           "MASTER_ADDR": "localhost", "MASTER_PORT": free.getsockname()[1]}
+        free.close()
+        started = [PROCESSES.Process(target=_run_in_child, args=(list(map(str, arguments)), folder, rank, group))
+                   for rank in range(processes)]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+        out, err = ("".join(Path(folder, f"{name}{rank}").read_text() for rank in range(processes))
+                    for name in ("out", "err"))
+    assert {process.exitcode for process in started} == {expect}, out + err
     return out, err
 
 
-def _run_in_child(arguments, folder):
-    """Become the script in a child process; its output goes to the files "out" and "err" in `folder`."""
-    for number, name in ((1, "out"), (2, "err")):
+def _run_in_child(arguments, folder, rank, group):
+    """Become the script in a child process; its output goes to the files "out<rank>" and "err<rank>" in `folder`.
+    group: environment variables of processes that work together; none for a single one."""
+    for number, name in ((1, f"out{rank}"), (2, f"err{rank}")):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT), number)
+    if group:
+        os.environ |= {name: str(value) for name, value in {**group, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        torch.set_num_threads(1)
     os.chdir(ROOT)
     is_module = arguments[0] == "-m"
     sys.argv = arguments[is_module:]

@@ -4,23 +4,25 @@ Also statistics and standardisation of latents. "Scaled latents" are posterior s
 Posteriors are stored as float16. That rounds a latent by 0.05 % at most, which is less than its posterior's width.
 """
 import hashlib
+from collections import deque
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from groundwork.ahead import ahead, threads_beside
 from groundwork.errors import InputError, printable
 from groundwork.files import allocate, atomic_path, check_free_space, digest_file, load_array, read_json, write_json
 from groundwork.lock import sole_writer
-from groundwork.memory import AdaptiveBatches
 from groundwork.preparation import Preparation
+from groundwork.processes import init_distributed
 from groundwork.progress import Progress
-from microdoppler.data.stitching import Cut, load_cuts
+from microdoppler.data.encoding import Encoder, encoded_batches
+from microdoppler.data.stitching import Cut
 
 LATENTS_FILE, INDEX_FILE = "latents.npy", "latents.json"
 CHUNK = 4096                # latents that are measured, or copied to a device, at a time
@@ -97,27 +99,6 @@ class LatentStatistics:
     def scaling(self, standardize: bool) -> LatentScaling:
         """The scaling to zero mean and unit variance per channel; with standardize=False the identity."""
         return LatentScaling(self.mean, self.std) if standardize else LatentScaling.identity(len(self.mean))
-
-
-class Posterior(Protocol):
-    """The normal distributions N(mean, exp(logvar)) of the latents of a batch; both tensors are (b, c, h, w)."""
-    mean: Tensor
-    logvar: Tensor
-
-
-class Encoder(Protocol):
-    """What this module needs from a VAE. Scaled latents are scale_factor times a posterior sample."""
-    scale_factor: float
-
-    @property
-    def channels(self) -> int:
-        """Number of channels of the images."""
-
-    def encode(self, images: Tensor, /) -> Posterior:
-        """(b, channels, s, s) float32 in [0, 1] → posterior of each image."""
-
-    def fingerprint(self) -> str:
-        """VAEs with the same fingerprint encode to the same latents, up to rounding."""
 
 
 class LatentCache:
@@ -210,26 +191,42 @@ def load_or_encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], lab
 
     The input is the VAE's weights, the image files, cuts, labels, image_size and preparation. cuts: n windows, with
     paths relative to data_path; labels: (n,) int64; image_size: in pixels; preparation: of the image files. Prints a
-    warning when stored latents are damaged and are encoded again.
+    warning when stored latents are damaged and are encoded again. Several processes (accelerate launch) share the
+    images among them, and the main one writes the file.
 
     Raises InputError when an image cannot be read, the disk is too full, a latent is not finite in float16, or another
     process writes to the folder.
     """
-    folder = Path(folder)
+    folder, processes = Path(folder), init_distributed(device)
     fingerprint = _fingerprint(vae, data_path, cuts, labels, image_size, preparation)
+    cache = _load_same(folder, fingerprint)
+    [is_stored] = broadcast_object_list([cache is not None])
+    if is_stored:
+        return cache or load_cached(folder, fingerprint=fingerprint)
+    batches = encoded_batches(vae, data_path, cuts, image_size, preparation, batch_size, device, processes)
+    if not processes.is_main_process:
+        deque(batches, maxlen=0)
+        processes.wait_for_everyone()
+        return load_cached(folder, fingerprint=fingerprint)
+    with sole_writer(folder):
+        latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
+        _write(batches, len(cuts), latents_file)
+        cache = LatentCache(load_array(latents_file), labels, vae.scale_factor, fingerprint=fingerprint)
+        write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
+                                "statistics": asdict(cache.statistics), "sha256": digest_file(latents_file),
+                                "images": [cut.name for cut in cuts], "labels": labels.tolist()})
+    processes.wait_for_everyone()
+    return cache
+
+
+def _load_same(folder: Path, fingerprint: str) -> LatentCache | None:
+    """The latent cache in `folder` if it has this fingerprint; None, and a warning if it is damaged, else."""
     if (index := _read_index(folder)).get("fingerprint") == fingerprint:
         try:
             return _open(folder, index)
         except InputError as error:
             print(printable(f"warning: {error}; its images are encoded again"))
-    with sole_writer(folder):
-        latents_file, index_file = folder / LATENTS_FILE, folder / INDEX_FILE
-        _encode(vae, data_path, cuts, image_size, preparation, latents_file, batch_size, device)
-        cache = LatentCache(load_array(latents_file), labels, vae.scale_factor, fingerprint=fingerprint)
-        write_json(index_file, {"fingerprint": fingerprint, "image_size": image_size, "scale_factor": vae.scale_factor,
-                                "statistics": asdict(cache.statistics), "sha256": digest_file(latents_file),
-                                "images": [cut.name for cut in cuts], "labels": labels.tolist()})
-    return cache
+    return None
 
 
 def _read_index(folder: Path) -> dict:
@@ -284,32 +281,16 @@ def _open(folder: Path, index: dict) -> LatentCache:
     return LatentCache(posteriors, labels, scale_factor, statistics, index.get("images", ()), index.get("fingerprint"))
 
 
-@torch.inference_mode()
-def _encode(vae: Encoder, data_path: str | Path, cuts: Sequence[Cut], image_size: int,
-            preparation: Preparation, file: Path, batch_size: int, device: torch.device) -> None:
-    """Write the posteriors of the cuts to `file` as (n, 2, c, h, w) float16, and delete the index beside it."""
-    def read(start: int) -> Tensor:
-        return load_cuts(data_path, cuts[start:start + batch_size], image_size, vae.channels, preparation)
-
-    def posteriors(images: Tensor) -> Tensor:
-        """(b, channels, s, s) uint8 → (b, 2, c, h, w) float16 on the CPU."""
-        posterior = vae.encode(images.to(device).float() / 255)
-        return torch.stack((posterior.mean, posterior.logvar), dim=1).half().cpu()
-
-    parts, starts = AdaptiveBatches(batch_size, "image"), range(0, len(cuts), batch_size)
-    with atomic_path(file) as temporary, Progress(total=len(cuts), desc="encoding", unit="image") as bar:
+def _write(batches: Iterator[tuple[int, np.ndarray]], count: int, file: Path) -> None:
+    """Write the posteriors of `count` images to `file` as (n, 2, c, h, w) float16, and delete the index beside it."""
+    with atomic_path(file) as temporary:
         stored = None
-        for start, images in zip(starts, ahead(read, starts, threads_beside(device))):
-            encoded = parts.map(posteriors, images).numpy()
-            if not np.isfinite(encoded).all():
-                raise InputError(f"the VAE gives NaN, infinity or numbers beyond 65 504 from {cuts[start].name} on; "
-                                 "are its weights whole?")
+        for start, encoded in batches:
             if stored is None:
-                check_free_space(file.parent, len(cuts) * encoded[0].nbytes, "lower cuts_per_hop")
-                stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(cuts), *encoded.shape[1:]))
+                check_free_space(file.parent, count * encoded[0].nbytes, "lower cuts_per_hop")
+                stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (count, *encoded.shape[1:]))
                 allocate(temporary)
             stored[start:start + len(encoded)] = encoded
-            bar.update(len(encoded))
         assert stored is not None
         stored.flush()
         stored = None       # Windows renames no file that is mapped into memory

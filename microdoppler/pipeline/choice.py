@@ -3,14 +3,15 @@
 See study/choice.py for the search. A candidate is measured as a study would do it: its images are generated, and
 classifiers of the arm real + synthetic are trained and tried on validation images. What exists is reused.
 """
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Sequence
 
 import torch
+from accelerate import PartialState
 
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
-from denoising_diffusion_pytorch.trainer import init_distributed
 from groundwork.command_line import command
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences, shortened
@@ -18,6 +19,7 @@ from groundwork.files import read_json, write_json
 from groundwork.limits import (Count, Positive, PositiveShare, TwoShares, Weight, check_limits, checks_arguments,
                                convert_fields, from_plain, to_plain)
 from groundwork.lock import sole_writer
+from groundwork.processes import init_distributed
 from groundwork.seeding import derive_seed
 from microdoppler.data.control_sets import draw_cuts
 from microdoppler.data.spectrograms import paths_and_labels
@@ -72,12 +74,13 @@ class ValidatedFold:
     data: Data
     channels: int
     device: torch.device
+    processes: PartialState
     real: ImageSet
     validation: ImageSet
     generated: dict[str, int] = field(default_factory=dict)     # {name of a synthetic set: images of each user}
 
     @staticmethod
-    def open(config: Config, device: torch.device) -> "ValidatedFold":
+    def open(config: Config, device: torch.device, processes: PartialState) -> "ValidatedFold":
         """The fold of a Config. Raises InputError when its split has no validation part."""
         config, vae = open_vae(config, device)
         config, data = open_data(config)
@@ -90,7 +93,7 @@ class ValidatedFold:
                              "--images_per_user_train, and train on it")
         real = load_real(data.path, split.train_images, data.overlaps.successor_of, size, "training images",
                          vae.channels, split.preparation)
-        return ValidatedFold(config, data, vae.channels, device, real, validation)
+        return ValidatedFold(config, data, vae.channels, device, processes, real, validation)
 
     @property
     def folder(self) -> Path:
@@ -132,9 +135,8 @@ class ValidatedFold:
             raise InputError(f"{checkpoint} was trained on other images than this split's: "
                              f"{differences(was, now) or 'unknown ones'}; it may have seen validation images: go back "
                              "to its data_split.json")
-        with sole_writer(folder):
-            generate_all(generator, generator.legend.users, count, folder, checkpoint, BATCH_SIZE,
-                         init_distributed(self.device))
+        with sole_writer(folder) if self.processes.is_main_process else nullcontext():
+            generate_all(generator, generator.legend.users, count, folder, checkpoint, BATCH_SIZE, self.processes)
 
     def references(self, ratio: float) -> list[Arm]:
         """Arms without synthetic images: real only, with classical augmentation, and with cuts, as many as synthetic
@@ -156,7 +158,8 @@ def choose(config: Config, *, values: Values = Values(), results: tuple[Path, ..
     """Choose milestone, noise level, guidance, ratio and shares of synthetic images, on validation images, for step 4.
 
     Writes a report to results_folder/choose, and there config.json with the chosen constants for --config. A repeated
-    run generates and trains only what is missing.
+    run generates and trains only what is missing. Several processes (accelerate launch) share images and runs among
+    them.
 
     Args:
         results: results folders of several folds, whose mean counts; their config.json says where their data are. The
@@ -169,19 +172,22 @@ def choose(config: Config, *, values: Values = Values(), results: tuple[Path, ..
     if seeds < 1:
         raise InputError(f"--seeds {seeds}; expected at least 1")
     device = choose_device(config.device)
-    print(describe_work(device, micro_batch=config.classifier_batch_size))
+    processes = init_distributed(device)
+    print(describe_work(device, micro_batch=config.classifier_batch_size, processes=processes.num_processes))
     if warning := recipe_of(config).warning:
         print(f"warning: {warning}")
     configs = [config_of_fold(config, folder) for folder in results] or [config]
     options = options_of(config, values, [one.results_folder for one in configs])
     folder = config.results_folder / FOLDER
-    with sole_writer(folder):
-        folds = [ValidatedFold.open(one, device) for one in configs]
+    with sole_writer(folder) if processes.is_main_process else nullcontext():
+        with processes.main_process_first():    # it may have to look for overlaps, which the others then read
+            folds = [ValidatedFold.open(one, device, processes) for one in configs]
         check_folds(folds)
         study = _Study(config, folds, device, folder, range(config.seed, config.seed + seeds))
         chosen, steps = search(options, study.count)
         references = study.references(chosen)
-        write_results(chosen, steps, references, study)
+        if processes.is_main_process:
+            write_results(chosen, steps, references, study)
     return chosen
 
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from denoising_diffusion_pytorch.checkpoint import list_milestones, milestone_path
+from groundwork.device import choose_device
 from groundwork.errors import InputError
 from groundwork.files import write_json
 from groundwork.limits import Count, Size, checks_arguments
+from groundwork.processes import init_distributed
 from microdoppler.data.overlap import OVERLAPS_FILE
 from microdoppler.data.split import fewer_training_images
 from microdoppler.data.split_file import SPLIT_FILE
@@ -41,7 +43,7 @@ def learning_curve(config: Config, *, sizes: tuple[Count, ...] = (5, 10, 20), sa
     """Measure what a synthetic set is worth: how many real images would help as much.
 
     Trains a generator and classifiers on several numbers of real images per user. When it is stopped and started again,
-    it continues where it was.
+    it continues where it was. Several processes (accelerate launch) share the work among them.
 
     Args:
         sizes: numbers of real training images per user; all training images of the split come on top, as the last
@@ -50,18 +52,22 @@ def learning_curve(config: Config, *, sizes: tuple[Count, ...] = (5, 10, 20), sa
     """
     check_new_config(config)
     check_options(config)
-    config, data = open_data(config)
+    processes = init_distributed(choose_device(config.device))
+    with processes.main_process_first():        # it makes the split, which the others then read
+        config, data = open_data(config)
     numbers = numbers_of_images(sizes, data)
     folder = config.results_folder / FOLDER
     counts = []
     for number in numbers:
         print(f"\n=== {number} real training images per user")
-        runs = study_with(config, data, number, samples_per_user, seeds, folder / f"images_{number}")
+        with processes.main_process_first():
+            own = config_with(config, data, number, folder / f"images_{number}")
+        runs = study_with(own, samples_per_user, seeds)
         if runs is None:
             print("the learning curve goes on where it was when it is started again")
             return {}
         counts.append(CorrectCounts.of([run for run in runs if run.arm.kind.name in SHOWN]))
-    return write_report(numbers, counts, folder)
+    return write_report(numbers, counts, folder) if processes.is_main_process else {}
 
 
 def numbers_of_images(sizes: tuple[int, ...], data: Data) -> list[int]:
@@ -78,21 +84,26 @@ def numbers_of_images(sizes: tuple[int, ...], data: Data) -> list[int]:
     return [*sorted(set(sizes)), largest]
 
 
-def study_with(config: Config, data: Data, number: int, samples_per_user: int, seeds: int | None,
-               folder: Path) -> list[Run] | None:
-    """The runs of a study with only `number` real training images of each user; None if its training was stopped."""
+def config_with(config: Config, data: Data, number: int, folder: Path) -> Config:
+    """The Config of a study in `folder` with only `number` real training images of each user, and its split on disk."""
     own = replace(config, results_folder=folder / "results", latents_cache_folder=folder / "latents_cache",
                   images_per_user_train=number)
     split_path = own.latents_cache_folder / SPLIT_FILE
     if not split_path.exists():
         write_json(split_path, fewer_training_images(data.split, number).to_json())
         shutil.copy(config.latents_cache_folder / OVERLAPS_FILE, split_path.with_name(OVERLAPS_FILE))
-    if not train(own, "latest" if list_milestones(own.results_folder) else None):
+    return own
+
+
+def study_with(config: Config, samples_per_user: int, seeds: int | None) -> list[Run] | None:
+    """The runs of a study; None if its training was stopped. Its synthetic images go beside its results."""
+    synthetic = config.results_folder.with_name("synthetic")
+    if not train(config, "latest" if list_milestones(config.results_folder) else None):
         return None
-    newest = milestone_path(own.results_folder, list_milestones(own.results_folder)[-1])
-    generate(checkpoint=newest, all_users=True, samples_per_user=samples_per_user, output_dir=folder / "synthetic",
-             device=own.device)
-    return run_arms(own, (folder / "synthetic",), seeds=seeds).runs
+    newest = milestone_path(config.results_folder, list_milestones(config.results_folder)[-1])
+    generate(checkpoint=newest, all_users=True, samples_per_user=samples_per_user, output_dir=synthetic,
+             device=config.device)
+    return run_arms(config, (synthetic,), seeds=seeds).runs
 
 
 def write_report(numbers: list[int], counts: list[CorrectCounts], folder: Path) -> dict:

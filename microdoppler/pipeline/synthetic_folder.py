@@ -7,7 +7,6 @@ import torch
 from accelerate import PartialState
 from matplotlib.figure import Figure
 
-from denoising_diffusion_pytorch.trainer import init_distributed
 from groundwork.command_line import command
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences, shortened
@@ -15,6 +14,7 @@ from groundwork.images import load_images
 from groundwork.limits import checks_arguments
 from groundwork.lock import sole_writer
 from groundwork.preparation import Preparation
+from groundwork.processes import init_distributed
 from microdoppler.data.spectrograms import find_images
 from microdoppler.data.split_file import SplitOptions
 from microdoppler.figures.film import check_film_path

@@ -8,13 +8,14 @@ import torch
 from accelerate import PartialState
 
 from denoising_diffusion_pytorch.checkpoint import ONLY_TO_RESUME, list_milestones, load_checkpoint, milestone_path
-from denoising_diffusion_pytorch.trainer import Trainer, init_distributed
+from denoising_diffusion_pytorch.trainer import Trainer
 from groundwork.command_line import command, quoted
 from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences
 from groundwork.images import load_images
 from groundwork.limits import checks_arguments, to_plain
 from groundwork.lock import sole_writer
+from groundwork.processes import init_distributed
 from groundwork.stopping import StopRequest, deadline, stopping_on_signals
 from microdoppler.data.latents import LatentStatistics
 from microdoppler.pipeline.assembly import (build_diffusion, build_trainer, clipping_is_justified, guidance_of,
@@ -79,7 +80,7 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     all processes but the main one. Raises InputError when VAE, split or latents are not those of the checkpoint."""
     config, vae = open_vae(config, device)
     fingerprint = vae.fingerprint()
-    with processes.main_process_first():        # it makes split and latents; the other processes then read them
+    with processes.main_process_first():        # it makes the split, which the others then read
         config, data = open_data(config)
     split = data.split
     checkpoint = resume_point(config, resume)
@@ -95,8 +96,7 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     if start_from is not None:
         started_from = take_weights(start_from, config, diffusion, fingerprint)
     legend = legend_of(config, split)
-    with processes.main_process_first():
-        cache = open_cache(config, data, vae, device)
+    cache = open_cache(config, data, vae, device)
     statistics = cache.statistics
     if checkpoint is not None:
         statistics = LatentStatistics.of(checkpoint["latent_statistics"], config.results_folder)

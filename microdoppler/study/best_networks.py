@@ -10,12 +10,14 @@ from torch import nn
 
 from groundwork.errors import InputError
 from groundwork.files import read_json, write_json
+from groundwork.lock import sole_writer
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import predict
 from microdoppler.study.networks import Network
 from microdoppler.study.trained_classifier import Classes, TrainedClassifier
 
 INDEX_FILE = "models.json"
+MAX_WAIT = 600.0        # seconds, for another process that keeps its network
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,8 @@ class BestNetworks:
     """The best network of each arm, in folder/<arm>.safetensors, and folder/models.json, which says where each is from.
 
     The best one has the highest accuracy on the validation images of its fold (among equals, the lowest negative
-    log-likelihood). Without validation images it is that of the first fold and seed: the test images must not choose.
+    log-likelihood, then the lowest seed and fold, so that it does not count which process is done first). Without
+    validation images it is that of the first fold and seed: the test images must not choose.
     candidates: {name of an arm: keys of the runs that it is chosen among}.
     """
     folder: Path
@@ -36,17 +39,21 @@ class BestNetworks:
         return key in self.candidates[arm] and key not in self._kept(arm).get("chosen_among", [])
 
     def offer(self, arm: str, key: str, model: nn.Module, validation: ImageSet | None, facts: dict[str, Any]) -> None:
-        """Keep a network if it is the best of its arm so far. facts: plain values that say where it comes from."""
+        """Keep a network if it is the best of its arm so far. facts: plain values that say where it comes from, among
+        them fold and seed. Several processes may do so at once."""
         if not self.lacks(arm, key):
             return
-        kept, own = self._kept(arm), {**facts, **(_validate(model, validation) if validation else {})}
+        own = {**facts, **(_validate(model, validation) if validation else {})}
         own["chosen_by"] = "validation accuracy" if validation else "first fold and seed"
         file = file_names(list(self.candidates))[arm]
-        if not kept or _rank(own) > _rank(kept):
-            TrainedClassifier(model, self.network, self.classes, {"arm": arm, **own}).save(self.folder / file)
-            kept = {"file": file, **own, "chosen_among": kept.get("chosen_among", [])}
-        kept["chosen_among"] = [*kept["chosen_among"], key]
-        write_json(self.folder / INDEX_FILE, {**self._index(), arm: kept})
+        with sole_writer(self.folder, MAX_WAIT):
+            kept = self._kept(arm)
+            if not kept or _rank(own) > _rank(kept):
+                TrainedClassifier(model, self.network, self.classes, {"arm": arm, **own}).save(self.folder / file)
+                kept = {"file": file, **own, "chosen_among": kept.get("chosen_among", [])}
+            among = {*kept["chosen_among"], key}
+            kept["chosen_among"] = [candidate for candidate in self.candidates[arm] if candidate in among]
+            write_json(self.folder / INDEX_FILE, {**self._index(), arm: kept})
 
     def _kept(self, arm: str) -> dict[str, Any]:
         """What models.json says of an arm; empty if nothing is kept, or what is was chosen among other runs."""
@@ -82,6 +89,7 @@ def _validate(model: nn.Module, images: ImageSet) -> dict[str, float]:
             "validation_nll": float(-np.log(right.clip(min=1e-12)).mean())}
 
 
-def _rank(facts: dict[str, Any]) -> tuple[float, float]:
+def _rank(facts: dict[str, Any]) -> tuple[float, ...]:
     """The better network has the larger one."""
-    return facts.get("validation_accuracy", 0.0), -facts.get("validation_nll", 0.0)
+    return (facts.get("validation_accuracy", 0.0), -facts.get("validation_nll", 0.0), -facts.get("seed", 0),
+            -facts.get("fold", 0))

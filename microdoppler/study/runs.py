@@ -9,11 +9,14 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from groundwork.device import half_precision
 from groundwork.errors import InputError
 from groundwork.files import atomic_path, load_arrays
+from groundwork.processes import init_distributed, shares
 from groundwork.progress import Progress
 from groundwork.threads import AdaptiveThreads
 from microdoppler.study.arms import Arm, ImageSet
@@ -162,7 +165,11 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
     of earlier ones in the same folder. keep: what the classifiers tell apart, if the best network of each arm is to be
     kept in folder/models (see best_networks.py); stored runs are then trained again where no network was kept. Raises
     InputError when runs.csv cannot be read.
+
+    Several processes (accelerate launch) share the runs among them, and each returns all of them. A process stores its
+    own runs as soon as they are done; the main one alone writes runs.csv.
     """
+    processes = init_distributed(device)
     network = plan_network(recipe.network, folds[0].test.images.shape[-1])
     computed = {"device": device.type, "precision": str(half_precision(device))}
     plan = [PlannedRun(fold, arm, seed, _run_key(fold, arm, num_classes, recipe, computed, seed))
@@ -178,16 +185,20 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
         print(f"stored runs that are trained again, since their networks were not kept: {again}")
 
     def write_rows() -> None:
-        log.write_rows([planned.row(outcomes[planned.key], recipe, computed) for planned in plan
-                        if planned.key in outcomes])
+        if processes.is_main_process:
+            log.write_rows([planned.row(outcomes[planned.key], recipe, computed) for planned in plan
+                            if planned.key in outcomes])
 
     write_rows()
-    with (AdaptiveThreads(device) as threads,
-          Progress(total=sum(planned.arm.num_steps(recipe) for planned in missing.values()), unit="step",
-                   hidden=not missing) as bar):
-        for number, planned in enumerate(missing.values(), start=1):
+    share = _own_share(list(missing), plan, recipe, processes)
+    if processes.num_processes > 1:
+        print(f"runs to train: {len(missing)}, shared out among {processes.num_processes} processes; this one has "
+              f"{len(share)}")
+    num_steps = sum(planned.arm.num_steps(recipe) for planned in share)
+    with (AdaptiveThreads(device) as threads, Progress(total=num_steps, unit="step", hidden=not share) as bar):
+        for number, planned in enumerate(share, start=1):
             arm, seed = planned.arm, planned.training_seed
-            bar.set_description(f"classifier {number}/{len(missing)}: {arm.name}, fold {planned.fold.number}, "
+            bar.set_description(f"classifier {number}/{len(share)}: {arm.name}, fold {planned.fold.number}, "
                                 f"seed {planned.seed}")
             started = time.perf_counter()
             model = train_classifier(arm.batches(recipe, num_classes, seed, device), network=network,
@@ -203,7 +214,20 @@ def run_study(folds: Sequence[Fold], *, num_classes: int, seeds: Sequence[int], 
                 outcomes[planned.key] = outcome
                 log.write(planned, outcome)
                 write_rows()
+    for found in gather_object([outcomes]):
+        outcomes |= found
+    write_rows()
     return [planned.run(outcomes[planned.key]) for planned in plan]
+
+
+def _own_share(missing: list[str], plan: Sequence[PlannedRun], recipe: Recipe, processes: PartialState
+               ) -> list[PlannedRun]:
+    """The runs that this process trains, so that all have about as many steps; missing: keys of all that are to be
+    trained. The main process's list counts: another one may read the folder when a run has just been added to it."""
+    runs = {planned.key: planned for planned in reversed(plan)}     # of runs with the same key, the first
+    todo = [runs[key] for key in broadcast_object_list([missing])[0]]
+    return shares(todo, [planned.arm.num_steps(recipe) for planned in todo],
+                  processes.num_processes)[processes.process_index]
 
 
 def _candidates(plan: Sequence[PlannedRun]) -> dict[str, list[str]]:
@@ -285,5 +309,6 @@ class RunLog:
                 writer.writerows(self.rows.values())
 
     def _add(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows; key, arm, synthetic set and fold identify a run."""
-        self.rows |= {tuple(str(row.get(name)) for name in ("key", "arm", "synthetic", "fold")): row for row in rows}
+        """Add rows at the end, in their order; key, arm, synthetic set and fold identify a run."""
+        added = {tuple(str(row.get(name)) for name in ("key", "arm", "synthetic", "fold")): row for row in rows}
+        self.rows = {run: row for run, row in self.rows.items() if run not in added} | added

@@ -106,14 +106,14 @@ def test_a_cache_without_its_index_is_not_trusted(vae, data):
 def test_images_read_ahead_give_the_same_cache_and_the_same_error(vae, data, monkeypatch):
     folder, caches, errors = data.parent / "cache", [], []
     for threads in (0, 2):
-        monkeypatch.setattr("microdoppler.data.latents.threads_beside", lambda device: threads)
+        monkeypatch.setattr("microdoppler.data.encoding.threads_beside", lambda device: threads)
         encode(vae, data)
         caches.append((folder / "latents.npy").read_bytes())
         shutil.rmtree(folder)
     whole = (data / "ID_1/Doppler3.png").read_bytes()
     (data / "ID_1/Doppler3.png").write_bytes(whole[:len(whole) // 2])
     for threads in (0, 2):
-        monkeypatch.setattr("microdoppler.data.latents.threads_beside", lambda device: threads)
+        monkeypatch.setattr("microdoppler.data.encoding.threads_beside", lambda device: threads)
         with pytest.raises(InputError, match="Doppler3.png cannot be decoded") as error:
             encode(vae, data)
         errors.append(str(error.value))

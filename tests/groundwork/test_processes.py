@@ -7,47 +7,71 @@ import time
 import pytest
 from conftest import ROOT
 
+from groundwork.processes import shares
+
 PROGRAM = """
 import sys, torch
-from denoising_diffusion_pytorch.trainer import init_distributed
+from groundwork import processes as processes_module
 from groundwork.command_line import run
 from groundwork.errors import InputError
+from groundwork.processes import init_distributed
 
-def main(fails: bool = False):
+processes_module.SECONDS_UNTIL_ENDED = 3
+
+def main(fails: int = -1):
     processes = init_distributed(torch.device("cpu"))
-    if fails and processes.is_main_process:
-        raise InputError("the main process cannot go on")
+    if processes.process_index == fails:
+        raise InputError(f"process {fails} cannot go on")
     total = torch.ones(())
     torch.distributed.all_reduce(total)
     assert total == processes.num_processes == 2
     assert init_distributed(torch.device("cpu")).num_processes == 2       # a second step of the same program
 
-run(main)
+run(main, shares_work=True)
 print("group is there:", torch.distributed.is_initialized(), file=sys.stderr)
+"""
+ALONE = """
+import torch
+from groundwork.command_line import run
+from groundwork.processes import init_distributed
+
+run(lambda: print("done by", init_distributed(torch.device("cpu")).num_processes))
 """
 
 
 @pytest.fixture
-def launch_two(tmp_path):
-    """launch_two(*arguments): (exit status, standard error) of two processes that run PROGRAM."""
-    path = tmp_path / "program.py"
-    path.write_text(PROGRAM)
-
-    def launch(*arguments):
-        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                               str(path), *arguments], cwd=tmp_path, capture_output=True, text=True,
-                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
-        return done.returncode, done.stderr
-    return launch
+def program(tmp_path):
+    """program(text): the path of a script with this content."""
+    def write(text):
+        (tmp_path / "program.py").write_text(text)
+        return tmp_path / "program.py"
+    return write
 
 
-def test_processes_leave_their_group_at_the_end(launch_two):
-    status, told = launch_two()
-    assert status == 0 and told.count("group is there: False") == 2, told
+def test_processes_leave_their_group_at_the_end(script, program):
+    _, told = script(program(PROGRAM), processes=2)
+    assert told.count("group is there: False") == 2, told
 
 
-def test_after_an_error_of_one_process_the_others_end_soon(launch_two):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_process_ends_the_others_soon_and_is_told_once(program, tmp_path, rank):
     started = time.monotonic()
-    status, told = launch_two("--fails")
-    assert status == 1 and "error: the main process cannot go on" in told, told
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           program(PROGRAM), "--fails", str(rank)], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1 and done.stderr.count(f"error: process {rank} cannot go on") == 1, done.stderr
+    assert "RuntimeError" not in done.stderr        # of the other one, which misses the first
     assert time.monotonic() - started < 60
+
+
+def test_a_program_that_gains_nothing_says_so_and_is_done_once(script, program):
+    out, _ = script(program(ALONE), processes=2)
+    assert out.splitlines() == ["note: program.py gains nothing from 2 processes: one does all of the work",
+                                "done by 1"]
+
+
+@pytest.mark.parametrize("weights, count, expected", [
+    ([4, 4, 4, 4], 2, ["ac", "bd"]), ([1, 1, 1, 3], 2, ["d", "abc"]), ([5, 4, 3, 3, 3], 2, ["ad", "bce"]),
+    ([2, 1], 3, ["a", "b", ""]), ([1, 2, 3], 1, ["abc"])])
+def test_shares_have_about_the_same_weight_and_keep_the_order(weights, count, expected):
+    assert shares("abcde"[:len(weights)], weights, count) == list(map(list, expected))

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from PIL import Image
 
-from denoising_diffusion_pytorch.trainer import init_distributed
+from groundwork.processes import init_distributed
 from groundwork.errors import InputError
 from groundwork.limits import to_plain
 from microdoppler.pipeline import tracking

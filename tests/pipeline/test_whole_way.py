@@ -259,8 +259,8 @@ def test_images_never_seen_in_training_do_not_influence_it(script, demo, paths, 
 
 
 def launch_two(*arguments):
-    """Run a script as two processes that know of each other; returns its standard output."""
-    done = subprocess.run(      # as accelerate does for GPUs; without one it starts a single process
+    """Run a script as two processes, as accelerate starts them on GPUs; returns its standard output."""
+    done = subprocess.run(      # without a GPU accelerate starts a single process
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -294,7 +294,8 @@ def test_two_processes_share_out_the_images_and_make_the_same_ones(script, demo,
         assert f"control set: {len(control)} images generated" in out
         return images | control, json.loads((tmp_path / name / "set" / "manifest.json").read_text()), out
     one, manifest, _ = generate(lambda *arguments: script(*arguments)[0], "one")
-    two, same_manifest, out = generate(launch_two, "two")
+    two, same_manifest, out = generate(lambda *arguments: script(*arguments, processes=2)[0], "two")
+    assert "on 2 x the CPU" in out
     assert two.keys() == one.keys() and manifest == same_manifest
     assert all(abs(one[name] - two[name]).max() <= 1 for name in one)
     assert out.count("\n9 images generated") == out.count("control set: ") == 1

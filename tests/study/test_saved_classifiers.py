@@ -17,7 +17,7 @@ from groundwork.errors import InputError
 from groundwork.files import save_safetensors
 from groundwork.preparation import Preparation
 from microdoppler.study.arms import Arm
-from microdoppler.study.best_networks import file_names
+from microdoppler.study.best_networks import BestNetworks, file_names
 from microdoppler.study.classifier import build_classifier
 from microdoppler.study.kinds import KINDS
 from microdoppler.study.networks import plan_network
@@ -91,6 +91,18 @@ def test_with_validation_images_the_best_on_them_is_kept(tmp_path, monkeypatch):
     about = index(tmp_path / "models")["real only"]
     assert about["fold"] == 1 and about["validation_accuracy"] == about["test_accuracy"] == 1
     assert about["chosen_by"] == "validation accuracy" and len(about["chosen_among"]) == 4
+
+
+def test_the_order_in_which_equal_networks_are_done_does_not_count(tmp_path):
+    """Two processes train them, so either may be done first."""
+    found = []
+    for seeds in ((0, 1), (1, 0)):
+        best = BestNetworks(tmp_path / f"{seeds[0]} first", plan_network("squeezenet1_1", 32), CLASSES,
+                            {"real only": ["key 0", "key 1"]})
+        for seed in seeds:
+            best.offer("real only", f"key {seed}", BrighterAbove(), TEST, {"seed": seed, "fold": 0})
+        found.append(index(best.folder)["real only"])
+    assert found[0] == found[1] and found[0]["seed"] == 0 and found[0]["chosen_among"] == ["key 0", "key 1"]
 
 
 def test_only_networks_that_were_not_kept_are_trained_again(tmp_path, monkeypatch, capsys):
