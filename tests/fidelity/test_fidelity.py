@@ -15,6 +15,7 @@ from groundwork.images import load_images
 from microdoppler.fidelity import measure as fidelity
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.fidelity.report import fidelity_verdict, sentences
+from microdoppler.fidelity.texture import power_spectra
 from microdoppler.simulate.dataset import simulate_dataset
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import build_classifier
@@ -98,7 +99,8 @@ def test_outputs(folders, capsys):
     for kind in ("synthetic", "real"):
         figures = report["all"][kind]
         assert 0 <= figures["recognised"] <= 1 and 0 <= figures["separation"] <= 1
-        assert set(figures) >= {"kid", "precision", "recall", "diversity", "copies", "sharpness", "cadence_hz"}
+        assert set(figures) >= {"kid", "precision", "recall", "diversity", "copies", "speckle", "radial", "doppler", "cadence_hz",
+                                "two_sample", "two_sample_spread"}
     held_out = sum(len(user["test_images"]) for user in json.loads(split.read_text())["users"].values())
     assert report["all"]["real"]["copies"] < 0.05 and report["all"]["real"]["num_images"] == held_out >= 3 * 6
     printed = capsys.readouterr().out
@@ -118,7 +120,8 @@ def side(labels: list[int], seed: int) -> fidelity.EvaluatedSet:
     passes = np.array([f"user {label} pass {i // 4}" for i, label in enumerate(labels)])
     images = ImageSet(noise(len(labels), seed), torch.tensor(labels))
     return fidelity.EvaluatedSet(images, list(map(str, range(len(labels)))), features, passes,
-                                 {"recognised": np.ones(len(labels)), "sharpness": np.ones(len(labels))})
+                                 {"recognised": np.ones(len(labels)), "speckle": np.ones(len(labels))},
+                                 power_spectra(images.images))
 
 
 def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
@@ -168,7 +171,8 @@ def test_units_follow_the_axes_that_are_given(folders):
 def told(synthetic_copies: float, real_copies: float, is_calibrated: bool = True) -> str:
     """What is said about these shares of near-copies."""
     metrics = {"recognised": 0.8, "separation": 0.5, "kid": 0.1, "kid_error": 0.1, "kid_users": 2, "precision": 0.5,
-               "recall": 0.5, "diversity": 1.0, "sharpness": 1.0, "num_images": 9, "nearest": 0.5, "cadence_hz": 1.7}
+               "recall": 0.5, "diversity": 1.0, "speckle": 1.0, "radial": 0.3, "doppler": 0.3, "num_images": 9, "nearest": 0.5,
+               "cadence_hz": 1.7}
     report = {"users": {}, "names": {}, "all": {"synthetic": metrics | {"copies": synthetic_copies},
                                                 "real": metrics | {"copies": real_copies}},
               "copy_bars": [0.93] * is_calibrated}
@@ -205,7 +209,8 @@ def walk_of(real: Path, **options) -> list[str]:
     labels = torch.tensor([classes.index(name.split("/")[0]) for name in names])
     images = ImageSet(load_images(real, names, 64), labels)
     own = fidelity.EvaluatedSet(images, names, np.random.default_rng(0).normal(size=(len(names), 8)), np.array(names),
-                                {"recognised": np.ones(len(names)), "sharpness": np.ones(len(names))})
+                                {"recognised": np.ones(len(names)), "speckle": np.ones(len(names))},
+                                power_spectra(images.images))
     report = fidelity.measure(own, own, CopyDetector(images), users=list(range(1, len(classes) + 1)), **options)
     assert bool(report["gait"]["real"]) == bool(report["gait"]["synthetic"]) == ("cadence_hz" in report["all"]["real"])
     return [said for said in sentences(report | {"names": {i + 1: name for i, name in enumerate(classes)}})
