@@ -13,6 +13,7 @@ from groundwork.errors import InputError
 from groundwork.files import read_json
 from groundwork.images import load_images
 from microdoppler.fidelity import measure as fidelity
+from microdoppler.fidelity import two_sample
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.fidelity.report import fidelity_verdict, sentences
 from microdoppler.fidelity.texture import power_spectra
@@ -60,7 +61,8 @@ def test_cheap_figures_of_copies_of_a_collapsed_set_and_of_training_images_thems
 
 
 @pytest.fixture
-def folders(demo, tmp_path):
+def folders(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(two_sample, "MAX_STEPS", 2)     # that it tells images apart is seen in test_two_sample.py
     folder, _ = demo
     shutil.copytree(folder / "synthetic", tmp_path / "synthetic")
     shutil.copytree(folder / "latents_cache", tmp_path / "cache")

@@ -26,7 +26,8 @@ def test_the_auc_is_the_share_of_pairs_in_the_right_order():
     assert auc(*normal) == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.02)       # of two normal distributions
 
 
-def test_equal_distributions_cannot_be_told_and_a_slight_blur_can():
+def test_equal_distributions_cannot_be_told_and_a_slight_blur_can(monkeypatch):
+    monkeypatch.setattr(two_sample, "MAX_STEPS", 40)
     first, same = noise(60, 0), noise(60, 1)
     smooth = torch.nn.functional.avg_pool2d(same.images.float(), 3, stride=1, padding=1)
     blurred = ImageSet((0.7 * same.images + 0.3 * smooth).byte(), same.labels)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from generators import USERS, blurring, collapsed, copying, network_that_knows, windows
 
+from microdoppler.fidelity import two_sample
 from microdoppler.fidelity.measure import EvaluatedSet, compare_user, measure
 from microdoppler.fidelity.report import GAIT, METRICS, TOLD, overview_figure, place, sentences, tables
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
@@ -69,7 +70,8 @@ def told(evaluator: SampleEvaluator, images: ImageSet, groups: np.ndarray) -> Tw
 
 
 def test_a_network_tells_blurred_images_from_real_ones_and_those_of_a_perfect_generator_no_better_than_training_images(
-        walkers):
+        walkers, monkeypatch):
+    monkeypatch.setattr(two_sample, "MAX_STEPS", 40)
     evaluator, made = walkers
     groups = np.arange(len(made["perfect"].labels))
     real = told(evaluator, evaluator.training, windows("training")[1])

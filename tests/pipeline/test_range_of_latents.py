@@ -24,7 +24,7 @@ def test_an_image_at_its_mean_over_time_has_the_error_without_movement():
 
 
 @pytest.mark.parametrize("mse, time_mean, verdict", [
-    (0.0, 0.02, "good"), (0.004, 0.02, "good"), (0.0041, 0.02, "acceptable"), (0.01, 0.02, "acceptable"),
+    (0.0, 0.02, "good"), (0.0059, 0.02, "good"), (0.0061, 0.02, "acceptable"), (0.01, 0.02, "acceptable"),
     (0.0101, 0.02, "poor"), (0.0004, 0.0003, "poor"), (0.0, 0.0, "good"), (0.001, 0.0, "poor")])
 def test_a_vae_that_is_not_clearly_better_than_no_movement_is_poor(mse, time_mean, verdict):
     assert structure_verdict(mse, time_mean) == verdict
@@ -67,7 +67,7 @@ def test_the_report_has_the_yardstick_and_what_to_do():
     quality = RANGES | {"structure_mse": 0.0013, "time_mean_mse": 0.0116, "verdict": "good",
                         "texture_verdict": "blurred", "texture": blurred, "held_out": REAL}
     structure, texture, held_out = report(quality, Config()).splitlines()[-3:]
-    assert "0.11 times that without movement: good (up to 0.2 good, up to 0.5 acceptable)" in structure
+    assert "0.11 times that without movement: good (up to 0.3 good, up to 0.5 acceptable)" in structure
     assert "PSNR 17.0 dB" in structure and "two-sample AUC 1.00 ± 0.00" in texture and "): blurred, and with" in texture
     assert "the values to reach: speckle contrast 0.98" in held_out and "two-sample AUC 0.55 ± 0.05" in held_out
     lines = report(quality | {"verdict": "poor", "held_out": {}}, Config()).splitlines()
