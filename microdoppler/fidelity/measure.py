@@ -30,9 +30,11 @@ from microdoppler.fidelity.distributions import separation
 from microdoppler.fidelity.gait_physics import MIN_WALKING, cadence_share, describe_gait
 from microdoppler.fidelity.report import (PAIRS_CAPTION, fidelity_verdict, gait_figure, novelty_figure,
                                           overview_figure, tables)
-from microdoppler.fidelity.sample_evaluator import SampleEvaluator, sharpness
-from microdoppler.fidelity.yardsticks import (Comparison, compare_features, compare_values, mean_of_known,
-                                              median_of_known, random_halves)
+from microdoppler.fidelity.sample_evaluator import SampleEvaluator
+from microdoppler.fidelity.texture import power_spectra, speckle_contrast
+from microdoppler.fidelity.two_sample import two_sample_test
+from microdoppler.fidelity.yardsticks import (Comparison, compare_features, compare_spectra, compare_values,
+                                              mean_of_known, median_of_known, random_halves)
 from microdoppler.figures.axes import SIMULATION_FILE, PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
 from microdoppler.simulate.gait import AXES as SIMULATED_AXES
@@ -49,7 +51,7 @@ MIN_IMAGE_SIZE = 32         # pixels, as the least of Config.classifier_image_si
 
 
 # {metric that each image has by itself: what makes one value of those of several images}; of the others: the median.
-STATISTICS = {"recognised": mean_of_known, "copies": mean_of_known, "sharpness": mean_of_known}
+STATISTICS = {"recognised": mean_of_known, "copies": mean_of_known, "speckle": mean_of_known}
 SHARES = ("recognised", "copies")       # metrics in 0 … 1
 
 
@@ -59,28 +61,30 @@ class EvaluatedSet:
 
     paths: relative to their data folder; features: (n, 512) float32, of the evaluation classifier; groups: (n,) str,
     the pass that each image comes from, or the training image that it is a variation of; values: {metric: (n,)}, those
-    that each image has by itself. recognised: whether it is classified as its own user; sharpness: see `sharpness`;
-    copies: whether it is a near-copy of a training image; nearest: its distance from the nearest of them; and those of
-    `describe_gait`.
+    that each image has by itself. recognised: whether it is classified as its own user; speckle: see
+    `speckle_contrast`; copies: whether it is a near-copy of a training image; nearest: its distance from the nearest of
+    them; and those of `describe_gait`. spectra: as `power_spectra` returns them.
     """
     images: ImageSet
     paths: list[str]
     features: np.ndarray
     groups: np.ndarray
     values: dict[str, np.ndarray]
+    spectra: dict[str, np.ndarray]
 
     def subset(self, chosen: torch.Tensor) -> "EvaluatedSet":
         """The images where `chosen` (n,) bool is True."""
         keep = chosen.numpy()
         return EvaluatedSet(ImageSet(self.images.images[chosen], self.images.labels[chosen]),
                             [path for path, kept in zip(self.paths, keep) if kept], self.features[keep],
-                            self.groups[keep], {name: own[keep] for name, own in self.values.items()})
+                            self.groups[keep], {name: own[keep] for name, own in self.values.items()},
+                            {name: own[keep] for name, own in self.spectra.items()})
 
 
 def evaluate_images(root: Path, images: dict[int, list[str]], image_size: int, evaluator: SampleEvaluator,
                     groups: dict[str, str], label: str, channels: int,
                     preparation: Preparation = Preparation()) -> EvaluatedSet:
-    """Load images at image_size pixels, and evaluate them: features, recognised and sharpness.
+    """Load images at image_size pixels, and evaluate them: features, recognised, speckle and spectra.
 
     images: {user number: paths relative to root}; groups: {path: name of its group}, an image that is not in it is a
     group of its own; label: of the progress bar; channels: 3 for RGB or 1 for grey; preparation: how files become
@@ -91,21 +95,24 @@ def evaluate_images(root: Path, images: dict[int, list[str]], image_size: int, e
     recognised = evaluator.probabilities(loaded.images).argmax(dim=1) == labels
     return EvaluatedSet(loaded, paths, evaluator.features(loaded.images),
                         np.array([groups.get(path, path) for path in paths]),
-                        {"recognised": recognised.numpy(), "sharpness": sharpness(loaded.images).numpy()})
+                        {"recognised": recognised.numpy(), "speckle": speckle_contrast(loaded.images).numpy()},
+                        power_spectra(loaded.images))
 
 
 def compare_user(real: EvaluatedSet, synthetic: EvaluatedSet, rng: np.random.Generator) -> dict[str, Comparison]:
     """All metrics of a user's synthetic images beside those of its held-out real images: {metric: Comparison}.
 
-    sharpness is relative to the real images. rng: for the random halves of the passes.
+    speckle is relative to the real images. rng: for the random halves of the passes.
     """
     names, passes = np.unique(real.groups, return_inverse=True)
     halves = random_halves(len(names), rng)
     comparisons = compare_features(real.features, synthetic.features, passes, synthetic.groups, halves, rng)
     for name, values in real.values.items():
-        unit = mean_of_known(values) if name == "sharpness" else 1.0
+        unit = mean_of_known(values) if name == "speckle" else 1.0
         comparisons[name] = compare_values(values / unit, synthetic.values[name] / unit, halves[:, passes],
                                            STATISTICS.get(name, median_of_known))
+    for name, spectra in real.spectra.items():
+        comparisons[name] = compare_spectra(spectra, synthetic.spectra[name], halves[:, passes], rng)
     return comparisons | {name: replace(comparisons[name], halvings=comparisons[name].halvings.clip(0, 1))
                           for name in SHARES if name in comparisons}
 
@@ -157,6 +164,20 @@ def measure(real: EvaluatedSet, synthetic: EvaluatedSet, detector: CopyDetector,
     if gait:
         report["all"]["real"]["cadence_share"] = cadence_share(gait)
     return report
+
+
+def tell_apart(real: EvaluatedSet, synthetic: EvaluatedSet, training: ImageSet, training_passes: list[str],
+               device: torch.device) -> dict[str, dict[str, Any]]:
+    """The two-sample test of the synthetic images and, to compare with, of the training images, each against the
+    held-out real images: {"synthetic" or "real": {"two_sample": AUC, "two_sample_spread": standard deviation over
+    folds}, "interval": {"two_sample": that of a perfect generator}}. training_passes: the pass of each training image.
+    """
+    tests = {kind: two_sample_test(real.images, real.groups.tolist(), own, groups, device=device,
+                                   label=f"telling held-out real from {name} images")
+             for kind, name, own, groups in (("synthetic", "synthetic", synthetic.images, synthetic.groups.tolist()),
+                                             ("real", "training", training, training_passes))}
+    return {kind: {"two_sample": test.auc, "two_sample_spread": test.spread} for kind, test in tests.items()} | {
+        "interval": {"two_sample": list(tests["real"].interval)}}
 
 
 def closest_pairs(synthetic: EvaluatedSet, nearest: NearestTraining, training_paths: list[str]) -> list[Match]:
@@ -226,6 +247,10 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     detector = CopyDetector.of(find_control(synthetic), training, image_size, channels)
     report = measure(held_out, generated, detector, gait_axes, division.users) | {
         "made_by": facts_of(synthetic, division), "names": division.names}
+    training_paths, _ = paths_and_labels(division.train_images)
+    told = tell_apart(held_out, generated, training, overlaps.pass_names(training_paths), torch_device)
+    for kind, figures in told.items():
+        report["all"][kind] |= figures
     if trts:
         real = load_real(data_path, division.test_images, overlaps.successor_of, image_size, "held-out real images",
                          channels, division.preparation)
@@ -237,7 +262,6 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     if report["gait"]["real"] and axes is None:
         print("note: speeds and cadences are in the simulator's units; give --window_seconds and --velocity_range_mps "
               "of your radar for right ones (the comparison needs none)")
-    training_paths, _ = paths_and_labels(division.train_images)
     return write_results(report, held_out, generated, training_paths, data_path, synthetic, output, axes,
                          division.preparation)
 

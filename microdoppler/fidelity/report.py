@@ -12,12 +12,16 @@ from microdoppler.figures.report import Picture, Table, Verdict
 
 # {metric: (its name, how its value is written)}
 FEATURES = {"kid": ("KID", ".2f"), "precision": ("precision", ".2f"), "recall": ("recall", ".2f"),
-            "diversity": ("diversity", ".2f"), "recognised": ("recognised", ".0%"), "sharpness": ("sharpness", ".2f")}
+            "diversity": ("diversity", ".2f"), "recognised": ("recognised", ".0%"),
+            "speckle": ("speckle contrast", ".2f"), "radial": ("radial spectrum in dB", ".2f"),
+            "doppler": ("Doppler spectrum in dB", ".2f")}
+TOLD = {"two_sample": ("two-sample AUC", ".2f")}       # of all users together
 NOVELTY = {"copies": ("near-copies", ".1%"), "nearest": ("distance to the nearest training image", ".3f")}
 GAIT = {"cadence_hz": "cadence in Hz", "doppler_spread_mps": "Doppler spread in m/s", "torso_mps": "torso in m/s",
         "torso_variation_mps": "torso's variation in m/s"}
-METRICS = FEATURES | NOVELTY | {name: (title, ".2f") for name, title in GAIT.items()}
-OVERVIEW = ("recognised", "precision", "recall", "diversity", "sharpness", "copies")     # they fit on one axis
+METRICS = FEATURES | TOLD | NOVELTY | {name: (title, ".2f") for name, title in GAIT.items()}
+ERRORS = {"kid": "kid_error", "two_sample": "two_sample_spread"}        # {metric: what stands behind it with a ±}
+OVERVIEW = ("recognised", "precision", "recall", "diversity", "speckle", "two_sample", "copies")    # fit on one axis
 MAX_REAL_COPIES = 0.5       # share of near-copies among held-out real images; from here on, the measure tells nothing
 MORE_COPIES = 0.01          # the model copies if its share of near-copies exceeds the real one by more than this
 PAIRS_CAPTION = "The synthetic images that are most similar to a training image, above it"
@@ -48,7 +52,8 @@ def tables(report: dict) -> list[Table]:
     captions = (
         "Synthetic | held-out real. ↓ and ↑: below or above the interval of this user's real images. Diversity: mean "
         "distance between a user's images by that between real ones. Recognised: taken for their own user by a "
-        "classifier of the training images. Sharpness: differences of neighbouring pixels, by those of real images.",
+        "classifier of the training images. Speckle contrast: local standard deviation by local mean, by that of real "
+        "images. Spectra: distance from those of real images.",
         "Synthetic | held-out real. Distance (median), by the highest correlation over time and small Doppler shifts: "
         f"0 where near-copies begin, 1 as most images that are none. Near-copies: {_bars(report)}.",
         "Synthetic | held-out real, medians of what is estimated from each picture.")
@@ -66,17 +71,24 @@ def _overall_table(overall: dict[str, Any]) -> Table:
     rows = []
     for name, (title, form) in METRICS.items():
         if name in overall["real"]:
-            error = f" ± {overall['synthetic']['kid_error']:.2f}" if name == "kid" else ""
             low, high = interval_of(overall, name)
             interval = f"{low:{form}} … {high:{form}}" if np.isfinite(low) else "?"
-            synthetic, real = (f"{overall[kind][name]:{form}}" for kind in ("synthetic", "real"))
-            rows.append([title, _unknown(synthetic + error), _unknown(real), interval, place(overall, name)])
+            values = [_unknown(_with_error(overall[kind], name, form)) for kind in ("synthetic", "real")]
+            rows.append([title, *values, interval, place(overall, name)])
     counts = [str(overall[kind]["num_images"]) for kind in ("synthetic", "real")]
     return Table(["mean over users", "synthetic", "real", "interval of real", "synthetic lies"],
                  [*rows, ["images", *counts, "", ""]],
                  "Real: held-out images, one half of their passes against the other half, mean of many divisions at "
                  "random; interval: the middle 95 % of these, where a perfect generator would lie. KID: kernel "
-                 "distance ± standard error, 0 = same distribution. Diversity, sharpness: 1 = as real images.")
+                 "distance ± standard error, 0 = same distribution. Diversity, speckle contrast: 1 = as real images. "
+                 "Two-sample AUC ± standard deviation over folds: how well a small ResNet that is trained for it tells "
+                 "the images from held-out real ones, 0.5 = not at all, 1 = always; real: training images.")
+
+
+def _with_error(values: dict[str, Any], name: str, form: str) -> str:
+    """A value as text, with its error if it has one; form: of both."""
+    error = f" ± {values[ERRORS[name]]:{form}}" if ERRORS.get(name) in values else ""
+    return f"{values[name]:{form}}{error}"
 
 
 def _cell(metrics: dict[str, Any], name: str, form: str) -> str:
@@ -199,7 +211,8 @@ def overview_figure(report: dict) -> Figure:
     axis = figure.subplots()
     overall: dict[str, Any] = report["all"]
     labelled: set[str] = set()
-    for row, name in enumerate(OVERVIEW):
+    shown = [name for name in OVERVIEW if name in overall["real"]]
+    for row, name in enumerate(shown):
         if np.isfinite(interval_of(overall, name)).all():
             axis.plot(interval_of(overall, name), [row, row], color=COLOURS["real"], alpha=0.35, linewidth=8,
                       solid_capstyle="butt", label=_once("interval of real images", labelled))
@@ -208,8 +221,8 @@ def overview_figure(report: dict) -> Figure:
         is_outside = place(overall, name) in MARKS
         axis.plot(overall["synthetic"][name], row, "o", color=OUTSIDE if is_outside else COLOURS["synthetic"],
                   markersize=8, label=_once("synthetic, outside" if is_outside else "synthetic", labelled))
-    axis.set_yticks(range(len(OVERVIEW)), [METRICS[name][0] for name in OVERVIEW], fontsize=9)
-    axis.set(ylim=(len(OVERVIEW) - 0.5, -0.5), xlim=(min(-0.03, axis.get_xlim()[0]), max(1.05, axis.get_xlim()[1])))
+    axis.set_yticks(range(len(shown)), [METRICS[name][0] for name in shown], fontsize=9)
+    axis.set(ylim=(len(shown) - 0.5, -0.5), xlim=(min(-0.03, axis.get_xlim()[0]), max(1.05, axis.get_xlim()[1])))
     axis.tick_params(axis="x", labelsize=9)
     axis.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)

@@ -81,12 +81,3 @@ class SampleEvaluator:
         return {"recognised": (self.probabilities(images.images).argmax(dim=1) == images.labels).float().mean().item(),
                 "diversity": float(np.mean(known)) if known else math.nan,
                 "copies": nearest.is_copy.float().mean().item()}
-
-
-def sharpness(images: Tensor) -> Tensor:
-    """The mean absolute difference of neighbouring pixels, in black to white: (n, channels, h, w) uint8 → (n,) float32.
-
-    An image that is blurred has less of it than the same image sharp.
-    """
-    return torch.stack([(image.diff(dim=-1).abs().mean() + image.diff(dim=-2).abs().mean()) / 2
-                        for image in map(Tensor.float, images)]) / 255

@@ -13,6 +13,7 @@ import numpy as np
 
 from microdoppler.fidelity.distributions import (across_groups, diversity, kernel_distance, kernel_distances_of_halves,
                                                  mean_distance, precision_recall)
+from microdoppler.fidelity.texture import log_distance
 
 NUM_HALVINGS = 200          # even: of each division, either half plays the synthetic images once
 INTERVAL = (2.5, 97.5)      # percentiles of the halvings
@@ -113,6 +114,23 @@ def compare_features(real: np.ndarray, synthetic: np.ndarray, passes: np.ndarray
     kids = kernel_distances_of_halves(real, passes, halves)
     kid, error = kernel_distance(real, synthetic, passes, groups)
     return comparisons | {"kid": Comparison(kid, mean_of_known(kids), kids, error)}
+
+
+def compare_spectra(real: np.ndarray, synthetic: np.ndarray, halves: np.ndarray, rng: np.random.Generator
+                    ) -> Comparison:
+    """Compare power spectra of a user's real images (n, bins) and synthetic images (m, bins): the distance in dB.
+
+    halves: (NUM_HALVINGS, n) bool, the divisions of the real images. The distance is that of the synthetic images, and
+    of one half, each from the other half. It depends on the number of images, so as many are used of both.
+    """
+    distances = []
+    for half in halves:
+        one, other = real[half], real[~half]
+        count = min(len(one), len(synthetic))
+        distances.append([log_distance(rng.permutation(spectra)[:count], other) if count and len(other) else np.nan
+                          for spectra in (synthetic, one)])
+    of_synthetic, of_halves = np.array(distances).T
+    return Comparison(mean_of_known(of_synthetic), mean_of_known(of_halves), of_halves)
 
 
 def median_of_known(values: np.ndarray) -> float:

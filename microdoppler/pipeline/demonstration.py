@@ -166,7 +166,8 @@ def write_report(config: Config, audit: Audit, fidelity: dict, summary: dict, st
             Picture(config.results_folder / "training.png", "Loss, gradient norm, speed, milestones"),
             Picture(config.results_folder / f"sample-{newest}.png", "The last milestone")]),
         Section("The VAE", [f"Reconstruction of training images: PSNR {vae_quality['psnr_db']:.1f} dB, "
-                            f"{vae_quality['verdict']}; latents with std {vae_quality['std']:.3f}."],
+                            f"structure {vae_quality['verdict']}, texture {vae_quality['texture_verdict']}; latents "
+                            f"with std {vae_quality['std']:.3f}."],
                 pictures=[Picture(config.results_folder / "vae_reconstruction.png", "Original above reconstruction")]),
         Section("Time", [f"Peak memory {peak_memory() / 2 ** 30:.1f} GB."], [stopwatch.table()]),
     ])

@@ -121,11 +121,13 @@ def training_section(metrics: Path, step: int) -> Section:
     if has_yardstick:
         rows.append(["held-out real images", *(f"{milestones[f'held_out_{name}'][at]:.3f}" for name in figures)])
     count = how_many(milestones["num_samples"][at])
-    beside = milestones["sharpness_to_images"][at]
+    texture = {name: milestones[name][at] for name in ("speckle", "speckle_of_vae", "radial_db", "doppler_db")}
     return Section(heading, [
-        f"Step {step}. Told a wrong user, the network's loss rises by {milestones['class_gain'][at]:.1%}. The samples "
-        f"have {milestones['sharpness'][at]:.2f} times the sharpness of training images after the VAE"
-        + (f", and {beside:.2f} times that of training images themselves." if math.isfinite(beside) else ".")],
+        f"Step {step}. Told a wrong user, the network's loss rises by {milestones['class_gain'][at]:.1%}."
+        + (" The samples have {speckle:.2f} times the speckle contrast of training images; after the VAE, these "
+           "have {speckle_of_vae:.2f} times their own. The samples' spectra lie {radial_db:.1f} dB (radial) and "
+           "{doppler_db:.1f} dB (Doppler) from those of training images.".format(**texture)
+           if math.isfinite(texture["speckle"]) else "")],
         tables=[Table(["", *figures.values()], [[cell.replace("nan", "?") for cell in row] for row in rows],
                       f"Of the few images that training generates at a milestone{f' ({count})' if count else ''}: the "
                       "share recognised as their user, their diversity by that of training images, and the share of "

@@ -28,8 +28,8 @@ def title(step: int, metrics: dict[str, float]) -> str:
     if "held_out_recognised" in metrics:
         lines.append("(held-out real images: {held_out_recognised:.0%}, {held_out_diversity:.2f}, "
                      "{held_out_copies:.0%})")
-    lines.append("{num_samples} samples, sharpness {sharpness:.2f} of the VAE's, {sharpness_to_images:.2f} of the "
-                 "images', class gain {class_gain:.3f}")
+    lines.append("{num_samples} samples, speckle contrast {speckle:.2f} (training images after the VAE: "
+                 "{speckle_of_vae:.2f}), spectra off by {radial_db:.1f} dB, class gain {class_gain:.3f}")
     return "\n".join(lines).format(step, **metrics).replace("nan", "?")
 
 

@@ -27,6 +27,7 @@ from microdoppler.pipeline.recording import ResultsRecorder, move_abandoned_mile
 from microdoppler.pipeline.starting import take_weights
 from microdoppler.pipeline.synthetic_folder import SAMPLES_OF_ALL
 from microdoppler.pipeline.tracking import choose_trackers
+from microdoppler.study.evaluation_classifier import load_validation
 from microdoppler.watch.milestone import MilestoneWatcher, shown_labels
 from train_latent_cfg import Config
 
@@ -116,7 +117,8 @@ def prepare(config: Config, resume: str | None, device: torch.device, processes:
     evaluator = replace(open_sample_evaluator(config, data, device, vae.channels),
                         copy_detector=open_copy_detector(config, data, vae, labels, device))
     watcher = MilestoneWatcher(trainer.ema_model, vae, cache, scaling,
-                               partial(load_windows, config, data, vae.channels), evaluator,
+                               partial(load_windows, config, data, vae.channels),
+                               load_validation(data.path, split, config.image_size, vae.channels, labels), evaluator,
                                num_samples=config.num_samples, guidance=guidance_of(config), seed=config.seed)
     shown = [split.users[label] for label in watcher.labels]
     real = {user: load_images(data.path, split.train_images[user][:1], config.image_size, channels=vae.channels,

@@ -3,7 +3,7 @@ import math
 import sys
 from contextlib import nullcontext
 from functools import partial
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable, Iterator, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from groundwork.device import autocast, convolution_format, grad_scaler, in_memo
 from groundwork.memory import AdaptiveBatches
 from groundwork.seeding import default_generator, global_seed
 from groundwork.threads import AdaptiveThreads
-from microdoppler.study.networks import Network, output_layer
+from microdoppler.study.networks import output_layer
 
 RECIPE_VERSION = 5      # increase it when training changes by more than rounding: stored runs are then not reused
 WARMUP_SHARE = 0.1      # share of the steps with a linear warm-up of the learning rate; a cosine decay to zero follows
@@ -22,15 +22,22 @@ WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1   # Szegedy et al. 2016, section 7
 
 
-def build_classifier(network: Network, num_classes: int, seed: int) -> nn.Module:
+class Architecture(Protocol):
+    """A kind of network, such as a Network of networks.py."""
+
+    def build(self, num_classes: int, /) -> nn.Module:
+        """The untrained network: images (n, 3, h, w) → logits (n, num_classes)."""
+
+
+def build_classifier(network: Architecture, num_classes: int, seed: int) -> nn.Module:
     """An untrained network with random weights that follow from `seed`. PyTorch's global random state is kept."""
     with global_seed(seed, torch.device("cpu")):
         return network.build(num_classes)
 
 
-def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Network, num_classes: int, num_steps: int,
-                     lr: float, seed: int, device: torch.device, on_step: Callable[[], None] | None = None,
-                     threads: AdaptiveThreads | None = None) -> nn.Module:
+def train_classifier(batches: Iterable[tuple[Tensor, Tensor]], *, network: Architecture, num_classes: int,
+                     num_steps: int, lr: float, seed: int, device: torch.device,
+                     on_step: Callable[[], None] | None = None, threads: AdaptiveThreads | None = None) -> nn.Module:
     """Train a new classifier with AdamW on num_steps `batches`, and return it in evaluation mode on `device`.
 
     batches: images (b, 3 or 1, size, size) uint8 and targets (b, num_classes) float32, the probability of each class;

@@ -1,6 +1,7 @@
 """The evaluation classifier: trained on real training images only, it assesses synthetic images."""
 import hashlib
 from pathlib import Path
+from typing import Collection
 
 import torch
 from torch import nn
@@ -38,12 +39,15 @@ def load_real(data_path: str | Path, images: dict[int, list[str]], successor_of:
                     SuccessorIndex.among(paths, successor_of, image_size))
 
 
-def load_validation(data_path: str | Path, split: Split, image_size: int, channels: int) -> ImageSet | None:
-    """The validation images of a split at image_size pixels; None if it has none. channels: 3 for RGB or 1 for grey."""
-    if not any(split.validation_images.values()):
+def load_validation(data_path: str | Path, split: Split, image_size: int, channels: int,
+                    labels: Collection[int] | None = None) -> ImageSet | None:
+    """The validation images of a split at image_size pixels; None if it has none. channels: 3 for RGB or 1 for grey;
+    labels: of the users whose images are loaded; default: all."""
+    images = {user: own if labels is None or split.labels[user] in labels else []
+              for user, own in split.validation_images.items()}
+    if not any(images.values()):
         return None
-    return load_real(data_path, split.validation_images, {}, image_size, "validation images", channels,
-                     split.preparation)
+    return load_real(data_path, images, {}, image_size, "validation images", channels, split.preparation)
 
 
 def load_or_train_evaluation_classifier(real: ImageSet, *, network: Network, num_classes: int, folder: str | Path,

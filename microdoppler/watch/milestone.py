@@ -8,7 +8,8 @@ from torch import Tensor
 from groundwork.memory import AdaptiveBatches
 from groundwork.seeding import seeded
 from microdoppler.data.latents import LatentCache, LatentScaling
-from microdoppler.fidelity.sample_evaluator import SampleEvaluator, sharpness
+from microdoppler.fidelity.sample_evaluator import SampleEvaluator
+from microdoppler.fidelity.texture import compare_texture
 from microdoppler.study.arms import ImageSet
 
 
@@ -51,15 +52,16 @@ class MilestoneWatcher:
 
     diffusion: the model with averaged weights; cache: the training latents; scaling: standardizes latents for the
     diffusion model; windows: gives the images, (n, c, s, s) uint8, that the latents at indices (n,) were encoded from;
+    held_out: real images of these users that were not trained on, as large as the samples; None without any;
     evaluator: judges decoded samples; num_samples: number of samples that the figures are of, shared evenly among these
     users and rounded down; guidance: keyword arguments of diffusion.sample.
     """
 
     def __init__(self, diffusion: Diffusion, vae: Decoder, cache: LatentCache, scaling: LatentScaling,
-                 windows: Callable[[Tensor], Tensor], evaluator: SampleEvaluator, *, num_samples: int, guidance: dict,
-                 seed: int):
+                 windows: Callable[[Tensor], Tensor], held_out: ImageSet | None, evaluator: SampleEvaluator, *,
+                 num_samples: int, guidance: dict, seed: int):
         self.diffusion, self.vae, self.cache, self.scaling = diffusion, vae, cache, scaling
-        self.windows, self.evaluator = windows, evaluator
+        self.windows, self.held_out, self.evaluator = windows, held_out, evaluator
         self.guidance, self.seed = guidance, seed
         chosen = shown_labels(cache.labels, num_samples)
         self.labels = chosen.tolist()
@@ -68,19 +70,18 @@ class MilestoneWatcher:
     def evaluate(self, step: int) -> tuple[dict[int, Tensor], Tensor, dict[str, float]]:
         """Generate and measure the n samples of this step. Returns the images, {label: (1 + n / users, 3 or 1, s, s)
         uint8 on the CPU}, the one from the same noise first; the standardized latents (n, c, h, w) of the others; and
-        the metrics: num_samples, which is n; class_gain; sharpness and sharpness_to_images, relative to training images
-        after the VAE and before it; those of SampleEvaluator.evaluate; and those of its yardstick, as held_out_…."""
+        the metrics: num_samples, which is n; class_gain; those of compare_texture, beside training images before the
+        VAE, and speckle_of_vae, these after it; those of SampleEvaluator.evaluate; and those of held-out real images,
+        as held_out_…."""
         same = [seeded(self.seed, label) for label in self.labels]
         other = [seeded(self.seed, step, number) for number in range(len(self.classes))]
         classes = torch.cat([torch.tensor(self.labels), self.classes])
         latents = AdaptiveBatches(len(classes), "sample").map(self._sample, classes, same + other)
         decoded = self._decode(latents)
         images, of_same_noise = decoded[len(same):], decoded[:len(same)]
-        after_vae, before_vae = self._sharpness_of_training
-        own = sharpness(images).mean().item()
         metrics = {"num_samples": len(images),
                    "class_gain": class_gain(self.diffusion, self._means, self.cache.labels, seed=self.seed),
-                   "sharpness": own / after_vae, "sharpness_to_images": own / before_vae,
+                   **compare_texture(images, self._training), "speckle_of_vae": self._speckle_of_vae,
                    **self.evaluator.evaluate(ImageSet(images, self.classes)), **self._yardstick}
         shown = {label: torch.cat([of_same_noise[place:place + 1], images[self.classes == label]])
                  for place, label in enumerate(self.labels)}
@@ -93,15 +94,21 @@ class MilestoneWatcher:
     @cached_property
     def _yardstick(self) -> dict[str, float]:
         """What the metrics of samples are compared with, by the names that they have in metrics.jsonl."""
-        return {f"held_out_{name}": value for name, value in self.evaluator.yardstick(self.labels).items()}
+        values = self.evaluator.yardstick(self.labels)
+        if self.held_out is not None:
+            chosen = _as_many_of_each(self.held_out.labels, self.classes)
+            values |= compare_texture(self.held_out.images[chosen], self._training)
+        return {f"held_out_{name}": value for name, value in values.items()}
 
     @cached_property
-    def _sharpness_of_training(self) -> tuple[float, float]:
-        """The sharpness of training images of these users, after the VAE and before it."""
-        indices = self._training_indices()
-        after, before = (sharpness(images).mean().item()
-                         for images in (self._decode(self._means(indices)), self.windows(indices)))
-        return after, before
+    def _training(self) -> Tensor:
+        """Training images of these users before the VAE, (n, 3 or 1, s, s) uint8."""
+        return self.windows(self._training_indices())
+
+    @cached_property
+    def _speckle_of_vae(self) -> float:
+        """The speckle contrast of the same images after the VAE, by that before it."""
+        return compare_texture(self._decode(self._means(self._training_indices())), self._training)["speckle"]
 
     def _means(self, indices: Tensor) -> Tensor:
         """Standardized posterior means of the training images at indices (b,): (b, c, h, w)."""
@@ -109,12 +116,7 @@ class MilestoneWatcher:
 
     def _training_indices(self) -> Tensor:
         """As many training latents of each user as there are samples of it, spread over the recordings: (n,) int64."""
-        chosen = []
-        for label in self.classes.unique():
-            indices = (self.cache.labels == label).nonzero().flatten()
-            count = int((self.classes == label).sum())
-            chosen.append(indices[torch.linspace(0, len(indices) - 1, count).long()])
-        return torch.cat(chosen)
+        return _as_many_of_each(self.cache.labels, self.classes)
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> Tensor:
@@ -122,6 +124,17 @@ class MilestoneWatcher:
         def decode(part: Tensor) -> Tensor:
             return self.vae.decode_latents(self.scaling.restore(part.to(self.diffusion.device)))
         return (AdaptiveBatches(4, "image").map(decode, latents) * 255).round().byte().cpu()
+
+
+def _as_many_of_each(labels: Tensor, classes: Tensor) -> Tensor:
+    """The places of as many of the labels (m,) as there are of each in `classes`, spread evenly: (n,) int64. Of a label
+    that has fewer, some come several times."""
+    chosen = []
+    for label in classes.unique():
+        own = (labels == label).nonzero().flatten()
+        if len(own):
+            chosen.append(own[torch.linspace(0, len(own) - 1, int((classes == label).sum())).long()])
+    return torch.cat(chosen)
 
 
 @torch.inference_mode()

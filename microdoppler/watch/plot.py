@@ -8,7 +8,7 @@ from microdoppler.watch.metrics import Metrics, smooth
 from microdoppler.watch.run_settings import RunSettings
 from microdoppler.watch.sample_findings import MIN_CLASS_GAIN
 
-SAMPLE_CURVES = {"sharpness": "sharpness, 1 = after the VAE", "sharpness_to_images": "sharpness, 1 = before it",
+SAMPLE_CURVES = {"speckle": "speckle contrast", "speckle_of_vae": "speckle contrast after the VAE",
                  "diversity": "diversity", "recognised": "recognised", "copies": "near-copies"}
 RIGHT_END = 1.02        # of the steps: the last milestone stands within the frame
 

@@ -36,16 +36,17 @@ def progress(metrics: Metrics, settings: RunSettings) -> list[str]:
 def milestone_lines(latest: dict[str, float]) -> list[str]:
     """The figures of a milestone as lines of text; latest: {key of MILESTONE_KEYS: value}, NaN where an earlier version
     did not measure it."""
-    sharpness = f"  sharpness {latest['sharpness']:.2f} (1 = as training images after the VAE)"
-    if math.isfinite(latest["sharpness_to_images"]):
-        sharpness += f" and {latest['sharpness_to_images']:.2f} (1 = as training images themselves)"
     lines = [f"milestone {latest['milestone']:.0f}: class gain {latest['class_gain']:.3f} (above 0 = tells users "
-             "apart)", sharpness]
+             "apart)"]
+    if math.isfinite(latest["speckle"]):
+        lines += [f"  texture beside training images: {texture_text(latest)}; these after the VAE: speckle contrast "
+                  f"{latest['speckle_of_vae']:.2f}"]
+        if math.isfinite(latest["held_out_speckle"]):
+            lines.append(f"  held-out real images, the values to reach: {texture_text(_held_out(latest))}")
     if math.isfinite(latest["recognised"]):
         lines.append(f"  {how_many(latest['num_samples']) or 'samples'}: {figures_of_images(latest)}")
     if math.isfinite(latest["held_out_recognised"]):
-        held_out = {name.removeprefix("held_out_"): value for name, value in latest.items() if "held_out" in name}
-        lines.append(f"  held-out real images, the values to reach: {figures_of_images(held_out)}")
+        lines.append(f"  held-out real images, the values to reach: {figures_of_images(_held_out(latest))}")
     elif latest["num_samples"] > 0:
         lines.append("  the values to reach are unknown: the split has no validation part with these users")
     return lines
@@ -56,6 +57,17 @@ def figures_of_images(values: dict[str, float]) -> str:
     diversity = f"{values['diversity']:.2f}" if math.isfinite(values["diversity"]) else "unknown"
     return (f"{values['recognised']:.0%} recognised as their user, diversity {diversity} (by training images), "
             f"{values['copies']:.0%} near-copies")
+
+
+def _held_out(latest: dict[str, float]) -> dict[str, float]:
+    """The figures of held-out real images, by the names of those of samples."""
+    return {name.removeprefix("held_out_"): value for name, value in latest.items() if "held_out" in name}
+
+
+def texture_text(values: dict[str, float]) -> str:
+    """The texture of a set of images as text: speckle, radial_db and doppler_db."""
+    return (f"speckle contrast {values['speckle']:.2f} (1 = as theirs), spectra off by {values['radial_db']:.1f} dB "
+            f"(radial) and {values['doppler_db']:.1f} dB (Doppler)")
 
 
 def is_complete(metrics: Metrics, settings: RunSettings) -> bool:

@@ -1,4 +1,6 @@
 """Generators with known faults, made of simulated walkers: a perfect one, collapsed, copying and blurring ones."""
+from functools import cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ SIZE, USERS = 48, 3
 KINDS = {"training": 3, "held-out": 6, "new": 24}       # passes of each user
 
 
+@cache
 def windows(kind: str) -> tuple[ImageSet, np.ndarray]:
     """The windows of the training passes or of the held-out passes, with the name of the pass of each. Of the new
     passes a window each, at random: that is what a perfect generator makes. Of held-out passes every third window,

@@ -13,8 +13,10 @@ from groundwork.errors import InputError
 from groundwork.files import read_json
 from groundwork.images import load_images
 from microdoppler.fidelity import measure as fidelity
+from microdoppler.fidelity import two_sample
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.fidelity.report import fidelity_verdict, sentences
+from microdoppler.fidelity.texture import power_spectra
 from microdoppler.simulate.dataset import simulate_dataset
 from microdoppler.simulate.gait import AXES as SIMULATED_AXES
 from microdoppler.study.arms import ImageSet
@@ -60,7 +62,8 @@ def test_cheap_figures_of_copies_of_a_collapsed_set_and_of_training_images_thems
 
 
 @pytest.fixture
-def folders(demo, tmp_path):
+def folders(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(two_sample, "MAX_STEPS", 2)     # that it tells images apart is seen in test_two_sample.py
     folder, _ = demo
     shutil.copytree(folder / "synthetic", tmp_path / "synthetic")
     shutil.copytree(folder / "latents_cache", tmp_path / "cache")
@@ -99,7 +102,8 @@ def test_outputs(folders, capsys):
     for kind in ("synthetic", "real"):
         figures = report["all"][kind]
         assert 0 <= figures["recognised"] <= 1 and 0 <= figures["separation"] <= 1
-        assert set(figures) >= {"kid", "precision", "recall", "diversity", "copies", "sharpness", "cadence_hz"}
+        assert set(figures) >= {"kid", "precision", "recall", "diversity", "copies", "speckle", "radial", "doppler",
+                                "two_sample", "two_sample_spread", "cadence_hz"}
     held_out = sum(len(user["test_images"]) for user in json.loads(split.read_text())["users"].values())
     assert report["all"]["real"]["copies"] < 0.05 and report["all"]["real"]["num_images"] == held_out >= 3 * 6
     printed = capsys.readouterr().out
@@ -119,7 +123,8 @@ def side(labels: list[int], seed: int) -> fidelity.EvaluatedSet:
     passes = np.array([f"user {label} pass {i // 4}" for i, label in enumerate(labels)])
     images = ImageSet(noise(len(labels), seed), torch.tensor(labels))
     return fidelity.EvaluatedSet(images, list(map(str, range(len(labels)))), features, passes,
-                                 {"recognised": np.ones(len(labels)), "sharpness": np.ones(len(labels))})
+                                 {"recognised": np.ones(len(labels)), "speckle": np.ones(len(labels))},
+                                 power_spectra(images.images))
 
 
 def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
@@ -169,7 +174,8 @@ def test_units_follow_the_axes_that_are_given(folders):
 def told(synthetic_copies: float, real_copies: float, is_calibrated: bool = True) -> str:
     """What is said about these shares of near-copies."""
     metrics = {"recognised": 0.8, "separation": 0.5, "kid": 0.1, "kid_error": 0.1, "kid_users": 2, "precision": 0.5,
-               "recall": 0.5, "diversity": 1.0, "sharpness": 1.0, "num_images": 9, "nearest": 0.5, "cadence_hz": 1.7}
+               "recall": 0.5, "diversity": 1.0, "speckle": 1.0, "radial": 0.3, "doppler": 0.3, "num_images": 9,
+               "nearest": 0.5, "cadence_hz": 1.7}
     report = {"users": {}, "names": {}, "all": {"synthetic": metrics | {"copies": synthetic_copies},
                                                 "real": metrics | {"copies": real_copies}},
               "copy_bars": [0.93] * is_calibrated}
@@ -206,7 +212,8 @@ def walk_of(real: Path, **options) -> list[str]:
     labels = torch.tensor([classes.index(name.split("/")[0]) for name in names])
     images = ImageSet(load_images(real, names, 64), labels)
     own = fidelity.EvaluatedSet(images, names, np.random.default_rng(0).normal(size=(len(names), 8)), np.array(names),
-                                {"recognised": np.ones(len(names)), "sharpness": np.ones(len(names))})
+                                {"recognised": np.ones(len(names)), "speckle": np.ones(len(names))},
+                                power_spectra(images.images))
     report = fidelity.measure(own, own, CopyDetector(images), users=list(range(1, len(classes) + 1)), **options)
     assert bool(report["gait"]["real"]) == bool(report["gait"]["synthetic"]) == ("cadence_hz" in report["all"]["real"])
     return [said for said in sentences(report | {"names": {i + 1: name for i, name in enumerate(classes)}})

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from microdoppler.data.latents import LatentCache, LatentScaling
-from microdoppler.fidelity.sample_evaluator import sharpness
+from microdoppler.fidelity.texture import compare_texture, speckle_contrast
+from microdoppler.study.arms import ImageSet
 from microdoppler.watch.milestone import MilestoneWatcher
 
 SIZE = 8
@@ -31,6 +32,12 @@ class Noise:
         return torch.tensor(1.0)
 
 
+def held_out():
+    """Real images of three of the four users."""
+    images = torch.randint(0, 256, (30, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return ImageSet(images, torch.arange(30) % 3)
+
+
 @pytest.fixture
 def watcher():
     """Latents are images, and the VAE halves their contrast."""
@@ -40,8 +47,8 @@ def watcher():
     evaluator = SimpleNamespace(evaluate=lambda images: {"copies": float(len(images.labels))},
                                 yardstick=lambda labels: {"copies": 0.23, "diversity": float("nan")})
     return MilestoneWatcher(Noise(), SimpleNamespace(decode_latents=blurred), cache, LatentScaling.identity(1),
-                            lambda indices: (windows[indices] * 255).round().byte(), evaluator, num_samples=16,
-                            guidance={}, seed=3)
+                            lambda indices: (windows[indices] * 255).round().byte(), held_out(), evaluator,
+                            num_samples=16, guidance={}, seed=3)
 
 
 def test_each_milestone_has_noise_of_its_own_but_for_one_sample_of_each_user(watcher):
@@ -53,13 +60,25 @@ def test_each_milestone_has_noise_of_its_own_but_for_one_sample_of_each_user(wat
     assert len(latents) == 16       # those that the figures are of
 
 
-def test_sharpness_beside_the_images_and_beside_their_reconstructions(watcher):
+def test_texture_beside_training_images_before_the_vae_and_after_it(watcher):
     shown, latents, metrics = watcher.evaluate(100)
     samples = torch.cat([images[1:] for images in shown.values()])
     windows = watcher.windows(watcher._training_indices())
-    assert metrics["sharpness_to_images"] == pytest.approx(
-        (sharpness(samples).mean() / sharpness(windows).mean()).item(), rel=0.01)
-    assert metrics["sharpness_to_images"] / metrics["sharpness"] == pytest.approx(0.5, abs=0.01)    # the VAE's share
+    expected = compare_texture(samples, windows)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    before, after = (speckle_contrast(images).mean().item()
+                     for images in (windows, (blurred(windows / 255) * 255).byte()))
+    assert metrics["speckle_of_vae"] == pytest.approx(after / before, rel=0.01)
+
+
+def test_texture_of_as_many_held_out_images_of_each_user(watcher):
+    real = held_out()
+    chosen = [(real.labels == user).nonzero()[[0, 3, 6, 9], 0] for user in range(3)]
+    expected = compare_texture(real.images[torch.cat(chosen)], watcher.windows(watcher._training_indices()))
+    _, _, metrics = watcher.evaluate(100)
+    assert {name: metrics[f"held_out_{name}"] for name in expected} == pytest.approx(expected)
+    watcher.held_out, watcher.__dict__["_yardstick"] = None, {}
+    assert not any("held_out" in name for name in watcher.evaluate(100)[2])
 
 
 def test_the_figures_have_their_number_and_those_of_held_out_images(watcher):

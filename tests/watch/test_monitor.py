@@ -36,8 +36,9 @@ def training_line(step: int, loss: float, **other) -> dict:
 
 
 def milestone_line(step: int, **other) -> dict:
-    return {"step": step, "milestone": -(-step // MILESTONE_EVERY), "class_gain": 0.04, "sharpness": 0.95,
-            "recognised": 0.9, "diversity": 0.95, "copies": 0.0, **other}
+    return {"step": step, "milestone": -(-step // MILESTONE_EVERY), "class_gain": 0.04, "speckle": 0.95,
+            "speckle_of_vae": 0.97, "radial_db": 0.5, "doppler_db": 0.4, "recognised": 0.9, "diversity": 0.95,
+            "copies": 0.0, **other}
 
 
 def standardized(step: int) -> float:
@@ -105,12 +106,12 @@ ILLNESSES = {
     "unstable, spikes": dict(line=lambda step: {"loss": 3.0} if step % 2500 == 0 else {}),
     "unstable, diverging": dict(loss=lambda step: standardized(step) * max(1, step / 70000) ** 2),
     "NaN": dict(line=lambda step: {"loss": math.nan, "grad_norm": math.nan} if step > 90000 else {},
-                milestone=lambda step: dict.fromkeys(["class_gain", "sharpness", "recognised", "diversity", "copies"],
+                milestone=lambda step: dict.fromkeys(["class_gain", "speckle", "recognised", "diversity", "copies"],
                                                        math.nan) if step > 90000 else {}),
     "NaN, gradients": dict(line=lambda step: {"grad_norm": math.inf} if step % 500 == 0 else {}),
     "users not distinguishable": dict(milestone=lambda step: {"class_gain": 0.0005}),
-    "blurred samples": dict(milestone=lambda step: {"sharpness": 0.5}),
-    "noisy samples": dict(milestone=lambda step: {"sharpness": 1.8}),
+    "blurred samples": dict(milestone=lambda step: {"speckle": 0.5}),
+    "noisy samples": dict(milestone=lambda step: {"speckle": 1.8}),
     "users not distinguishable, by a classifier": dict(milestone=lambda step: {"recognised": 0.3}),
     "collapsing": dict(milestone=lambda step: {"diversity": 0.3}),
     "memorising": dict(milestone=lambda step: {"copies": step / TOTAL / 2}),
@@ -126,8 +127,8 @@ def test_an_illness_gives_its_finding_and_no_other(tmp_path, illness):
 @pytest.mark.parametrize("harmless", [
     dict(line=lambda step: {"loss": 3.0} if step == 100000 else {}),                    # one spike, clipped
     dict(line=lambda step: {"grad_norm": math.inf} if step < 500 else {}),              # fp16 finds its loss scale
-    dict(milestone=lambda step: {"sharpness": 2.5, "class_gain": 0} if step < 20000 else {}),   # still early
-    dict(milestone=lambda step: {"sharpness": 0.3} if step == TOTAL else {}),           # one odd milestone
+    dict(milestone=lambda step: {"speckle": 2.5, "class_gain": 0} if step < 20000 else {}),   # still early
+    dict(milestone=lambda step: {"speckle": 0.3} if step == TOTAL else {}),           # one odd milestone
     dict(milestone=lambda step: {"class_gain": 0.0}, num_users=1),                      # nobody to confuse
 ], ids=["spike", "loss scale", "early", "odd milestone", "one user"])
 def test_what_is_harmless_is_not_reported(tmp_path, harmless):
@@ -155,7 +156,7 @@ def test_remedies_speak_of_the_runs_own_constants(tmp_path):
     assert "cond_scale 2 (now 4)" in remedies(tmp_path, **same, cond_scale=4.0)
     assert "cond_scale 0.3 (now 0.6)" in remedies(tmp_path, **same, cond_scale=0.6, use_cfg_plus_plus=True)
     assert remedies(tmp_path, **same, cond_scale=1.0).startswith("train longer")      # no milestone was better
-    both = remedies(tmp_path, milestone=lambda step: {"recognised": 0.3, "sharpness": 1.8}, cond_scale=4.0)
+    both = remedies(tmp_path, milestone=lambda step: {"recognised": 0.3, "speckle": 1.8}, cond_scale=4.0)
     assert "train longer" in both and "cond_scale" not in both      # the other finding asks to lower it
     stuck = ILLNESSES["loss not falling"]
     assert remedies(tmp_path, **stuck, train_lr=1e-6).startswith("train_lr 0.0001 (now 1e-06")
@@ -198,7 +199,7 @@ def test_a_run_that_does_not_tell_users_apart_yet_is_to_be_trained_longer(tmp_pa
 
 
 def test_a_run_that_copies_its_images_is_not_to_be_trained_longer(tmp_path):
-    found = findings(tmp_path, milestone=lambda step: {"copies": 0.4, "recognised": 0.3, "sharpness": 0.5})
+    found = findings(tmp_path, milestone=lambda step: {"copies": 0.4, "recognised": 0.3, "speckle": 0.5})
     assert set(found) == {"users not distinguishable", "blurred samples", "memorising"}
     assert not any("train longer" in finding.remedy for finding in found.values())
 
@@ -221,9 +222,11 @@ def test_figures_of_the_diagnosis_say_of_which_milestones_they_are(tmp_path, cap
     assert findings(tmp_path, **short)["collapsing"].seen.endswith("(one milestone)")
 
 
-def test_sharpness_says_that_it_does_not_see_the_vae(tmp_path, capsys):
+def test_texture_stands_beside_that_of_the_training_images_before_the_vae_and_after_it(tmp_path, capsys):
     monitor_training.main(Config(results_folder=write_run(tmp_path)))
-    assert "sharpness 0.95 (1 = as training images after the VAE)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "texture beside training images: speckle contrast 0.95 (1 = as theirs), spectra off by 0.5 dB" in printed
+    assert "these after the VAE: speckle contrast 0.97" in printed
 
 
 @pytest.mark.parametrize("objective", ["pred_v", "pred_noise", "pred_x0"])
@@ -277,12 +280,12 @@ def test_a_torn_last_line_is_ignored_and_other_broken_lines_are_counted(tmp_path
 
 def test_a_resumed_run_replaces_the_steps_it_repeats(tmp_path):
     first = [training_line(step, 1.0) for step in range(100, 5301, 100)]
-    first[20:20], first[41:41] = [milestone_line(2000, sharpness=0.1)], [milestone_line(4000, sharpness=0.2)]
-    again = [training_line(step, 2.0) for step in range(4100, 6001, 100)] + [milestone_line(6000, sharpness=0.3)]
+    first[20:20], first[41:41] = [milestone_line(2000, speckle=0.1)], [milestone_line(4000, speckle=0.2)]
+    again = [training_line(step, 2.0) for step in range(4100, 6001, 100)] + [milestone_line(6000, speckle=0.3)]
     metrics = read_metrics(write_lines(tmp_path / "metrics.jsonl", *first, *again))
     assert metrics.training["step"].tolist() == list(range(100, 6001, 100))
     assert metrics.training["loss"].tolist() == [1.0] * 40 + [2.0] * 20
-    assert metrics.milestones["sharpness"].tolist() == [0.1, 0.2, 0.3]
+    assert metrics.milestones["speckle"].tolist() == [0.1, 0.2, 0.3]
 
 
 def test_a_resume_before_a_milestone_forgets_it(tmp_path):

@@ -12,7 +12,7 @@ from microdoppler.watch.plot import plot
 from train_latent_cfg import Config
 
 HELD_OUT = {"held_out_recognised": 0.9, "held_out_diversity": 1.6, "held_out_copies": 0.0, "num_samples": 16,
-            "sharpness_to_images": 0.9}
+            "held_out_speckle": 0.99, "held_out_radial_db": 0.4, "held_out_doppler_db": 0.3}
 
 
 def with_figures(**other) -> dict:
@@ -42,24 +42,34 @@ def test_nobody_is_to_be_recognised_more_often_than_held_out_images_are(tmp_path
 
 
 def test_the_vae_and_the_diffusion_model_are_blamed_for_their_own_blur(tmp_path, capsys):
-    found = findings(tmp_path / "vae", **with_figures(sharpness=0.98, sharpness_to_images=0.53))
-    assert set(found) == {"the VAE blurs"} and "0.54 times" in found["the VAE blurs"].seen
+    blur = {"radial_db": 5.6, "doppler_db": 7.5}
+    found = findings(tmp_path / "vae", **with_figures(speckle=0.74, speckle_of_vae=0.76, **blur))
+    assert set(found) == {"the VAE blurs"} and "0.76 times" in found["the VAE blurs"].seen
     assert "price" in found["the VAE blurs"].remedy and "train longer (" not in found["the VAE blurs"].remedy
     monitor_training.main(Config(results_folder=tmp_path / "vae"))
     printed = capsys.readouterr().out
     assert "THE VAE BLURS" in printed and "all is well" not in printed
-    assert "sharpness 0.98 (1 = as training images after the VAE) and 0.53 (1 = as training images" in printed
-    early = findings(tmp_path / "early", **with_figures(sharpness_to_images=0.5), steps=2000)
+    assert "0.74 (1 = as theirs), spectra off by 5.6 dB (radial) and 7.5 dB (Doppler); these after" in printed
+    assert "to reach: speckle contrast 0.99 (1 = as theirs), spectra off by 0.4 dB (radial) and 0.3 dB" in printed
+    early = findings(tmp_path / "early", **with_figures(speckle_of_vae=0.5), steps=2000)
     assert set(early) == {"the VAE blurs"}      # before the whole training is spent on it
-    own = findings(tmp_path / "own", **with_figures(sharpness=0.5, sharpness_to_images=0.45))
+    own = findings(tmp_path / "own", **with_figures(speckle=0.7, speckle_of_vae=0.98, **blur))
     assert set(own) == {"blurred samples"} and "VAE" not in own["blurred samples"].remedy
-    both = findings(tmp_path / "both", **with_figures(sharpness=0.5, sharpness_to_images=0.25))
+    both = findings(tmp_path / "both", **with_figures(speckle=0.5, speckle_of_vae=0.7, **blur))
     assert set(both) == {"the VAE blurs", "blurred samples"}
+
+
+def test_a_grid_is_told_by_the_spectra_where_the_contrast_is_right(tmp_path):
+    assert findings(tmp_path / "real", **with_figures(speckle=0.97, radial_db=1.8, doppler_db=0.6)) == {}
+    found = findings(tmp_path / "grid", **with_figures(speckle=1.02, radial_db=2.4, doppler_db=0.6))
+    assert set(found) == {"wrong texture"} and "test_vae_range.py" in found["wrong texture"].remedy
+    assert "radial spectrum lies 2.4 dB" in found["wrong texture"].seen and "Doppler" not in found["wrong texture"].seen
+    assert "at most 1.9 dB, held-out real images 0.4" in found["wrong texture"].seen
 
 
 def test_more_sampling_steps_are_advised_only_where_they_are_too_few(tmp_path):
     for value in (0.5, 1.8):
-        blurred = dict(milestone=lambda step, value=value: {"sharpness": value})
+        blurred = dict(milestone=lambda step, value=value: {"speckle": value})
         assert "sampling_timesteps" not in remedies(tmp_path, **blurred, sampling_timesteps=20)
         assert "sampling_timesteps 20 (now 10)" in remedies(tmp_path, **blurred, sampling_timesteps=10)
         assert "sampling_timesteps" not in remedies(tmp_path, **blurred, sampling_timesteps=10, sampler="ddpm")
@@ -93,6 +103,8 @@ def test_figures_say_of_how_many_samples_they_are_and_what_real_images_have(tmp_
 def test_runs_of_earlier_versions_are_read_without_the_figures_they_lack(tmp_path):
     text = read_run(write_run(tmp_path))[2]
     assert "recognised" in text and not {"held-out", "values to reach", "points in"} & set(text.split())
+    older = dict.fromkeys(("speckle", "speckle_of_vae", "radial_db", "doppler_db"))
+    assert "texture" not in read_run(write_run(tmp_path / "older", milestone=lambda step: older))[2]
     assert "values to reach" not in text and "all is well" in text
     plot(read_metrics(tmp_path / "metrics.jsonl"), read_settings(tmp_path / "config.json"))
 
@@ -102,6 +114,6 @@ def test_the_plot_draws_what_held_out_images_have(tmp_path):
     metrics = read_metrics(folder / "metrics.jsonl")
     axis = plot(metrics, read_settings(folder / "config.json")).axes[-1]
     dashed = sorted({float(line.get_ydata()[0]) for line in axis.lines if line.get_linestyle() == "--"})
-    assert dashed == pytest.approx([0.2, 0.9, 1, 1.6]) and "held-out" in axis.get_title()
-    assert np.isfinite(metrics.milestones["sharpness_to_images"]).all()
+    assert dashed == pytest.approx([0.2, 0.9, 0.99, 1, 1.6]) and "held-out" in axis.get_title()
+    assert np.isfinite(metrics.milestones["speckle_of_vae"]).all()
     assert json.loads((folder / "config.json").read_text())["num_samples"] == 16
