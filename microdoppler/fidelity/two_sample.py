@@ -10,7 +10,7 @@ from typing import Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation
@@ -82,18 +82,9 @@ def two_sample_test(first: ImageSet, first_groups: Sequence[str], second: ImageS
             [own != fold for own in fold_of], [own == fold for own in fold_of]))
         if len(training[0]) and len(test[0]):
             model = _train([first.images[training[0]], second.images[training[1]]], derive_seed(seed, fold), device)
-            aucs[fold] = auc(*(predict(model, own.images[chosen])[:, 1].numpy()
-                               for own, chosen in zip((first, second), test)))
+            scores = [predict(model, own.images[chosen])[:, 1].numpy() for own, chosen in zip((first, second), test)]
+            aucs[fold] = roc_auc_score(np.repeat([0, 1], [*map(len, test)]), np.concatenate(scores))
     return TwoSample(aucs)
-
-
-def auc(negatives: np.ndarray, positives: np.ndarray) -> float:
-    """The share of pairs in which the positive has the higher score, with ties as one half (Mann & Whitney 1947).
-
-    Scores (n,) and (m,).
-    """
-    ranks = rankdata(np.concatenate([negatives, positives]))[len(negatives):]
-    return float((ranks.sum() - len(positives) * (len(positives) + 1) / 2) / (len(negatives) * len(positives)))
 
 
 def _deal(labels: Sequence[Tensor], groups: Sequence[Sequence[str]], rng: np.random.Generator) -> list[np.ndarray]:
