@@ -31,15 +31,15 @@ from groundwork.limits import checks_arguments
 from groundwork.preparation import Preparation
 from groundwork.progress import Progress
 from groundwork.threads import AdaptiveThreads
+from vae.adversarial import ADVERSARIAL_WEIGHT
 from vae.kl_vae import DDCONFIG, KL_VAE
 from vae.quality import measure_quality
 from vae.trainer import VAETrainer
 
 VALIDATION_SHARE = 0.1      # of each user's training windows, the last ones in time
 NUM_SHOWN = 8               # images in the picture of reconstructions
-SHARPENING_SHARE = 0.5      # of all steps, the last ones
 # Settings of runs that began when there was no sharpening
-WITHOUT_SHARPENING = {"adversarial_start": None, "adversarial_weight": 0.0, "finetune_decoder": None}
+WITHOUT_SHARPENING = {"adversarial_start": None, "adversarial_weight": ADVERSARIAL_WEIGHT, "finetune_decoder": None}
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,9 @@ def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, n
 
 def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | Path, ddconfig: dict,
               num_steps: int, batch_size: int, lr: float, kl_weight: float, seed: int, device: torch.device,
-              adversarial_start: int | None = None, adversarial_weight: float = 0.0, finetune: KL_VAE | None = None,
-              validate_every: int = 200, resume: bool = False, trained_on: str | None = None) -> dict:
+              adversarial_start: int | None = None, adversarial_weight: float = ADVERSARIAL_WEIGHT,
+              finetune: KL_VAE | None = None, validate_every: int = 200, resume: bool = False,
+              trained_on: str | None = None) -> dict:
     """Train a VAE, and keep the moving average of its weights that reconstructs the validation images best, or the last
     one once the decoder is sharpened.
 
@@ -212,28 +213,14 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     return {**saved["validation"], "step": saved["step"], "seconds": time.monotonic() - start}
 
 
-def sharpening_start(given: int | None, num_steps: int, weight: float, finetune_decoder: Path | None) -> int | None:
-    """The step from which the decoder is sharpened; None: never. Raises InputError when the options contradict each
-    other."""
-    if finetune_decoder and (given is not None or not weight):
-        raise InputError(f"--finetune_decoder {finetune_decoder} sharpens from the first step on; leave "
-                         "--adversarial_start and --adversarial_weight 0 out")
-    if finetune_decoder or not weight:
-        return 0 if weight else None
-    start = num_steps - round(SHARPENING_SHARE * num_steps) if given is None else given
-    if not 0 <= start <= num_steps:
-        raise InputError(f"--adversarial_start is {given}; expected 0 to --num_steps {num_steps}")
-    return start
-
-
 @checks_arguments
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
          num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],
          channels: Literal[3, 1] = 3, num_steps: int = 20000, batch_size: int = 4,
          lr: float = 1e-4, kl_weight: float = 0.001, adversarial_start: int | None = None,
-         adversarial_weight: float = 0.5, finetune_decoder: Path | None = None, validate_every: int = 200,
-         seed: int = 42, device: str = "auto", resume: bool = False) -> dict:
+         adversarial_weight: float = ADVERSARIAL_WEIGHT, finetune_decoder: Path | None = None,
+         validate_every: int = 200, seed: int = 42, device: str = "auto", resume: bool = False) -> dict:
     """Train a VAE on the split's training images. The test images are never read.
 
     Args:
@@ -250,9 +237,9 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         batch_size: images per step
         lr: highest learning rate of AdamW; narrow networks tolerate more
         kl_weight: a larger one gives a smoother latent space and softer images
-        adversarial_start: step from which the decoder alone is trained, to make sharp images; default: after half of
-            the steps
-        adversarial_weight: of the adversarial loss that makes them sharp; 0: never, and the VAE has a plain decoder
+        adversarial_start: step from which the decoder alone is trained, against a discriminator, to make sharp images;
+            default: never
+        adversarial_weight: of the adversarial loss, against what keeps the images right on average
         finetune_decoder: weights of a VAE whose decoder is made sharp, from the first step on; its encoder is kept, and
             so are latents and diffusion checkpoints; the options of the network are then those of this VAE
         validate_every: steps between two validations, each of which also saves
@@ -269,10 +256,13 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         raise InputError(f"--lr is {lr}; expected more than 0")
     if seed < 0:
         raise InputError(f"--seed is {seed}; expected 0 or more")
-    for name, weight in {"kl_weight": kl_weight, "adversarial_weight": adversarial_weight}.items():
-        if not 0 <= weight < math.inf:
-            raise InputError(f"--{name} is {weight}; expected 0 or more")
-    adversarial_start = sharpening_start(adversarial_start, num_steps, adversarial_weight, finetune_decoder)
+    if not 0 <= kl_weight < math.inf:
+        raise InputError(f"--kl_weight is {kl_weight}; expected 0 or more")
+    if not 0 < adversarial_weight < math.inf:
+        raise InputError(f"--adversarial_weight is {adversarial_weight}; expected more than 0")
+    if adversarial_start is not None and not (finetune_decoder is None and 0 <= adversarial_start < num_steps):
+        raise InputError(f"--adversarial_start is {adversarial_start}; expected a step below --num_steps {num_steps}, "
+                         "and no --finetune_decoder, which begins with step 0")
     torch_device = choose_device(device)
     print(describe_work(torch_device, micro_batch=batch_size))
     data = read_split(split)
@@ -285,7 +275,7 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
                                 "z_channels": latent_channels, "in_channels": channels, "out_ch": channels}
     finetune = KL_VAE.load(finetune_decoder, amp=False) if finetune_decoder else None
     if finetune:
-        ddconfig, image_size = finetune.ddconfig, finetune.image_size or image_size
+        ddconfig, image_size, adversarial_start = finetune.ddconfig, finetune.image_size or image_size, 0
     is_known = finetune is None or finetune.trained_on == data.digest   # an encoder may have seen other images
     train_images, validation_images = (
         load_images(root, names, image_size, "reading images", ddconfig["in_channels"], data.preparation)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groundwork.device import autocast, grad_scaler
 from groundwork.seeding import derive_seed, global_seed, seeded
-from vae.adversarial import Adversary
+from vae.adversarial import ADVERSARIAL_WEIGHT, Adversary
 from vae.kl_vae import KL_VAE
 from vae.losses import autoencoding_loss
 
@@ -40,23 +40,24 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 class VAETrainer:
     """The weights, their moving average, the optimisers and the step count: all that a resumed run needs.
 
-    adversarial_start: the step from which the decoder is sharpened; num_steps: never. Then the networks are those of
-        versions that could not sharpen. adversarial_weight: of the adversarial loss.
+    adversarial_start: the step from which the decoder is sharpened; None: never, and it is a plain one.
+    adversarial_weight: of the adversarial loss.
     finetune: a VAE to begin with, whose encoder is kept; default: random weights that follow from `seed`.
     """
 
     def __init__(self, ddconfig: dict, device: torch.device, num_steps: int, lr: float, kl_weight: float, seed: int,
-                 adversarial_start: int | None = None, adversarial_weight: float = 0.0, finetune: KL_VAE | None = None):
-        self.start = num_steps if adversarial_start is None else adversarial_start
+                 adversarial_start: int | None = None, adversarial_weight: float = ADVERSARIAL_WEIGHT,
+                 finetune: KL_VAE | None = None):
         if finetune is None:
             with global_seed(derive_seed(seed, INIT), torch.device("cpu")):
-                self.vae = KL_VAE({**ddconfig, "noise_inputs": self.start < num_steps}).to(device)
+                self.vae = KL_VAE({**ddconfig, "noise_inputs": adversarial_start is not None}).to(device)
         else:
             self.vae = finetune.with_noise_inputs().to(device)
         self.average = copy.deepcopy(self.vae).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
-        self.adversary = (Adversary(self.vae, device, adversarial_weight, derive_seed(seed, DISCRIMINATOR))
-                          if self.start < num_steps else None)
+        self.start = adversarial_start
+        self.adversary = (None if adversarial_start is None else
+                          Adversary(self.vae, device, adversarial_weight, derive_seed(seed, DISCRIMINATOR)))
         self.scaler = grad_scaler(device)
         self.device, self.num_steps, self.lr, self.kl_weight, self.seed = device, num_steps, lr, kl_weight, seed
         self.step, self.best_mse = 0, math.inf
@@ -70,7 +71,7 @@ class VAETrainer:
     @property
     def is_sharpening(self) -> bool:
         """Whether the next step sharpens the decoder."""
-        return self.adversary is not None and self.step >= self.start
+        return self.start is not None and self.step >= self.start
 
     def train_step(self, images: Tensor, batch_size: int) -> float:
         """One step on random images out of (n, c, s, s) uint8. Returns the loss. The step's randomness depends only on

@@ -124,8 +124,7 @@ def train_narrow_vae(config: Config, num_steps: int, ch: int) -> None:
     levels = (config.image_size // config.latent_size).bit_length()     # each but the last halves height and width
     train_vae(config.data_path, output=config.vae_path, split=config.latents_cache_folder / "data_split.json",
               image_size=config.image_size, ch=ch, ch_mult=(1, 2, 4, 4)[:levels], num_res_blocks=1,
-              num_steps=num_steps, batch_size=8, lr=4e-3, kl_weight=0.002, adversarial_weight=0.0,
-              device=config.device, resume=True)
+              num_steps=num_steps, batch_size=8, lr=4e-3, kl_weight=0.002, device=config.device, resume=True)
 
 
 def compare(config: Config, split: Split, synthetic: Path) -> Figure:

@@ -148,18 +148,18 @@ def test_sharpening_makes_the_speckle_that_latents_do_not_hold():
     """Of pure noise, a VAE keeps the mean. Sharpened, its images have the std of the noise, and still its mean:
     another image for each seed."""
     images = speckle(32)
-    settings = {"num_steps": 90, "lr": 4e-3, "kl_weight": 1.0, "seed": 0}
+    settings = {"num_steps": 60, "lr": 4e-3, "kl_weight": 1.0, "seed": 0}
     trainer = VAETrainer({"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1}, torch.device("cpu"), **settings,
-                         adversarial_start=30, adversarial_weight=0.5)
+                         adversarial_start=10)
     spread = {}
     for step in range(settings["num_steps"]):
         trainer.train_step(images, batch_size=8)
-        if step in (29, settings["num_steps"] - 1):
+        if step in (9, 59):
             written = 255 * as_written(trainer.average.decode(torch.zeros(32, 4, 8, 8), range(32)))
             spread[step] = written.std(dim=0).mean().item(), written.mean().item()
     real = images.float().std(dim=0).mean().item()
-    assert spread[29][0] == 0
-    assert real / 2 < spread[89][0] < 2 * real and spread[89][1] == pytest.approx(128, abs=20)
+    assert spread[9][0] == 0
+    assert spread[59][0] == pytest.approx(real, rel=0.4) and spread[59][1] == pytest.approx(128, abs=20)
 
 
 def test_the_encoder_rests_while_the_decoder_is_sharpened_and_noise_before():
@@ -188,7 +188,7 @@ def tuned(tmp_path):
     data, split = write_data(tmp_path)
     options = {"num_steps": 3, "batch_size": 4, "lr": 2e-3, "device": "cpu"}
     main(data, tmp_path / "plain.pt", split, image_size=16, ch=8, ch_mult=(1, 2), num_res_blocks=1,
-         adversarial_weight=0.0, **options)
+         **options)
     main(data, tmp_path / "sharp.pt", split, finetune_decoder=tmp_path / "plain.pt", **options)
     return data, split, tmp_path / "plain.pt", tmp_path / "sharp.pt"
 
@@ -225,10 +225,10 @@ def test_a_vae_that_has_seen_other_images_does_not_say_that_it_has_seen_only_the
 def test_options_that_contradict_each_other_are_named(tmp_path):
     data, split = write_data(tmp_path)
     for options, words in (
-            ({"finetune_decoder": tmp_path / "a.pt", "adversarial_weight": 0.0}, "^--finetune_decoder .*a.pt sharpens"),
-            ({"finetune_decoder": tmp_path / "a.pt", "adversarial_start": 3}, "leave --adversarial_start"),
-            ({"adversarial_start": 9, "num_steps": 5}, "^--adversarial_start is 9; expected 0 to --num_steps 5"),
-            ({"adversarial_weight": -1.0}, "^--adversarial_weight is -1.0"),
+            ({"finetune_decoder": tmp_path / "a.pt", "adversarial_start": 3}, "and no --finetune_decoder"),
+            ({"adversarial_start": 5, "num_steps": 5}, "^--adversarial_start is 5; .* below --num_steps 5"),
+            ({"adversarial_start": -1}, "^--adversarial_start is -1"),
+            ({"adversarial_weight": 0.0}, "^--adversarial_weight is 0.0; expected more than 0$"),
             ({"finetune_decoder": tmp_path / "absent.pt"}, "absent.pt does not exist")):
         with pytest.raises(InputError, match=words):
             main(data, tmp_path / "b.pt", split, device="cpu", **options)
