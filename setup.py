@@ -32,6 +32,10 @@ setup(
         "torch>=2.5",               # torch.onnx.export(dynamo=True)
         "onnx>=1.16",
         "onnxscript>=0.1",          # torch's exporter needs it
+    ], "unpack": [
+        "datasets>=3.0",            # Hugging Face's data sets
+    ], "convert": [
+        "h5py>=3.8",                # .mat recordings of version 7.3; all others are read without it
     ], "docs": [
         "mkdocs>=1.6",              # the pages as a site
         "mkdocs-material>=9.5",     # its theme
@@ -42,10 +46,12 @@ setup(
         "pytest-xdist>=3.5",    # as many tests at once as there are cores
         "ruff>=0.4",
         "mypy>=1.18",           # 1.15 misreads torch.autograd.Function
+        "h5py>=3.8",            # as the extra convert
         "onnx>=1.16",           # as the extra onnx
         "onnxscript>=0.1",
         "onnxruntime>=1.18",    # computes what was written
-        "datasets>=3.0",        # reads synthetic folders as other people's programs do
+        "diffusers>=0.30",      # the VAEs that it writes, and that are written for it
+        "datasets>=3.0",        # as the extra unpack; reads synthetic folders as other people's programs do
         "tensorboard>=2.10",    # reads what training tells it
         "nbclient>=0.6",        # runs the notebook
         "nbformat>=5.1",        # cells with ids

@@ -37,7 +37,7 @@ class Config:
     crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
     levels: TwoNumbers | None = None  # values of the image files that become black and white; None: their whole range
     leave_out_users: UserNumbers | None = None  # users that nothing is trained on: classify.py tests them as unseen
-    window_seconds: Duration = 0.0  # duration of an image file; 0: from simulation.json, else pictures have no axes
+    window_seconds: Duration = 0.0  # duration of an image file; 0: from axes.json, else pictures have no axes
     velocity_range_mps: SpeedRange = (0.0, 0.0)  # m/s at its lowest and highest row; set it with window_seconds
     cuts_per_hop: Few = 4  # training windows per hop, cut from two stitched neighbours; 1: only the recorded windows
     doppler_shift: Share = 0.03  # training windows are moved up or down at random, by at most this share of the height

@@ -10,7 +10,7 @@ import socket
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import safetensors
@@ -142,8 +142,34 @@ def save_tensors(path: str | Path, value: dict) -> None:
             raise InputError(f"{path} cannot be written ({str(error).splitlines()[0]}); is the disk full?") from None
 
 
-def load_tensors(path: str | Path) -> Any:
+class _Ignored:
+    """Stands for an object of another library in a file of tensors: it takes any arguments and does nothing."""
+
+    def __new__(cls, *arguments: object) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+@contextmanager
+def _stand_ins(names: Sequence[str]) -> Iterator[None]:
+    """Within the block, torch.load puts an _Ignored wherever a file has an object of these, "module.name"."""
+    before = torch.serialization.get_safe_globals()
+    parts = [name.rpartition(".") for name in names]
+    torch.serialization.add_safe_globals([type(name, (_Ignored,), {"__module__": module}) for module, _, name in parts])
+    try:
+        yield
+    finally:        # the context manager safe_globals is in PyTorch from 2.5 on
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def load_tensors(path: str | Path, ignoring: Sequence[str] = ()) -> Any:
     """`torch.load` onto the CPU with `weights_only=True`: tensors, numbers, strings and containers, never code.
+
+    ignoring: classes and functions, "module.name", whose objects are replaced by ones without content, so that a file
+    can be read in which they stand beside the weights. Nothing of them is imported or called.
 
     Raises InputError if `path` does not exist, is damaged, or holds objects that would run code when loaded.
     """
@@ -153,7 +179,8 @@ def load_tensors(path: str | Path) -> Any:
     if other_kind := _other_kind(path):
         raise InputError(f"{path} is {other_kind}; expected a PyTorch file of weights")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with _stand_ins(ignoring):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} {_refused_objects(path, str(error))}") from None
     except Exception as error:      # torch.load raises many kinds of errors on damaged files

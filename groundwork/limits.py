@@ -38,6 +38,12 @@ def _rising(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+def _rising_from_zero(values: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= values[0] < values[1]:
+        raise ValueError("falls, or is negative")
+    return values
+
+
 def _rising_or_zeros(values: tuple[float, float]) -> tuple[float, float]:
     if values != (0, 0) and not -1e4 <= values[0] < values[1] <= 1e4:
         raise ValueError("falls, or is out of range")
@@ -53,21 +59,27 @@ Seed = Annotated[int, _within(0, 2_000_000_000)]
 EvenSize = Annotated[int, _number("an even number in 4 … 4 096 (half sines, half cosines of the time)", ge=4, le=4096,
                                   multiple_of=2)]
 BatchSize = Annotated[int, _number("2 … 4 096 (batch normalisation needs two images)", ge=2, le=4096)]
+ImageSize = Annotated[int, _within(8, 4096)]
 ClassifierSize = Annotated[int, _within(32, 4096)]
 Duration = Annotated[float, _within(0, 100_000, allow_inf_nan=False)]
 Weight = Annotated[float, _within(0, 1000, allow_inf_nan=False)]
+Decibels = Annotated[float, _within(-200, 200, allow_inf_nan=False)]
 Share = Annotated[float, _within(0, 1, allow_inf_nan=False)]
 PositiveShare = Annotated[float, _number("more than 0, 1 at most", gt=0, le=1)]
 ValidationShare = Annotated[float, _number("from 0 to below 0.5", ge=0, lt=0.5)]
 Positive = Annotated[float, _number("more than 0, 1 000 000 at most", gt=0, le=1e6)]
-_BelowOne = Annotated[float, _number("from 0 to below 1", ge=0, lt=1)]
+Hertz = Annotated[float, _number("more than 0, 1e12 at most", gt=0, le=1e12)]
+CarrierHz = Annotated[float, _number("1e6 … 1e12, in hertz: 77 GHz are 77e9", ge=1e6, le=1e12)]
+BelowOne = Annotated[float, _number("from 0 to below 1", ge=0, lt=1)]
 _Finite = Annotated[float, _number("finite", allow_inf_nan=False)]
-Betas = Annotated[tuple[_BelowOne, _BelowOne], Field(description="two numbers, each from 0 to below 1")]
+Betas = Annotated[tuple[BelowOne, BelowOne], Field(description="two numbers, each from 0 to below 1")]
 TwoShares = Annotated[tuple[Share, Share], Field(description="two shares in 0 … 1")]
 Interval = Annotated[tuple[Share, Share], AfterValidator(_rising),
                      Field(description="two shares in 0 … 1, the smaller one first")]
 SpeedRange = Annotated[tuple[_Finite, _Finite], AfterValidator(_rising_or_zeros),
                        Field(description="two speeds in -10 000 … 10 000, the lower one first, or two zeros")]
+RangeM = Annotated[tuple[_Finite, _Finite], AfterValidator(_rising_from_zero),
+                   Field(description="two distances from 0 on, the nearer one first")]
 TwoNumbers = Annotated[tuple[_Finite, _Finite], Field(description="two finite numbers")]
 FourNumbers = Annotated[tuple[_Finite, _Finite, _Finite, _Finite], Field(description="four finite numbers")]
 Augmentation = Literal["classical", "MixUp", "CutMix"]     # of a classifier's training images

@@ -30,6 +30,10 @@ CODES = r"\bquanti[sz]er?\.|codebook"
 # Which taps of a 3x3 kernel meet the same pixel, for each tap of a transposed 4x4 kernel, along one axis
 TAPS = ((0., 0., 1.), (0., 1., 1.), (1., 1., 0.), (1., 0., 0.))
 DIFFUSERS_FILE = "diffusion_pytorch_model"
+# In checkpoints of latent-diffusion and Stable Diffusion, beside the weights: the key of Lightning's state, and the
+# best validation loss as NumPy's number. Nothing of it is needed.
+BESIDE_WEIGHTS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "numpy.dtype",
+                  "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
 # From the names of diffusers to those of latent-diffusion, in this order. Its earlier versions called the layers of
 # attention query, key, value and proj_attn.
@@ -106,23 +110,28 @@ def read_vae(path: Path) -> tuple[dict[str, Tensor], About]:
              if name.startswith(tuple(prefix + part for part in PARTS))}
     weights, layout = convert(found)
     if layout == "diffusers":
-        _check_groups(path, weights, config)
+        _check_layers(path, weights, config)
     scale = _scale_factor(path, config.get("scaling_factor") if config else _stored_scale_factor(content))
     if layout != "KL_VAE" or prefix not in ("", "model_state_dict."):
-        print(f"{path}: an autoencoder in the layout of {layout}" + (f", found under {prefix[:-1]}" if prefix else ""))
+        print(f"{path}: an autoencoder in the layout of {layout}" + (f", found under {prefix[:-1]}" if prefix else "")
+              + (", without config.json: taken to have 32 groups in each norm" if layout == "diffusers" and not config
+                 else ""))
     return weights, About(scale, _stored_image_size(content), _stored_text(content, "trained_on"),
                           _stored_text(content, "latents_of"))
 
 
 def _find(path: Path) -> tuple[Path, dict]:
-    """(the file of weights, diffusers' config.json beside it or {}). path: a file, or a folder that diffusers wrote."""
+    """(the file of weights, diffusers' config.json beside it or {}). path: a file, or a folder that diffusers wrote, of
+    which the file in full precision is taken if there are several.
+    """
     if path.is_dir():
-        files = [file for folder in (path, path / "vae") for suffix in ("safetensors", "bin")
-                 for file in sorted(folder.glob(f"{DIFFUSERS_FILE}*.{suffix}"))]
+        files = [file for folder in (path, path / "vae") for file in folder.glob(f"{DIFFUSERS_FILE}*")
+                 if re.fullmatch(rf"{DIFFUSERS_FILE}(\.\w+)?\.(safetensors|bin)", file.name)]
         if not files:
-            raise InputError(f"vae_path {path} is a folder without {DIFFUSERS_FILE}.safetensors; give the file of "
-                             "weights itself with --vae_path")
-        path = files[0]
+            found = shortened(sorted(file.name for file in path.iterdir())) or "nothing"
+            raise InputError(f"vae_path {path} is a folder without {DIFFUSERS_FILE}.safetensors or .bin, which holds "
+                             f"{found}; give the file of weights itself with --vae_path")
+        path = min(files, key=lambda file: (file.parent != path, len(file.suffixes), file.suffix == ".bin", file.name))
     if not path.is_file():
         raise InputError(f"vae_path {path} does not exist; give the weights of your VAE with --vae_path, or train one "
                          "with python -m vae.train (docs/own_vae.md)")
@@ -132,14 +141,15 @@ def _find(path: Path) -> tuple[Path, dict]:
     config = read_json(beside)
     kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind != "AutoencoderKL":
-        raise InputError(f"{beside} describes a {kind} of diffusers; expected an AutoencoderKL")
+        raise InputError(f"{beside} describes {kind or 'no network'}; expected diffusers' AutoencoderKL, as in the "
+                         "folder vae of Stable Diffusion")
     return path, config
 
 
 def _load(path: Path) -> object:
     """The content of a PyTorch or safetensors file; the latter as a dict of its tensors and of its header's values."""
     if path.suffix != ".safetensors":
-        return load_tensors(path)
+        return load_tensors(path, ignoring=BESIDE_WEIGHTS)
     weights, about = load_safetensors(path)
     return {**about, **weights}
 
@@ -273,14 +283,17 @@ def _count(weights: dict[str, Tensor], name: str) -> range:
     return range(len(numbers))
 
 
-def _check_groups(path: Path, weights: dict[str, Tensor], config: dict) -> None:
-    """Raises InputError if diffusers' network has other group norms or activations than KL_VAE."""
+def _check_layers(path: Path, weights: dict[str, Tensor], config: dict) -> None:
+    """Raises InputError if diffusers' network has one level, or other group norms or activations than KL_VAE."""
+    if not any(".downsample." in name for name in weights):
+        raise InputError(f"{path} is an AutoencoderKL that does not make images smaller; expected two levels or more")
     groups, activation = config.get("norm_num_groups", 32), config.get("act_fn", "silu")
     widths = sorted({weight.numel() for name, weight in weights.items() if re.search(r"norm\d?\.bias$", name)})
-    other = [width for width in widths if math.gcd(32, width) != groups]
-    if other or activation != "silu":
-        raise InputError(f"{path} is an AutoencoderKL with norm_num_groups {groups}, act_fn {activation} and widths "
-                         f"{widths}; expected {math.gcd(32, *widths)} and silu (config.json beside it says them)")
+    expected = [math.gcd(32, width) for width in widths]
+    if activation != "silu" or config and set(expected) != {groups}:
+        raise InputError(f"{path} is an AutoencoderKL with norm_num_groups {groups} and act_fn {activation} "
+                         f"(config.json beside it says them); expected {shortened([f'{n}' for n in expected])} groups "
+                         f"for its norms of {shortened([f'{width}' for width in widths])} channels, and silu")
 
 
 def check_fit(path: str | Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from microdoppler.data.overlap import COMPARED_SIZE, NEAR_COPY, Overlaps
 from microdoppler.data.recordings import TABLE, Recording
 from microdoppler.data.split import Split, cut_at_recordings, split_images
 from microdoppler.data.split_settings import SplitSettings
-from microdoppler.figures.axes import PictureAxes, simulated_axes
+from microdoppler.figures.axes import PictureAxes, axes_of_data
 from microdoppler.figures.fonts import plain_text
 from microdoppler.figures.report import Table, save_figure
 
@@ -227,6 +227,6 @@ def write_audit(audit: Audit, data_path: Path, folder: Path) -> None:
     """Write split_audit.json and split_audit.png, the most similar pairs, to `folder`."""
     write_json(folder / "split_audit.json", audit.to_json())
     preparation = audit.split.preparation
-    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "held-out", simulated_axes(data_path),
+    save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "held-out", axes_of_data(data_path),
                              preparation, preparation),
                 folder / "split_audit.png")

@@ -11,9 +11,9 @@ from groundwork.images import SUFFIXES, natural_order
 from groundwork.lock import OWNER
 
 # Files by which a folder of the project's own is known, whatever its name is: of a training, a study or a measurement,
-# of the split and the latents, of a simulation; of a repository and of compiled code.
+# of the split and the latents, of a simulation or a conversion; of a repository and of compiled code.
 OWN_FILES = ("model-*.pt", "metrics.jsonl", "vae_range.json", "runs.csv", "fidelity.json", OWNER, "data_split.json",
-             "latents.npy", "overlaps.npz", "simulation.json", ".git", "*.pyc")
+             "latents.npy", "overlaps.npz", "simulation.json", "axes.json", ".git", "*.pyc")
 MAX_LOOKED_AT = 500     # folders in which suggest_data_path looks for images, so that it ends soon in a home folder
 
 

@@ -22,8 +22,8 @@ from typing import Callable, Sequence
 
 from groundwork.errors import InputError, shortened
 from groundwork.images import natural_order
+from microdoppler.radar.image_files import RECORDINGS_FILE as TABLE
 
-TABLE = "recordings.csv"       # simulate.dataset writes it, too
 FROM_NAMES = "the file names"
 LARGEST_NUMBER = 2 ** 62        # differences of larger ones would overflow; then the order alone counts
 

@@ -25,7 +25,8 @@ def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, 
     Later commands read the split; its options need not be given again. Without an option, the data decide.
 
     Args:
-        data_path: folder with a folder per user (ID_1, ID_2, … or other names), or with train and test that hold these
+        data_path: folder with a folder per user (ID_1, ID_2, … or other names), or with train and test (or val) that
+            hold these
         output: where the split is written; latents_cache_folder/data_split.json is where training looks for it
         num_users: only the first of the users, in rising order; 0: all
         images_per_user_train: images per user to train and validate on: a number, a share below 1, or all_but_test;

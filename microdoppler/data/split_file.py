@@ -26,6 +26,7 @@ from microdoppler.figures.report import save_figure
 
 SPLIT_FILE = "data_split.json"
 INSPECTION_PICTURE = "proposed_preparation.png"
+HELD_OUT = ("test", "val", "validation")        # folders beside train: the first of them is the test set
 USUAL_SEED = 42
 NEW_SPLIT = "choose another folder for a new split (--output of microdoppler.split, else latents_cache_folder)"
 USUAL_GUARD = 4         # windows; enough for windows that overlap by 75 %
@@ -80,11 +81,13 @@ def locate_data(data_path: Path, test_data: Path | None) -> tuple[Path, Path | N
     """The folder of the training images and that of a given test set.
 
     They are as given; but if data_path holds the folders train and test, with folders of users in them, it is these.
+    Where there is no test, val or validation takes its place.
     """
-    train, test = data_path / "train", data_path / "test"
-    if test_data is None and train.is_dir() and test.is_dir() and set(folders_by_class(train)) & set(
-            folders_by_class(test)):
-        return train, test
+    train = data_path / "train"
+    if test_data is None and train.is_dir():
+        for held_out in (data_path / name for name in HELD_OUT):
+            if held_out.is_dir() and set(folders_by_class(train)) & set(folders_by_class(held_out)):
+                return train, held_out
     return data_path, test_data
 
 
@@ -162,6 +165,16 @@ def unused_lines(data_path: Path, images: dict[int, list[str]], split: Split) ->
     return lines + unused_folders(data_path, split.folders, split.settings)
 
 
+def unused_beside(data_path: Path, test_data: Path | None) -> list[str]:
+    """A line about folders of held-out images beside train and test; none if there are none."""
+    if data_path.name != "train" or test_data is None:
+        return []
+    unused = [folder for name in HELD_OUT if (folder := data_path.with_name(name)).is_dir()
+              and folder != test_data and set(folders_by_class(folder)) & set(folders_by_class(data_path))]
+    return [f"note: {unused[0]} is not used: images to validate on are taken from {data_path}. To train on its images, "
+            "move them there"] if unused else []
+
+
 def unused_folders(data_path: Path, folders: dict[int, str], settings: SplitSettings) -> list[str]:
     """A line about folders of data_path that are no users here; none if all are used."""
     class_folders, left_out = settings.class_folders, settings.leave_out_users
@@ -194,7 +207,8 @@ def make_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
     overlaps = load_or_find_overlaps(data_path, with_test(recordings, test_recordings), path.parent, preparation)
     if source == FROM_NAMES:
         recordings = join_continued(recordings, overlaps.overlaps_previous)
-    lines += [*([f"note: {ignored}"] if ignored else []), *unused_folders(data_path, folders, settings),
+    lines += [*([f"note: {ignored}"] if ignored else []), *unused_beside(data_path, options.test_data),
+              *unused_folders(data_path, folders, settings),
               describe_recordings(recordings, source)]
     if options.split_guard is None and settings.strategy == "contiguous":
         settings, reason = with_guard(settings, overlaps)

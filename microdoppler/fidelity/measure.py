@@ -33,9 +33,9 @@ from microdoppler.fidelity.report import (PAIRS_CAPTION, fidelity_verdict, gait_
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator, sharpness
 from microdoppler.fidelity.yardsticks import (Comparison, compare_features, compare_values, mean_of_known,
                                               median_of_known, random_halves)
-from microdoppler.figures.axes import PictureAxes, known_axes
+from microdoppler.figures.axes import SIMULATION_FILE, PictureAxes, known_axes
 from microdoppler.figures.report import Picture, Section, render_report, save_figure
-from microdoppler.simulate.dataset import SIMULATION_FILE
+from microdoppler.simulate.gait import AXES as SIMULATED_AXES
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import predict
 from microdoppler.study.copies import CopyDetector, NearestTraining
@@ -189,7 +189,7 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
         classifier: network of the evaluation classifier, one of torchvision's classification models
         classifier_image_size: pixels at which images are compared, fewer are faster; default: 256, or the size of the
             synthetic images if smaller
-        window_seconds: duration of an image; 0: from simulation.json, else the simulator's
+        window_seconds: duration of an image; 0: from axes.json, else the simulator's
         velocity_range_mps: m/s at an image's lowest and highest row; set it with window_seconds
         trts: also train a classifier on the held-out real images, and say how many synthetic images it recognises
             (train on real, test on synthetic); it takes as long as the first evaluation classifier
@@ -207,7 +207,7 @@ def main(data_path: Path, synthetic: Path, *, split: Path = Path("latents_cache/
     division, overlaps = opened.split, opened.overlaps
     first = data_path / division.train_images[division.users[0]][0]
     axes = known_axes(data_path, window_seconds, velocity_range_mps, first, division.preparation)
-    gait_axes = (axes or PictureAxes.of_simulator()) if may_show_walking(data_path) else None
+    gait_axes = (axes or SIMULATED_AXES) if may_show_walking(data_path) else None
     synthetic_images = find_synthetic(synthetic, division.folders)
     image_size = min(IMAGE_SIZE, smallest_side(synthetic, synthetic_images)) if size is None else size
     check_sizes(synthetic, synthetic_images, image_size, "--classifier_image_size")

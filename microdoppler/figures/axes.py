@@ -1,14 +1,14 @@
-"""The time and the speeds that an image shows. Known for simulated data, and for a radar whose values are given."""
+"""The time and the speeds that an image shows. A data set's axes.json tells them, or the user's options do."""
 from dataclasses import dataclass
 from pathlib import Path
 
 from groundwork.errors import InputError
-from groundwork.files import read_json
+from groundwork.files import read_json, write_json
 from groundwork.images import open_image, size_as_shown
 from groundwork.preparation import Preparation, Region
-from microdoppler.simulate.dataset import SIMULATION_FILE
-from microdoppler.simulate.gait import WINDOW_COLUMNS
-from microdoppler.simulate.radar import Radar
+from microdoppler.radar.spectrogram import bin_mps, speed_edges_mps
+
+AXES_FILE, SIMULATION_FILE = "axes.json", "simulation.json"
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,6 @@ class PictureAxes:
             raise InputError(f"window_seconds is {self.window_seconds:g}, velocity_range_mps ({self.lowest_mps:g}, "
                              f"{self.highest_mps:g}); expected a time above 0, and the lowest speed below the highest")
 
-    @staticmethod
-    def of_simulator() -> "PictureAxes":
-        """The axes of simulated walking persons."""
-        radar = Radar()
-        return PictureAxes.of_radar(radar, WINDOW_COLUMNS * radar.hop_seconds)
-
-    @staticmethod
-    def of_radar(radar: Radar, window_seconds: float) -> "PictureAxes":
-        """The axes of images that show all rows of a radar's spectrogram."""
-        speeds = radar.speeds_mps()
-        half_bin = (speeds[0] - speeds[1]) / 2          # speeds_mps() are at the middle of the rows
-        return PictureAxes(window_seconds, float(speeds[-1] - half_bin), float(speeds[0] + half_bin))
-
     def within(self, region: Region) -> "PictureAxes":
         """The axes of a part of the image, or of more than the image; region: where it lies in the image."""
         speeds = self.highest_mps - self.lowest_mps
@@ -51,19 +38,33 @@ class PictureAxes:
         return 0.0, self.window_seconds, self.lowest_mps, self.highest_mps
 
 
-def simulated_axes(data_path: str | Path) -> PictureAxes | None:
-    """The axes of simulated data, from the simulation.json in data_path; None for other data. Raises InputError if that
-    file is not what the simulator writes.
+def write_axes(data_path: str | Path, axes: PictureAxes, hop_seconds: float) -> None:
+    """Write axes.json: the axes of every image file in data_path, and the time from one window to the next."""
+    write_json(Path(data_path) / AXES_FILE, {"window_seconds": axes.window_seconds, "hop_seconds": hop_seconds,
+                                             "velocity_range_mps": [axes.lowest_mps, axes.highest_mps]})
+
+
+def axes_of_data(data_path: str | Path) -> PictureAxes | None:
+    """The axes that a data set tells, of whole image files: from its axes.json, which the simulator and the converter
+    write, or from simulation.json, where an earlier version of the simulator wrote no axes.json. None if it has
+    neither. Raises InputError if the file is not what these write.
     """
-    path = Path(data_path) / SIMULATION_FILE
+    path = Path(data_path) / AXES_FILE
+    if not path.is_file():
+        path = Path(data_path) / SIMULATION_FILE
     if not path.is_file():
         return None
     try:
-        truth = read_json(path)
-        return PictureAxes.of_radar(Radar(**truth["radar"]), float(truth["window_seconds"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not what the simulator writes ({type(error).__name__}: {error}); "
-                         "move it away") from None
+        told = read_json(path)
+        if path.name == AXES_FILE:
+            low, high = told["velocity_range_mps"]
+            return PictureAxes(float(told["window_seconds"]), float(low), float(high))
+        radar, rows = told["radar"], told["radar"]["window_chirps"]
+        return PictureAxes(float(told["window_seconds"]), *speed_edges_mps(
+            -radar["receding_bins"], rows, bin_mps(radar["carrier_hz"], radar["chirp_rate_hz"], rows)))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, InputError) as error:
+        raise InputError(f"{path} is not what the simulator or the converter writes ({type(error).__name__}: {error}); "
+                         "write it again, or move it away") from None
 
 
 def known_axes(data_path: str | Path, window_seconds: float, velocity_range_mps: tuple[float, float], file: Path,
@@ -71,11 +72,11 @@ def known_axes(data_path: str | Path, window_seconds: float, velocity_range_mps:
     """The axes of square images of a data set; None if they are unknown.
 
     The given values are those of what preparation.crop keeps of an image file. If all are 0, they are not given: then
-    the axes of the whole file are those of simulated data, and unknown for other data. file: any of the image files;
+    the axes of the whole file are those that the data set tells. file: any of the image files;
     preparation: what makes squares of them.
     """
     is_given = window_seconds != 0 or velocity_range_mps != (0.0, 0.0)
-    axes = PictureAxes(window_seconds, *velocity_range_mps) if is_given else simulated_axes(data_path)
+    axes = PictureAxes(window_seconds, *velocity_range_mps) if is_given else axes_of_data(data_path)
     if axes is None:
         return None
     with open_image(file) as image:

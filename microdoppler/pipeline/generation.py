@@ -123,7 +123,7 @@ class ImageGenerator:
         config = replace(config, vae_path=vae_path or _vae_beside(path) or config.vae_path,
                          latents_cache_folder=latents_cache_folder or config.latents_cache_folder)
         check_constants(config)
-        if vae_path is None and not config.vae_path.is_file():
+        if vae_path is None and not config.vae_path.exists():
             raise InputError(f"{path} was trained with the VAE {config.vae_path}, which is not there (seen from "
                              f"{Path.cwd()}); give the same VAE with --vae_path")
         weights = ema_unet_weights(checkpoint)

@@ -1,7 +1,7 @@
 """export.py: write a trained model to share, averaged weights and VAE as safetensors, with a model card."""
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 import torch
 
@@ -16,6 +16,7 @@ from microdoppler.pipeline.generation import MODEL_FILE, VAE_FILE, ImageGenerato
 from microdoppler.pipeline.model_card import (best_checkpoint, config_section, data_section, fidelity_section,
                                               study_section, training_section, write_card)
 from train_latent_cfg import Config
+from vae.diffusers_folder import save_diffusers
 
 CARD_FILE = "README.md"
 
@@ -29,7 +30,8 @@ def shared_config(checkpoint: dict) -> dict:
 
 @checks_arguments
 def export(*, checkpoint: Path = Config.results_folder, output_dir: Path | None = None,
-         vae_path: Path | None = None, fidelity: Path | None = None, study: Path | None = None) -> None:
+         vae_path: Path | None = None, fidelity: Path | None = None, study: Path | None = None,
+         format: Literal["safetensors", "diffusers"] = "safetensors") -> None:
     """Write a model to a folder that can be shared: averaged weights and VAE as safetensors, and a model card.
 
     generate.py and ImageGenerator.load can read the folder. To generate the same images they need nothing else, unless
@@ -43,15 +45,18 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path | None 
         vae_path: weights of the VAE; default: the checkpoint's vae_path
         fidelity: folder that python -m microdoppler.fidelity wrote; default: fidelity beside the checkpoint
         study: folder that classify.py wrote; default: classify beside the checkpoint
+        format: safetensors, or diffusers: only the VAE is written, to output_dir/vae, for AutoencoderKL.from_pretrained
     """
     results = checkpoint if checkpoint.is_dir() else checkpoint.parent
     output_dir = output_dir or results / "export"
-    if (output_dir / CARD_FILE).exists():
+    if format == "safetensors" and (output_dir / CARD_FILE).exists():
         raise InputError(f"{output_dir / CARD_FILE} exists, and may have been edited; choose another --output_dir, or "
                          "delete it")
     study = (study or results / "classify") / "summary.json"
     path, reason = choose_checkpoint(checkpoint, study)
     generator = ImageGenerator.load(path, "cpu", Sampling(noise_level=1.0), vae_path)      # checks that all files match
+    if format == "diffusers":
+        return export_vae(generator, output_dir)
     content, identity, classes = load_checkpoint(path), generator.identity, generator.legend.classes
     config, model = shared_config(content), {f"model_{name}": identity[name] for name in ("weights", "vae")}
     names = default_names(classes, config["class_folders"])     # the names of persons are not shared
@@ -75,6 +80,18 @@ def export(*, checkpoint: Path = Config.results_folder, output_dir: Path | None 
     if config["class_folders"]:
         print(f"whoever gets it learns the names of your folders: {shortened(list(classes.values()))}")
     print("next: " + command("generate.py", "--checkpoint", output_dir, "--all_users"))
+
+
+def export_vae(generator: ImageGenerator, output_dir: Path) -> None:
+    """Write the VAE to output_dir/vae, a folder of diffusers. Raises InputError if it has no equal there."""
+    path = generator.config.vae_path
+    try:
+        with sole_writer(output_dir):
+            save_diffusers(generator.vae, output_dir / "vae")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    print(f"written: {output_dir / 'vae'}, the VAE of {path} as diffusers' AutoencoderKL. The diffusion model is not "
+          "written: diffusers has no such network")
 
 
 def choose_checkpoint(checkpoint: Path, study: Path) -> tuple[Path, str]:

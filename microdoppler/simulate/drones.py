@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from groundwork.errors import InputError
-from microdoppler.simulate.radar import Radar, automatic_gain, receiver_noise, spectrogram_db
+from microdoppler.radar.spectrogram import automatic_gain
+from microdoppler.simulate.radar import Radar, receiver_noise, spectrogram_db
 
 # K band, as in many drone radars: spans ±100 m/s. A spectrum lasts 2 ms; most rotors have longer times between flashes.
 RADAR = Radar(carrier_hz=24e9, chirp_rate_hz=32e3, window_chirps=64, hop_chirps=16, receding_bins=32, noise_db=-92.0)
@@ -121,6 +122,11 @@ def rotor_echo(radar: Radar, drone: Drone, turns: np.ndarray, elevation_deg: flo
 
 def simulate_pass(drone: Drone, flight: Flight, radar: Radar, rng: np.random.Generator) -> np.ndarray:
     """The spectrogram of one pass: float32 dB after automatic_gain, (radar.window_chirps, columns)."""
+    return automatic_gain(spectrogram_db(radar, simulate_signal(drone, flight, radar, rng)), WINDOW_COLUMNS)
+
+
+def simulate_signal(drone: Drone, flight: Flight, radar: Radar, rng: np.random.Generator) -> np.ndarray:
+    """What the radar receives in one pass: complex128 (chirps,)."""
     columns = WINDOW_COLUMNS + HOP_COLUMNS * (flight.num_windows - 1)
     chirps = (columns - 1) * radar.hop_chirps + radar.window_chirps
     seconds = np.arange(chirps) / radar.chirp_rate_hz
@@ -130,8 +136,7 @@ def simulate_pass(drone: Drone, flight: Flight, radar: Radar, rng: np.random.Gen
                    for rotor in flight.rotors)
     ranges = flight.range_m - flight.speed_mps * seconds
     signal = np.sqrt(AIRFRAME_M2) / ranges ** 2 * np.exp(-4j * np.pi * ranges / radar.wavelength_m) * echo
-    return automatic_gain(spectrogram_db(radar, signal + receiver_noise(radar, chirps, flight.noise_change_db, rng)),
-                          WINDOW_COLUMNS)
+    return signal + receiver_noise(radar, chirps, flight.noise_change_db, rng)
 
 
 def describe(drone: Drone) -> dict:

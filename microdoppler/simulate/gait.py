@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from microdoppler.simulate.radar import (BLOCK, Radar, automatic_gain, ellipsoid_rcs, fading, receive, receiver_noise,
-                                         spectrogram_db)
+from microdoppler.radar.spectrogram import automatic_gain
+from microdoppler.simulate.radar import (BLOCK, Radar, ellipsoid_rcs, fading, receive, receiver_noise, spectrogram_db)
 from microdoppler.simulate.walking import Gait, Person
 
 NUM_CLASSES = 31            # default
 RADAR = Radar()
 WINDOW_COLUMNS = 56         # spectrogram columns per window: 2.27 s, about four steps
 HOP_COLUMNS = 14            # from window to window: 75 % overlap
+AXES = RADAR.axes(WINDOW_COLUMNS)
 RAMP_SECONDS = 1.2          # for reaching the walking speed, and for braking
 
 # Ellipsoids: joints at both ends, semi-axes (depth, width) / body height, and scattering centres along the axis. There
@@ -102,11 +103,15 @@ def simulate_pass(person: Person, walk: Pass, radar: Radar, rng: np.random.Gener
     Columns are radar.hop_seconds apart and suffice for walk.num_windows windows. Rows are the speeds
     radar.speeds_mps().
     """
+    return automatic_gain(spectrogram_db(radar, simulate_signal(person, walk, radar, rng)), WINDOW_COLUMNS)
+
+
+def simulate_signal(person: Person, walk: Pass, radar: Radar, rng: np.random.Generator) -> np.ndarray:
+    """What the radar receives in one pass: complex64 (chirps,)."""
     columns = WINDOW_COLUMNS + HOP_COLUMNS * (walk.num_windows - 1)
-    chirps = columns * radar.hop_chirps
     ranges, amplitudes = scatterers(person, walk, radar, rng)
-    signal = receive(radar, ranges, amplitudes)[:chirps]
-    return automatic_gain(spectrogram_db(radar, signal + disturbances(walk, radar, signal, rng)), WINDOW_COLUMNS)
+    signal = receive(radar, ranges, amplitudes)[:columns * radar.hop_chirps]
+    return signal + disturbances(walk, radar, signal, rng)
 
 
 def walk_along(person: Person, walk: Pass, radar: Radar) -> dict[str, np.ndarray]:

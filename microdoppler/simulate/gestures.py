@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from groundwork.errors import InputError
-from microdoppler.simulate.radar import BLOCK, Radar, automatic_gain, fading, receive, receiver_noise, spectrogram_db
+from microdoppler.radar.spectrogram import automatic_gain
+from microdoppler.simulate.radar import BLOCK, Radar, fading, receive, receiver_noise, spectrogram_db
 
 # As many bins for receding as for approaching speeds, ±2.7 m/s. The radar does not rest between bursts of chirps.
 RADAR = Radar(chirp_rate_hz=2800, window_chirps=72, hop_chirps=72, receding_bins=36, noise_db=-52.0)
@@ -133,13 +134,17 @@ def elbow(wrist: np.ndarray) -> np.ndarray:
 
 def simulate_pass(gesture: Gesture, session: Session, radar: Radar, rng: np.random.Generator) -> np.ndarray:
     """The spectrogram of one pass: float32 dB after automatic_gain, (radar.window_chirps, columns)."""
+    return automatic_gain(spectrogram_db(radar, simulate_signal(gesture, session, radar, rng)), WINDOW_COLUMNS)
+
+
+def simulate_signal(gesture: Gesture, session: Session, radar: Radar, rng: np.random.Generator) -> np.ndarray:
+    """What the radar receives in one pass: complex64 (chirps,)."""
     columns = WINDOW_COLUMNS + HOP_COLUMNS * (session.num_windows - 1)
     chirps = (columns - 1) * radar.hop_chirps + radar.window_chirps
     seconds = (np.arange(-(-chirps // BLOCK) + 3) - 1) * BLOCK / radar.chirp_rate_hz
     ranges, amplitudes = scatterers(gesture, session, seconds, rng)
     signal = receive(radar, ranges, amplitudes)[:chirps]
-    return automatic_gain(spectrogram_db(radar, signal + receiver_noise(radar, chirps, session.noise_change_db, rng)),
-                          WINDOW_COLUMNS)
+    return signal + receiver_noise(radar, chirps, session.noise_change_db, rng)
 
 
 def scatterers(gesture: Gesture, session: Session, seconds: np.ndarray,

@@ -1,12 +1,11 @@
-"""A continuous-wave radar: the echo of moving scatterers, its short-time Fourier transform, and the image of that."""
+"""A continuous-wave radar: the echo of moving scatterers, and its spectrogram."""
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
-import scipy       # loads its parts when they are used: all scripts import Radar, and only the simulator needs them
-from PIL import Image
 
-LIGHT_SPEED = 299_792_458.0
+from microdoppler.figures.axes import PictureAxes
+from microdoppler.radar.spectrogram import LIGHT_SPEED, bin_mps, speed_edges_mps, stft_db
+
 BLOCK = 16          # chirps between two computed poses of a body (4 ms at 3750 Hz); the rest is interpolated
 
 
@@ -36,8 +35,22 @@ class Radar:
         """Radial speed of each spectrogram row, (window_chirps,), in descending order from the top; positive:
         approaching. v = f λ / 2.
         """
-        bins = np.arange(self.window_chirps)[::-1] - self.receding_bins
-        return bins * self.chirp_rate_hz / self.window_chirps * self.wavelength_m / 2
+        return (np.arange(self.window_chirps)[::-1] - self.receding_bins) * self.bin_mps
+
+    @property
+    def bin_mps(self) -> float:
+        """Radial speed from one spectrogram row to the next."""
+        return bin_mps(self.carrier_hz, self.chirp_rate_hz, self.window_chirps)
+
+    @property
+    def levels_db(self) -> tuple[float, float]:
+        """The levels that are shown dark blue and dark red."""
+        return self.floor_db, self.top_db
+
+    def axes(self, window_columns: int) -> PictureAxes:
+        """The axes of images that show so many columns."""
+        return PictureAxes(window_columns * self.hop_seconds,
+                           *speed_edges_mps(-self.receding_bins, self.window_chirps, self.bin_mps))
 
 
 def ellipsoid_rcs(semi_axes: np.ndarray, direction: np.ndarray) -> np.ndarray:
@@ -86,38 +99,7 @@ def fading(poses: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def spectrogram_db(radar: Radar, signal: np.ndarray) -> np.ndarray:
-    """Short-time Fourier transform with a Hann window: power in dB, float32 (window_chirps, columns). Rows are as in
-    speeds_mps.
+    """The spectrogram of a signal (chirps,): power in dB, float32 (window_chirps, columns). Rows are as in speeds_mps.
     """
-    window = np.hanning(radar.window_chirps + 2)[1:-1]
-    transform = scipy.signal.ShortTimeFFT(window / np.linalg.norm(window), radar.hop_chirps, radar.chirp_rate_hz,
-                                          fft_mode="twosided", phase_shift=None)
-    columns = (len(signal) - radar.window_chirps) // radar.hop_chirps + 1
-    # SciPy centres its windows on multiples of the hop. With this offset, they begin there.
-    spectrum = transform.stft(signal, 0, columns, k_offset=radar.window_chirps // 2)
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
-    order = (np.arange(radar.window_chirps)[::-1] - radar.receding_bins) % radar.window_chirps
-    return (10 * np.log10(power[order] + 1e-20)).astype(np.float32)
-
-
-def automatic_gain(spectrogram: np.ndarray, columns: int) -> np.ndarray:
-    """A spectrogram in dB after slow automatic gain control. The peaks of the columns are averaged over `columns`
-    columns around each column, and the average is subtracted.
-    """
-    peaks = spectrogram.max(axis=0)
-    return spectrogram - scipy.ndimage.uniform_filter1d(peaks, 2 * (columns // 2) + 1, mode="nearest")
-
-
-def render_image(radar: Radar, spectrogram: np.ndarray, image_size: int, channels: int = 3) -> np.ndarray:
-    """A spectrogram in dB after automatic_gain, (bins, columns), as an image, uint8.
-
-    Values are clipped to radar.floor_db … radar.top_db. With 3 channels they become jet colours,
-    (image_size, image_size, 3). With 1 channel they become grey values, (image_size, image_size). Cells of the
-    spectrogram keep sharp edges.
-    """
-    fraction = np.clip((spectrogram - radar.floor_db) / (radar.top_db - radar.floor_db), 0, 1)
-    colours = matplotlib.colormaps["jet" if channels == 3 else "gray"](fraction, bytes=True)
-    image = Image.fromarray(colours[..., :3] if channels == 3 else colours[..., 0].copy())
-    enlarged = max(image_size, *image.size)
-    image = image.resize((enlarged, enlarged), Image.Resampling.NEAREST)
-    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BOX))
+    return stft_db(signal[None], radar.window_chirps, radar.hop_chirps, radar.window_chirps, -radar.receding_bins,
+                   radar.window_chirps)

@@ -15,7 +15,7 @@ from microdoppler.data.spectrograms import find_classes
 from microdoppler.data.split import Split
 from microdoppler.data.split_file import SplitOptions, open_split
 from microdoppler.data.synthetic_sets import find_synthetic
-from microdoppler.figures.axes import PictureAxes, known_axes
+from microdoppler.figures.axes import PictureAxes, axes_of_data, known_axes
 from microdoppler.figures.legend import Legend
 from microdoppler.figures.pictures import image_grid, sample_grid
 from microdoppler.simulate.dataset import simulate_dataset
@@ -131,7 +131,7 @@ def test_a_damaged_legend_is_refused(tmp_path, change):
 
 # ---------------------------------------------------------------------------------------------------------- axes
 
-def test_axes_are_those_given_or_the_simulators_or_none(tmp_path):
+def test_axes_are_those_given_or_the_data_sets_or_none(tmp_path):
     simulate_dataset(tmp_path, num_users=1, images_per_user=1, image_size=16)
     def known(*given):
         return known_axes(tmp_path, *given, file=next(tmp_path.glob("ID_1/*.jpg")), preparation=Preparation())
@@ -142,8 +142,22 @@ def test_axes_are_those_given_or_the_simulators_or_none(tmp_path):
     assert known(1.5, (-2.0, 2.0)) == PictureAxes(1.5, -2.0, 2.0)
     with pytest.raises(InputError, match=r"window_seconds is 1.5, velocity_range_mps \(0, 0\)"):
         known(1.5, (0.0, 0.0))
+    (tmp_path / "axes.json").unlink()
+    old_set = known(0.0, (0.0, 0.0))        # its simulation.json alone tells them
+    assert old_set == found
     (tmp_path / "simulation.json").unlink()
     assert known(0.0, (0.0, 0.0)) is None
+
+
+@pytest.mark.parametrize("name, content", [
+    ("axes.json", "[]"), ("axes.json", '{"window_seconds": 2}'), ("axes.json", "no JSON"),
+    ("axes.json", '{"window_seconds": 2, "velocity_range_mps": [1]}'),
+    ("axes.json", '{"window_seconds": -2, "velocity_range_mps": [-1, 1]}'),
+    ("simulation.json", '{"radar": {}}'), ("simulation.json", '{"radar": 3, "window_seconds": 2}')])
+def test_a_file_of_axes_that_cannot_be_is_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=f"{name} (is not what the simulator|cannot be read)"):
+        axes_of_data(tmp_path)
 
 
 @pytest.mark.parametrize("fit, window_seconds, speeds", [

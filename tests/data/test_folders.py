@@ -71,6 +71,7 @@ def test_files_that_are_not_read_are_counted_by_suffix(tmp_path):
 @pytest.mark.parametrize("files", [["model-3.pt", "sample-3.png"], ["metrics.jsonl"], ["data_split.json"],
                                    ["latents.npy", "latents.json"], ["overlaps.npz"], ["classify/runs.csv"],
                                    [".git/config"], ["__init__.cpython-312.pyc"], ["simulation.json", "ID_1/1.png"],
+                                   ["axes.json", "a/1.png"],
                                    ["results/metrics.jsonl", "data/ID_1/1.png"]])
 def test_folders_of_the_project_are_known_by_their_files(tmp_path, files):
     folder = tmp_path / "any name"

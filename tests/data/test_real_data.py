@@ -12,7 +12,7 @@ from microdoppler.data.recordings import all_images, find_recordings
 from microdoppler.data.split import split_images
 from microdoppler.data.split_settings import SplitSettings
 from microdoppler.fidelity.gait_physics import MIN_WALKING, cadence_share, describe_gait
-from microdoppler.figures.axes import PictureAxes
+from microdoppler.simulate.gait import AXES as SIMULATED_AXES
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real_gait" / "Normal_line"
 HOPS = range(52, 80, 4)     # columns between consecutive windows of 256: about 64
@@ -45,7 +45,7 @@ def test_images_are_found_in_time_order(recordings):
 
 def test_all_persons_walk_whatever_the_axes_of_their_radar(recordings):
     for user, own in recordings.items():
-        gait = describe_gait(load_images(REAL, all_images(own)[:40], 128).numpy(), PictureAxes.of_simulator())
+        gait = describe_gait(load_images(REAL, all_images(own)[:40], 128).numpy(), SIMULATED_AXES)
         assert cadence_share(gait) >= MIN_WALKING, user
 
 

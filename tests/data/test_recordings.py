@@ -267,6 +267,20 @@ def test_a_given_test_set_takes_the_place_of_the_split(tmp_path):
     assert stored["users"]["3"]["test_images"][0] == "ID_3/pass1_1.png"
 
 
+def test_where_there_is_no_test_folder_val_takes_its_place_and_else_a_line_says_that_it_is_not_used(tmp_path):
+    write_windows(tmp_path / "all" / "train", lambda p, i, n: f"pass{p}_{i}", {3: [12, 9], 5: [10, 12]})
+    for name in ("validation", "val"):
+        write_windows(tmp_path / "all" / name, lambda p, i, n: f"pass{p}_{i}", {3: [3], 5: [3]})
+        data_path, test_data = locate_data(tmp_path / "all", None)
+        assert (data_path, test_data) == (tmp_path / "all" / "train", tmp_path / "all" / name)
+    assert locate_data(tmp_path / "all", tmp_path / "mine") == (tmp_path / "all", tmp_path / "mine")
+    write_windows(tmp_path / "all" / "test", lambda p, i, n: f"pass{p}_{i}", {3: [4], 5: [4]})
+    data_path, test_data = locate_data(tmp_path / "all", None)
+    assert test_data == tmp_path / "all" / "test"
+    (line,) = [line for line in opened(data_path, tmp_path, test_data=test_data).lines if "is not used" in line]
+    assert str(tmp_path / "all" / "val") in line and "taken from" in line
+
+
 def test_a_given_test_set_is_found_from_anywhere_and_after_it_was_moved(tmp_path, monkeypatch):
     def opened_in(folder):
         data_path, test_data = locate_data(folder, None)

@@ -6,8 +6,8 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from microdoppler.data.stitching import cut_between, shift_in_doppler
+from microdoppler.radar.spectrogram import render_image
 from microdoppler.simulate import gait
-from microdoppler.simulate.radar import render_image
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import normalise
 
@@ -28,7 +28,7 @@ def windows(kind: str) -> tuple[ImageSet, np.ndarray]:
             spectrogram = gait.simulate_pass(person, scene, gait.RADAR, rng)
             places = {"training": range(scene.num_windows), "held-out": range(0, scene.num_windows, 3),
                       "new": [int(rng.integers(scene.num_windows))]}[kind]
-            images.append([render_image(gait.RADAR, spectrogram[:, start:start + gait.WINDOW_COLUMNS], SIZE)
+            images.append([render_image(spectrogram[:, start:start + gait.WINDOW_COLUMNS], gait.RADAR.levels_db, SIZE)
                            for start in (place * gait.HOP_COLUMNS for place in places)])
             passes += [f"user {user} {kind} {number}"] * len(places)
     pixels = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2)

@@ -16,6 +16,7 @@ from microdoppler.fidelity import measure as fidelity
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.fidelity.report import fidelity_verdict, sentences
 from microdoppler.simulate.dataset import simulate_dataset
+from microdoppler.simulate.gait import AXES as SIMULATED_AXES
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.classifier import build_classifier
 from microdoppler.study.copies import CopyDetector
@@ -124,7 +125,7 @@ def side(labels: list[int], seed: int) -> fidelity.EvaluatedSet:
 def test_a_user_with_too_few_images_leaves_the_overall_kid_to_the_others():
     training = ImageSet(noise(6, seed=3), torch.arange(6) % 3)
     report = fidelity.measure(side([0] * 32 + [1] * 32 + [2] * 32, 1), side([0] * 16 + [1] + [2] * 16, 2),
-                              CopyDetector(training), fidelity.PictureAxes.of_simulator(), [3, 5, 9])
+                              CopyDetector(training), SIMULATED_AXES, [3, 5, 9])
     found, others = report["all"]["synthetic"], [report["users"][user]["synthetic"] for user in (3, 9)]
     assert np.isnan(report["users"][5]["synthetic"]["kid"]) and found["kid_users"] == 2
     assert found["kid"] == pytest.approx(np.mean([user["kid"] for user in others]))
@@ -141,7 +142,7 @@ def test_overall_diversity_is_within_users_however_far_apart_they_are():
     centres = np.array([-50, 50])[synthetic.images.labels]      # half as varied, and much easier to tell apart
     synthetic.features[:] = 0.5 * (synthetic.features - synthetic.images.labels.numpy()[:, None]) + centres[:, None]
     report = fidelity.measure(real, synthetic, CopyDetector(ImageSet(noise(6, seed=3), torch.arange(6) % 2)),
-                              fidelity.PictureAxes.of_simulator(), [1, 2])
+                              SIMULATED_AXES, [1, 2])
     assert report["all"]["synthetic"]["diversity"] == pytest.approx(0.5, rel=0.15)
     assert report["all"]["synthetic"]["separation"] > 0.99
 
@@ -156,7 +157,7 @@ def test_real_images_are_as_diverse_as_real_images():
 
 def test_units_follow_the_axes_that_are_given(folders):
     report = run(folders)
-    axes = fidelity.PictureAxes.of_simulator()
+    axes = SIMULATED_AXES
     wider = run(folders, window_seconds=axes.window_seconds,
                 velocity_range_mps=(2 * axes.lowest_mps, 2 * axes.highest_mps))
     assert wider["users"][1]["real"]["torso_mps"] == pytest.approx(2 * report["users"][1]["real"]["torso_mps"])
@@ -219,7 +220,7 @@ def test_no_gait_is_told_where_nobody_walks(tmp_path, kind):
     assert not fidelity.may_show_walking(tmp_path)
     (tmp_path / "simulation.json").unlink()
     assert fidelity.may_show_walking(tmp_path)
-    said = walk_of(tmp_path, axes=fidelity.PictureAxes.of_simulator())
+    said = walk_of(tmp_path, axes=SIMULATED_AXES)
     assert len(said) == 1 and "a cadence is found in" in said[0] and "--velocity_range_mps" in said[0]
     assert "simulation.json says that nobody walks" in walk_of(tmp_path, axes=None)[0]
 

@@ -12,6 +12,7 @@ from toys import find_users
 from groundwork.images import load_images
 from microdoppler.fidelity.gait_physics import PictureAxes, describe_gait, intensity, tracks_of
 from microdoppler.simulate.dataset import simulate_dataset
+from microdoppler.simulate.gait import AXES as SIMULATED_AXES
 from microdoppler.simulate.radar import Radar
 
 AXES = PictureAxes(window_seconds=2.0, lowest_mps=-1.0, highest_mps=3.0)
@@ -99,7 +100,7 @@ def test_stripes_of_interference_change_nothing():
 
 
 def test_the_simulators_rows_have_the_radars_speeds():
-    radar, axes = Radar(), PictureAxes.of_simulator()
+    radar, axes = Radar(), SIMULATED_AXES
     for row in (20, 60):
         shade = np.zeros((1, radar.window_chirps, 8))
         shade[:, row] = 1
@@ -118,7 +119,7 @@ def test_the_simulators_cadence_and_speed_are_recovered(tmp_path, image_size):
     simulate_dataset(tmp_path / "data", num_users=5, images_per_user=24, image_size=image_size, seed=11)
     truth = json.loads((tmp_path / "data" / "simulation.json").read_text())
     for user, names in find_users(tmp_path / "data").items():
-        found = describe_gait(load_images(tmp_path / "data", names, image_size).numpy(), PictureAxes.of_simulator())
+        found = describe_gait(load_images(tmp_path / "data", names, image_size).numpy(), SIMULATED_AXES)
         passes = truth["classes"][f"ID_{user}"]["passes"]
         cadence, speed = (np.array([value for one in passes for value in one[key]])
                           for key in ("window_cadence_hz", "window_speed_mps"))

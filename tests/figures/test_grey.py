@@ -9,7 +9,7 @@ from groundwork.files import save_tensors
 from groundwork.images import load_image, load_images, save_image
 from microdoppler.data.synthetic_sets import channels_of
 from microdoppler.fidelity.gait_physics import intensity
-from microdoppler.simulate.radar import Radar, render_image
+from microdoppler.radar.spectrogram import render_image
 from microdoppler.study.classifier import normalise
 from vae.kl_vae import KL_VAE
 
@@ -50,7 +50,7 @@ def test_a_classifier_sees_a_grey_image_as_three_equal_channels():
 
 def test_the_echo_of_a_grey_picture_is_its_brightness_and_of_a_jet_one_its_colour():
     shade = np.linspace(-34, 6, 64).astype(np.float32)[None].repeat(64, axis=0)
-    images = (render_image(Radar(), shade, 64, channels).reshape(64, 64, channels) for channels in (1, 3))
+    images = (render_image(shade, (-34.0, 6.0), 64, channels).reshape(64, 64, channels) for channels in (1, 3))
     grey, jet = (torch.from_numpy(image.copy()).permute(2, 0, 1) for image in images)
     assert np.allclose(intensity(grey[None]), intensity(jet[None]), atol=0.02)
     assert np.allclose(intensity(grey[None]), intensity(grey.repeat(3, 1, 1)[None]))

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from parity import state_dict
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -12,7 +13,7 @@ from microdoppler.pipeline.sharing import choose_checkpoint
 import generate
 import microdoppler
 from groundwork.errors import InputError
-from groundwork.files import load_safetensors, load_tensors, read_json, save_safetensors, write_json
+from groundwork.files import load_safetensors, load_tensors, read_json, save_safetensors, save_tensors, write_json
 from microdoppler.data import latents_command
 from microdoppler.pipeline.constants import config_of
 from microdoppler.pipeline.generation import ImageGenerator, Sampling, find_checkpoint
@@ -136,6 +137,23 @@ def test_what_is_no_shared_model_is_refused(demo, shared, tmp_path):
     shutil.copy(file, folder / "vae.safetensors")
     assert "it holds the U-Net of a diffusion checkpoint" in refusal()
     assert "no checkpoint in" in refusal(tmp_path) and "does not exist" in refusal(tmp_path / "none.safetensors")
+
+
+def test_a_vae_of_diffusers_is_one_from_training_to_export(demo, tmp_path):
+    """Its folder is read again from the checkpoint's vae_path, and can be written again; a VAE of ours cannot."""
+    folder, checkpoint = tmp_path / "theirs", load_tensors(demo[0] / "results" / "model-3.pt")
+    save_safetensors(folder / "diffusion_pytorch_model.safetensors", state_dict("diffusers_vae.shapes.json"), {})
+    vae = KL_VAE.load(folder)
+    checkpoint["config"]["vae_path"], checkpoint["vae_fingerprint"] = str(folder), vae.fingerprint()
+    save_tensors(tmp_path / "model-1.pt", checkpoint)
+    assert ImageGenerator.load(tmp_path / "model-1.pt", "cpu").sample(user=1, count=1).shape == (1, 3, 64, 64)
+    export.main(checkpoint=tmp_path / "model-1.pt", format="diffusers")
+    again, latents = KL_VAE.load(tmp_path / "export"), torch.randn(1, 4, 8, 8)
+    torch.testing.assert_close(again.decode(latents), vae.decode(latents))
+    assert [path.name for path in (tmp_path / "export").iterdir()] == ["vae"]
+    with pytest.raises(InputError, match="kl_vae_best.pt: .* cannot be written for diffusers: it pads downsamplings"):
+        export.main(checkpoint=demo[0] / "results" / "model-3.pt", format="diffusers", output_dir=tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
 
 
 def test_from_checkpoint_to_images_in_three_lines(demo, tmp_path):

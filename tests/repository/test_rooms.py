@@ -14,7 +14,8 @@ from microdoppler import API
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"denoising_diffusion_pytorch", "vae", "microdoppler", "groundwork"}
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
-ROOMS = ["simulate", "figures", "data", "study", "fidelity", "watch", "pipeline"]       # from the ground floor up
+ROOMS = ["radar", "figures", "simulate", "data", "convert", "study", "fidelity", "watch",
+         "pipeline"]        # from the ground floor up
 FILES = [path for package in sorted(PACKAGES) for path in (ROOT / package).rglob("*.py")]
 
 

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from groundwork.errors import InputError
+from microdoppler.radar.spectrogram import automatic_gain, render_image
 from microdoppler.simulate import gait as simulated_gait
 from microdoppler.simulate.dataset import plan, simulate_dataset
 from microdoppler.simulate.gait import HOP_COLUMNS, WINDOW_COLUMNS, Pass, random_person, simulate_pass, walk_along
-from microdoppler.simulate.radar import (BLOCK, Radar, automatic_gain, ellipsoid_rcs, receive, render_image,
-                                         spectrogram_db)
+from microdoppler.simulate.radar import BLOCK, Radar, ellipsoid_rcs, receive, spectrogram_db
 from microdoppler.simulate.walking import Gait, Person, periodic_spline
 
 RADAR = Radar()
@@ -52,7 +52,7 @@ def test_rcs_of_a_sphere_and_of_an_ellipsoid_along_its_axes():
 def test_picture_has_floor_top_and_sharp_cells():
     spectrogram = np.full((RADAR.window_chirps, WINDOW_COLUMNS), RADAR.floor_db - 5, np.float32)
     spectrogram[:RADAR.window_chirps // 2] = RADAR.top_db + 5
-    image = render_image(RADAR, spectrogram, 256)
+    image = render_image(spectrogram, RADAR.levels_db, 256)
     assert image.shape == (256, 256, 3) and image.dtype == np.uint8
     assert {tuple(pixel) for pixel in image.reshape(-1, 3)} == {(127, 0, 0), (0, 0, 127)}
     assert tuple(image[0, 0]) == (127, 0, 0)
@@ -188,6 +188,26 @@ def test_started_again_it_makes_what_is_missing(tmp_path):
     untouched = [path for path in before if path.parent.name == "ID_1"]
     assert all(path.stat().st_mtime_ns == before[path][1] for path in untouched)
     assert Image.open(lost).size == (32, 32)
+
+
+def test_recordings_are_what_the_pictures_are_made_of(tmp_path):
+    """Of a radar that rests, the chirps of its frames alone; a lost file is made again, and images are another set."""
+    simulate_dataset(tmp_path, num_users=1, images_per_user=1, seed=3, format="npy")
+    path = tmp_path / "ID_1" / "ID1_case1_1.npy"
+    signal, told = np.load(path), json.loads((tmp_path / "radar.json").read_text())
+    frame = RADAR.window_chirps
+    assert signal.dtype == np.complex64 and len(signal) % frame == 0
+    assert told == {"carrier_hz": RADAR.carrier_hz, "prf_hz": RADAR.chirp_rate_hz, "chirps_per_frame": frame,
+                    "frame_seconds": RADAR.hop_seconds}
+    recording, = plan(simulated_gait, "ID_1", random_person(1, 3), [3, 1], 1)
+    whole = simulated_gait.simulate_signal(random_person(1, 3), recording.scene, RADAR, recording.rng)
+    assert np.array_equal(signal[frame:2 * frame], whole[RADAR.hop_chirps:RADAR.hop_chirps + frame])
+    before = path.read_bytes()
+    path.unlink()
+    simulate_dataset(tmp_path, num_users=1, images_per_user=1, seed=3, format="npy")
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match="other settings"):
+        simulate_dataset(tmp_path, num_users=1, images_per_user=1, seed=3)
 
 
 def test_persons_and_seeds_differ():

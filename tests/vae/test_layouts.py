@@ -6,6 +6,8 @@ The outputs in tests/fixtures/diffusers_vae.npz are those of diffusers 0.42.1: A
 import argparse
 import json
 import re
+import sys
+from types import ModuleType
 
 import numpy as np
 import parity
@@ -14,7 +16,7 @@ import torch
 from torch import nn
 
 from groundwork.errors import InputError
-from groundwork.files import save_safetensors, save_tensors
+from groundwork.files import load_tensors, save_safetensors, save_tensors
 from vae import KL_VAE
 
 SHAPES = "diffusers_vae.shapes.json"
@@ -89,15 +91,66 @@ def test_a_folder_or_file_of_diffusers_is_read_with_its_config(tmp_path):
     save_safetensors(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", diffusers_weights(), {})
     config = {"_class_name": "AutoencoderKL", "scaling_factor": 0.13025, "norm_num_groups": 32, "act_fn": "silu"}
     for changes, named in (({"norm_num_groups": 16}, "norm_num_groups 16"), ({"act_fn": "gelu"}, "gelu"),
-                           ({"_class_name": "VQModel"}, "VQModel"), ({"scaling_factor": "a"}, "scale factor 'a'")):
+                           ({"_class_name": "VQModel"}, "describes VQModel"), ({"_class_name": None}, "no network"),
+                           ({"scaling_factor": "a"}, "scale factor 'a'")):
         (tmp_path / "vae" / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(InputError, match=named):
             KL_VAE.load(tmp_path / "vae")
     (tmp_path / "vae" / "config.json").write_text(json.dumps(config))
     for path in (tmp_path, tmp_path / "vae", tmp_path / "vae" / "diffusion_pytorch_model.safetensors"):
         assert KL_VAE.load(path).scale_factor == 0.13025
-    with pytest.raises(InputError, match="folder without diffusion_pytorch_model.safetensors; .*--vae_path"):
-        KL_VAE.load(tmp_path.parent)
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(InputError, match="folder without .*, which holds nothing; .*--vae_path"):
+        KL_VAE.load(tmp_path / "unet")
+
+
+def test_of_several_files_the_one_in_full_precision_is_taken(tmp_path):
+    zeros = {key: torch.zeros_like(weight) for key, weight in diffusers_weights().items()}
+    def written(name, weights):
+        save = save_tensors if name.endswith("bin") else lambda path, weights: save_safetensors(path, weights, {})
+        save(tmp_path / f"diffusion_pytorch_model.{name}", weights)
+        return KL_VAE.load(tmp_path).post_quant_conv.bias.abs().sum() > 0
+    assert not written("fp16.bin", zeros)
+    assert written("fp16.safetensors", diffusers_weights()) and not written("bin", zeros)
+    assert written("safetensors", diffusers_weights())
+
+
+def test_weights_in_parts_are_named_as_such(tmp_path):
+    save_safetensors(tmp_path / "diffusion_pytorch_model-00001-of-00002.safetensors", diffusers_weights(), {})
+    with pytest.raises(InputError, match="without .*, which holds diffusion_pytorch_model-00001-of-00002"):
+        KL_VAE.load(tmp_path)
+
+
+def test_weights_of_diffusers_without_their_config_say_what_is_assumed(tmp_path, capsys):
+    save_safetensors(tmp_path / "a.safetensors", diffusers_weights(), {})
+    KL_VAE.load(tmp_path / "a.safetensors")
+    assert "without config.json: taken to have 32 groups" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_latent_diffusion_is_read_without_lightning(tmp_path):
+    """As PyTorch Lightning 1.4 wrote it: with its own class as a key, and a loss that is NumPy's."""
+    class ModelCheckpoint:
+        pass
+    ModelCheckpoint.__module__, ModelCheckpoint.__qualname__ = "pytorch_lightning.callbacks.model_checkpoint", (
+        "ModelCheckpoint")
+    module = ModuleType(ModelCheckpoint.__module__)
+    module.ModelCheckpoint = ModelCheckpoint
+    loss = np.float64(0.5)
+    content = {"state_dict": latent_diffusion_weights(), "callbacks": {ModelCheckpoint: {"best_model_score": loss}}}
+    parts = module.__name__.split(".")
+    with pytest.MonkeyPatch.context() as patch:
+        for end in range(1, len(parts)):
+            patch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(".".join(parts[:end])))
+        patch.setitem(sys.modules, module.__name__, module)
+        torch.save(content, tmp_path / "model.ckpt", _use_new_zipfile_serialization=False)
+    written, before = (tmp_path / "model.ckpt").read_bytes(), set(torch.serialization.get_safe_globals())
+    assert b"numpy._core.multiarray" in written
+    for name in (b"numpy._core.multiarray", b"numpy.core.multiarray"):      # of NumPy from 2.0 on, and before
+        (tmp_path / "model.ckpt").write_bytes(written.replace(b"numpy._core.multiarray", name))
+        assert_computes_as_diffusers(KL_VAE.load(tmp_path / "model.ckpt"))
+    assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(InputError, match="ModelCheckpoint"):        # no diffusion checkpoint of ours has such a thing
+        load_tensors(tmp_path / "model.ckpt")
 
 
 def test_a_vae_without_quant_conv_has_the_identity_there(tmp_path):

@@ -1,0 +1,1 @@
+"""Radar recordings become a data set of spectrograms."""
