@@ -8,17 +8,17 @@ import copy
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundwork.device import convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError
 from groundwork.files import digest_tensors, save_safetensors
-from vae.group_norm import GroupNorm
-from vae.layouts import check_fit, infer_shape, read_vae
+from groundwork.seeding import seeded
+from vae.layouts import check_fit, infer_shape, read_vae, without_grid
+from vae.networks import Decoder, Encoder, Floor
 
 # The 65 M parameter network of `kl_vae_best.pt`: 256×256 images ↔ 32×32 latents.
 DDCONFIG: dict[str, Any] = {
@@ -29,8 +29,10 @@ DDCONFIG: dict[str, Any] = {
     "num_res_blocks": 2,        # per level of the encoder; the decoder has one more
     "z_channels": 4,
     "latent_diffusion": False,  # True: as there, images enter as -1 … 1, and downsampling pads right and bottom only
+    "noise_inputs": False,      # True: the decoder makes speckle of noise, and upsamples without a grid (sharp VAEs)
 }
 SCALE_FACTOR = 0.18215          # scaled latents = scale_factor · posterior mean or sample
+NOISE = 1                       # purpose of derived seeds: an image's latent may come from noise of the same seed
 
 
 class DiagonalGaussian:
@@ -64,127 +66,6 @@ class DiagonalGaussian:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
-class ResnetBlock(nn.Module):
-    """Two 3x3 convolutions and a skip connection: (batch, channels, h, w) → (batch, out_channels, h, w)."""
-
-    def __init__(self, channels: int, out_channels: int):
-        super().__init__()
-        self.norm1 = GroupNorm(channels)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNorm(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x), inplace=True))     # in place: limited by memory bandwidth
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
-        return h.add_(self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
-
-
-class Attention(nn.Module):
-    """Attention with one head between all positions of (batch, channels, h, w), and a skip connection."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = GroupNorm(channels)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
-        h = F.scaled_dot_product_attention(q, k, v)                         # (batch, 1, height · width, channels)
-        return x + self.proj_out(h.squeeze(1).transpose(1, 2).reshape(x.shape))
-
-
-class Level(nn.Module):
-    """The ResNet blocks at one resolution, then downsampling or upsampling to the next one, if there is a next one."""
-    downsample: nn.Module
-    upsample: nn.Module
-
-    def __init__(self, channels: int, out_channels: int, num_blocks: int):
-        super().__init__()
-        self.block = nn.ModuleList([ResnetBlock(channels if i == 0 else out_channels, out_channels)
-                                    for i in range(num_blocks)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
-        if hasattr(self, "downsample"):
-            return self.downsample(x)
-        return self.upsample(x) if hasattr(self, "upsample") else x
-
-
-class Middle(nn.Module):
-    """ResNet block, attention, ResNet block, at the lowest resolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = Attention(channels)
-        self.block_2 = ResnetBlock(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
-
-
-class Encoder(nn.Module):
-    """Images (batch, in_channels, height, width) → (batch, 2 * z_channels, h, w), with h = height / downsample_factor,
-    and w likewise.
-    """
-
-    def __init__(self, ddconfig: dict):
-        super().__init__()
-        widths = [ddconfig["ch"] * mult for mult in ddconfig["ch_mult"]]
-        self.conv_in = nn.Conv2d(ddconfig["in_channels"], ddconfig["ch"], 3, padding=1)
-        self.down = nn.ModuleList()
-        for i, (channels, out_channels) in enumerate(zip([ddconfig["ch"]] + widths, widths)):
-            level = Level(channels, out_channels, ddconfig["num_res_blocks"])
-            if i < len(widths) - 1:
-                level.downsample = (
-                    nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(out_channels, out_channels, 3, stride=2))
-                    if ddconfig["latent_diffusion"] else nn.Conv2d(out_channels, out_channels, 3, 2, padding=1))
-            self.down.append(level)
-        self.mid = Middle(widths[-1])
-        self.norm_out = GroupNorm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 2 * ddconfig["z_channels"], 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(x)
-        for level in self.down:
-            h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h)), inplace=True))
-
-
-class Decoder(nn.Module):
-    """(batch, z_channels, h, w) → images (batch, out_ch, height, width). `up[i]` has the resolution of the encoder's
-    `down[i]`.
-    """
-
-    def __init__(self, ddconfig: dict):
-        super().__init__()
-        widths = [ddconfig["ch"] * mult for mult in ddconfig["ch_mult"]]
-        self.conv_in = nn.Conv2d(ddconfig["z_channels"], widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
-        self.up = nn.ModuleList()
-        for i, (channels, out_channels) in enumerate(zip(widths[1:] + widths[-1:], widths)):
-            level = Level(channels, out_channels, ddconfig["num_res_blocks"] + 1)
-            if i > 0:
-                level.upsample = nn.ConvTranspose2d(out_channels, out_channels, 4, stride=2, padding=1)
-            self.up.append(level)
-        self.norm_out = GroupNorm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], ddconfig["out_ch"], 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        h = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h), inplace=True))
-
-
 class KL_VAE(nn.Module):
     """The autoencoder of RGB or grey images in [0, 1]. As it is convolutional, their height and width can be any
     multiples of `downsample_factor`.
@@ -205,11 +86,14 @@ class KL_VAE(nn.Module):
         self.embed_dim, self.scale_factor = embed_dim, scale_factor
         self.image_size: int | None = None      # pixels, of the images it was trained on; None: unknown
         self.trained_on: str | None = None      # digest of their paths, as a split's train_images; None: unknown
+        self.latents_of: str | None = None      # fingerprint of the VAE whose encoder it has kept; None: its own
         self._halved: tuple[KL_VAE, ...] = ()   # see compute_in; in a tuple, so that state_dict does not hold it
         self.encoder = Encoder(self.ddconfig)
         self.decoder = Decoder(self.ddconfig)
         self.quant_conv = nn.Conv2d(2 * self.ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, self.ddconfig["z_channels"], 1)
+        if self.ddconfig["noise_inputs"]:
+            self.floor = Floor(self.ddconfig["out_ch"])
 
     @property
     def channels(self) -> int:
@@ -239,10 +123,23 @@ class KL_VAE(nn.Module):
         x = 2 * x - 1 if self.ddconfig["latent_diffusion"] else x
         return DiagonalGaussian(self._compute(lambda vae, x: vae.quant_conv(vae.encoder(x)), x).float())
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Unscaled latents (batch, embed_dim, h, w) → (batch, channels, height, width), near [0, 1] but not clamped."""
-        x = self._compute(lambda vae, z: vae.decoder(vae.post_quant_conv(z)), z)
-        return (x + 1) / 2 if self.ddconfig["latent_diffusion"] else x
+    def decode(self, z: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """Unscaled latents (batch, embed_dim, h, w) → (batch, channels, height, width), near [0, 1] but not clamped.
+
+        seeds: of each image's noise, which only a decoder with `noise_inputs` takes; default: 0, 1, … It is drawn on
+        the CPU, so it is the same on every device and in every batch.
+        """
+        noise = self._noise(z, range(len(z)) if seeds is None else seeds) if self.ddconfig["noise_inputs"] else []
+        x = self._compute(lambda vae, z: vae.decoder(vae.post_quant_conv(z), noise), z)
+        x = (x + 1) / 2 if self.ddconfig["latent_diffusion"] else x
+        return self.floor(x) if self.ddconfig["noise_inputs"] else x
+
+    def _noise(self, z: Tensor, seeds: Sequence[int]) -> list[Tensor]:
+        """Standard normal noise for each level of the decoder, the smallest first: (batch, 1, h · 2ⁱ, w · 2ⁱ)."""
+        generators = [seeded(seed, NOISE) for seed in seeds]
+        sizes = [[2 ** i * side for side in z.shape[2:]] for i in range(len(self.ddconfig["ch_mult"]))]
+        return [torch.stack([torch.randn(1, *size, generator=generator) for generator in generators]).to(z.device)
+                for size in sizes]
 
     def compute_in(self, dtype: torch.dtype | None) -> None:
         """From now on, encode and decode in this half precision, with a copy of the weights; None: in float32.
@@ -287,14 +184,23 @@ class KL_VAE(nn.Module):
         return self.scale_factor * (posterior.mode() if generator is None else posterior.sample(generator))
 
     @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Scaled latents (batch, embed_dim, h, w) → images (batch, channels, height, width) in [0, 1]."""
-        return self.decode(latents / self.scale_factor).clamp(0, 1)
+    def decode_latents(self, latents: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """Scaled latents (batch, embed_dim, h, w) → images (batch, channels, height, width) in [0, 1]; seeds: as for
+        decode."""
+        return self.decode(latents / self.scale_factor, seeds).clamp(0, 1)
+
+    def with_noise_inputs(self) -> "KL_VAE":
+        """A copy with `noise_inputs`, to tune its decoder: the same latents, and the same fingerprint. Its images are
+        nearly the same until then, and independent of the noise."""
+        vae = KL_VAE({**self.ddconfig, "noise_inputs": True}, self.embed_dim, self.scale_factor)
+        vae.load_state_dict(vae.state_dict() | without_grid(self.state_dict()))
+        vae.image_size, vae.trained_on, vae.latents_of = self.image_size, self.trained_on, self.fingerprint()
+        return vae
 
     def checkpoint(self) -> dict:
         """What `load` reads: the weights, and everything needed to build the network for them."""
         return {"model_state_dict": self.state_dict(), "embed_dim": self.embed_dim, "scale_factor": self.scale_factor,
-                "image_size": self.image_size, "trained_on": self.trained_on,
+                "image_size": self.image_size, "trained_on": self.trained_on, "latents_of": self.latents_of,
                 "ddconfig": {**self.ddconfig, "ch_mult": list(self.ddconfig["ch_mult"])}}
 
     def save_safetensors(self, path: str | Path) -> None:
@@ -303,11 +209,18 @@ class KL_VAE(nn.Module):
         save_safetensors(path, about.pop("model_state_dict"), about)
 
     def fingerprint(self) -> str:
-        """SHA-256 of weights, shape and scale, in hexadecimal. VAEs with the same fingerprint give the same latents, up
-        to rounding in another precision, so a cache of latents can tell whether it is out of date.
+        """By what a cache of latents, and a diffusion model that was trained on them, know their VAE. VAEs with the
+        same fingerprint give the same latents, up to rounding in another precision.
+
+        It is the digest, or that of the VAE before if only the decoder has changed since.
         """
-        # Earlier versions knew no latent_diffusion: the fingerprints that they stored stay valid.
-        ddconfig = {key: value for key, value in self.ddconfig.items() if key != "latent_diffusion" or value}
+        return self.latents_of or self.digest()
+
+    def digest(self) -> str:
+        """SHA-256 of weights, shape and scale, in hexadecimal. VAEs with the same digest give the same images, too."""
+        # Earlier versions lacked these entries: the fingerprints that they stored stay valid.
+        ddconfig = {key: value for key, value in self.ddconfig.items()
+                    if key not in ("latent_diffusion", "noise_inputs") or value}
         shape = [ddconfig, self.embed_dim, self.scale_factor]
         content = json.dumps(shape, sort_keys=True) + digest_tensors(self.state_dict())
         return hashlib.sha256(content.encode()).hexdigest()
@@ -323,14 +236,14 @@ class KL_VAE(nn.Module):
 
         Raises InputError if the file does not exist, is damaged, holds something else, or does not fit the network.
         """
-        weights, scale_factor, image_size, trained_on = read_vae(Path(path))
+        weights, about = read_vae(Path(path))
         ddconfig, embed_dim = infer_shape(path, weights)
         if {ddconfig["in_channels"], ddconfig["out_ch"]} not in ({1}, {3}):
             raise InputError(f"{path} turns images of {ddconfig['in_channels']} channels into images of "
                              f"{ddconfig['out_ch']}; expected 3 and 3 (RGB), or 1 and 1 (grey)")
         with torch.device("meta"):
-            vae = cls(ddconfig, embed_dim, scale_factor or SCALE_FACTOR)
-        vae.image_size, vae.trained_on = image_size, trained_on
+            vae = cls(ddconfig, embed_dim, about.scale_factor or SCALE_FACTOR)
+        vae.image_size, vae.trained_on, vae.latents_of = about.image_size, about.trained_on, about.latents_of
         check_fit(path, weights, vae.state_dict())
         vae.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
         in_memory_format(vae.to(device), convolution_format(torch.device(device))).eval().requires_grad_(False)

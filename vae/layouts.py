@@ -14,6 +14,7 @@ Sources of the names: CompVis/latent-diffusion, ldm/modules/diffusionmodules/mod
 """
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -24,7 +25,7 @@ from groundwork.errors import InputError, shortened
 from groundwork.files import load_safetensors, load_tensors, read_json
 
 FIRST = "encoder.conv_in.weight"        # what stands before it in a name is the prefix of the whole autoencoder
-PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")     # the rest is losses, optimisers and the like
+PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "floor.")   # the rest is losses and the like
 CODES = r"\bquanti[sz]er?\.|codebook"
 # Which taps of a 3x3 kernel meet the same pixel, for each tap of a transposed 4x4 kernel, along one axis
 TAPS = ((0., 0., 1.), (0., 1., 1.), (1., 1., 0.), (1., 0., 0.))
@@ -76,9 +77,18 @@ OTHER_LAYERS = {
 }
 
 
-def read_vae(path: Path) -> tuple[dict[str, Tensor], float | None, int | None, str | None]:
-    """Read (weights in the layout of KL_VAE, scale factor, size in pixels of the images that it was trained on, digest
-    of their paths) from a file or a folder of diffusers. All but the weights are None if the file does not say them.
+@dataclass(frozen=True)
+class About:
+    """What a file says of its weights; None: nothing. image_size: in pixels, of the images that they were trained on;
+    trained_on: digest of the paths of these; latents_of: fingerprint of the VAE whose encoder they have kept."""
+    scale_factor: float | None
+    image_size: int | None
+    trained_on: str | None
+    latents_of: str | None
+
+
+def read_vae(path: Path) -> tuple[dict[str, Tensor], About]:
+    """Read weights, in the layout of KL_VAE, and what is said of them, from a file or a folder of diffusers.
 
     The weights may stand under any prefix (`module.`, `first_stage_model.`) and in any dict of the file
     (`state_dict`). Where there are several autoencoders, an averaged one (EMA) is taken. A line says what was taken if
@@ -106,7 +116,8 @@ def read_vae(path: Path) -> tuple[dict[str, Tensor], float | None, int | None, s
         print(f"{path}: an autoencoder in the layout of {layout}" + (f", found under {prefix[:-1]}" if prefix else "")
               + (", without config.json: taken to have 32 groups in each norm" if layout == "diffusers" and not config
                  else ""))
-    return weights, scale, _stored_image_size(content), _stored_digest(content)
+    return weights, About(scale, _stored_image_size(content), _stored_text(content, "trained_on"),
+                          _stored_text(content, "latents_of"))
 
 
 def _find(path: Path) -> tuple[Path, dict]:
@@ -158,10 +169,10 @@ def _stored_image_size(content: object) -> int | None:
     return size if isinstance(size, int) and size > 0 else None
 
 
-def _stored_digest(content: object) -> str | None:
-    """The digest of the training images' paths that vae.train stored; None in files of others and of older versions."""
-    digest = content.get("trained_on") if isinstance(content, dict) else None
-    return digest if isinstance(digest, str) else None
+def _stored_text(content: object, name: str) -> str | None:
+    """A text that vae.train stored; None in files of others and of older versions."""
+    text = content.get(name) if isinstance(content, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def _stored_scale_factor(content: object) -> object:
@@ -227,6 +238,21 @@ def _transposed(weight: Tensor) -> Tensor:
     return torch.einsum("ai,ocij,bj->coab", taps, weight, taps)
 
 
+def without_grid(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of KL_VAE for a decoder with `noise_inputs`. Its upsampling to the nearest neighbour and then convolving
+    is as near as can be, in least squares of the kernel, to the transposed convolution. Converted ones are exact.
+    """
+    converted = {}
+    for name, weight in weights.items():
+        if re.search(r"\.upsample\.(weight|bias)$", name):
+            name = name.replace(".upsample.", ".upsample.1.")
+            if weight.ndim == 4:
+                inverse = torch.linalg.pinv(torch.tensor(TAPS, dtype=weight.dtype)).to(weight.device)
+                weight = torch.einsum("ia,coab,jb->ocij", inverse, weight, inverse)
+        converted[name] = weight
+    return converted
+
+
 def infer_shape(path: str | Path, weights: dict[str, Tensor]) -> tuple[dict[str, Any], int]:
     """(ddconfig, embed_dim) of weights in the layout of KL_VAE. Raises InputError if they are of no such network."""
     def size(name: str, dim: int) -> int:
@@ -247,6 +273,7 @@ def infer_shape(path: str | Path, weights: dict[str, Tensor]) -> tuple[dict[str,
             "num_res_blocks": len(_count(weights, "encoder.down.0.block")),
             "z_channels": size("decoder.conv_in.weight", 1),
             "latent_diffusion": any(".downsample.1." in name for name in weights),
+            "noise_inputs": any(".noise." in name for name in weights),
             }, size("post_quant_conv.weight", 1)
 
 

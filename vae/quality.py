@@ -22,11 +22,11 @@ def measure_quality(vae: KL_VAE, images: Tensor, *, batch_size: int, seed: int) 
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     latent_batches, reconstructions, square_error = [], [], 0.0
-    for batch in Progress(images.split(batch_size), desc="reconstructing", unit="part", delay=1, leave=False):
-        batch = batch.to(device).float() / 255
+    for start in Progress(range(0, len(images), batch_size), desc="reconstructing", unit="part", delay=1, leave=False):
+        batch = images[start:start + batch_size].to(device).float() / 255
         posterior = vae.encode(batch)
         latent_batches.append((vae.scale_factor * posterior.sample(generator)).cpu())
-        decoded = vae.decode_latents(vae.scale_factor * posterior.mean)
+        decoded = vae.decode_latents(vae.scale_factor * posterior.mean, range(start, start + len(batch)))
         square_error += (decoded - batch).square().sum().item()
         reconstructions.append((decoded * 255).round().byte().cpu())
     latents, mse = torch.cat(latent_batches), square_error / images.numel()

@@ -1,8 +1,6 @@
 """Train a KL_VAE on images:  python -m vae.train --data_path … --split latents_cache/data_split.json --output …
 
-    loss = mean |x − x̂| + 2 · mean (x − x̂)² + kl_weight · KL / number of pixel values
-
-The L1 term keeps the thin bright traces sharp. The L2 term keeps PSNR high.
+First encoder and decoder are trained, then the decoder is sharpened (vae/losses.py).
 
 The KL term alone determines the scale of the latents, whatever kl_weight is. If mean and std of the posterior grow by
 the same factor, x̂ can stay as it is, and KL is smallest when mean² + std² averages 1. So the std of unscaled latents
@@ -18,31 +16,30 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from groundwork.command_line import run
-from groundwork.device import autocast, choose_device, describe_work, grad_scaler
+from groundwork.device import choose_device, describe_work
 from groundwork.errors import InputError, differences
 from groundwork.files import check_inside, digest_tensors, load_tensors, read_json, save_tensors
 from groundwork.images import load_images, natural_order, save_image
 from groundwork.limits import checks_arguments
 from groundwork.preparation import Preparation
 from groundwork.progress import Progress
-from groundwork.seeding import derive_seed, global_seed, seeded
 from groundwork.threads import AdaptiveThreads
+from vae.adversarial import ADVERSARIAL_WEIGHT
 from vae.kl_vae import DDCONFIG, KL_VAE
 from vae.quality import measure_quality
+from vae.trainer import VAETrainer
 
 VALIDATION_SHARE = 0.1      # of each user's training windows, the last ones in time
-WARMUP_SHARE = 0.05         # of all steps
-MAX_GRAD_NORM = 1.0
-EMA_DECAY = 0.995           # an average over about the last 200 steps
 NUM_SHOWN = 8               # images in the picture of reconstructions
-INIT, BATCH = 0, 1          # purposes of derived seeds: initial weights, and the batches
+# Settings of runs that began when there was no sharpening
+WITHOUT_SHARPENING = {"adversarial_start": None, "adversarial_weight": ADVERSARIAL_WEIGHT, "finetune_decoder": None}
 
 
 @dataclass(frozen=True)
@@ -98,84 +95,6 @@ def _in_time_order(user: dict) -> list[str]:
     return sorted(user["train_images"], key=place.__getitem__)
 
 
-def learning_rate(step: int, num_steps: int, peak: float) -> float:
-    """The learning rate of a step: linear warm-up to `peak`, then half a cosine period down to zero."""
-    warmup = max(1, round(WARMUP_SHARE * num_steps))
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
-
-
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (batch, channels, height, time), shifted cyclically along the time axis and, with probability 0.5,
-    mirrored in time. All images of the batch are changed alike.
-    """
-    shift, mirror = (int(torch.randint(high, (), generator=generator)) for high in (images.shape[-1], 2))
-    images = images.roll(shift, dims=-1)
-    return images.flip(-1) if mirror else images
-
-
-def vae_loss(vae: KL_VAE, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
-    """The loss of the module's docstring for images (batch, channels, height, width) in [0, 1], a scalar. The network
-    runs under the caller's autocast, the loss in float32.
-    """
-    posterior = vae.encode(images)
-    error = vae.decode(posterior.sample(generator)).float() - images
-    return error.abs().mean() + 2 * error.square().mean() + kl_weight * posterior.kl().sum() / images.numel()
-
-
-class VAETrainer:
-    """The weights, their moving average, the optimiser and the step count: all that a resumed run needs."""
-
-    def __init__(self, ddconfig: dict, device: torch.device, num_steps: int, lr: float, kl_weight: float, seed: int):
-        with global_seed(derive_seed(seed, INIT), torch.device("cpu")):
-            self.vae = KL_VAE(ddconfig).to(device)
-        self.average = KL_VAE(ddconfig).to(device).eval().requires_grad_(False)
-        self.average.load_state_dict(self.vae.state_dict())
-        self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
-        self.scaler = grad_scaler(device)
-        self.device, self.num_steps, self.lr, self.kl_weight, self.seed = device, num_steps, lr, kl_weight, seed
-        self.step, self.best_mse = 0, math.inf
-
-    def train_step(self, images: Tensor, batch_size: int) -> float:
-        """One step on random images out of (n, c, s, s) uint8. Returns the loss. The step's randomness depends only on
-        (seed, step).
-        """
-        generator = seeded(self.seed, BATCH, self.step)
-        chosen = torch.randperm(len(images), generator=generator)[:batch_size]
-        batch = augment(images[chosen], generator).to(self.device).float() / 255
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.num_steps, self.lr)
-        with autocast(self.device):
-            loss = vae_loss(self.vae, batch, generator, self.kl_weight)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), MAX_GRAD_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.step += 1
-        decay = min(EMA_DECAY, self.step / (self.step + 9))         # shorter at first, when weights change fast
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), 1 - decay)
-        return loss.item()
-
-    def state(self) -> dict:
-        """Everything that resuming needs, as tensors and plain values."""
-        return {"step": self.step, "best_mse": self.best_mse, "model": self.vae.state_dict(),
-                "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict()}
-
-    def load_state(self, state: dict) -> None:
-        """Go on from what `state` returned."""
-        self.step, self.best_mse = state["step"], state["best_mse"]
-        self.vae.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state["scaler"]:        # empty if it was saved on another kind of device
-            self.scaler.load_state_dict(state["scaler"])
-
-
 def reconstruction_picture(images: Tensor, reconstructions: Tensor) -> np.ndarray:
     """Up to NUM_SHOWN images, evenly spread, in a row above their reconstructions. Takes (n, c, s, s) uint8 each, and
     returns (2 s, NUM_SHOWN * s, c) uint8.
@@ -215,12 +134,14 @@ def _options(settings: dict) -> dict:
     network = {"ch": ddconfig["ch"], "ch_mult": list(ddconfig["ch_mult"]), "num_res_blocks": ddconfig["num_res_blocks"],
                "latent_channels": ddconfig["z_channels"], "channels": ddconfig["in_channels"]}
     images = {"data_path and --split, of digest": str(settings.get("images"))[:12]}
-    others = {name: value for name, value in settings.items() if name not in ("ddconfig", "images")}
+    others = {name: value for name, value in (WITHOUT_SHARPENING | settings).items()
+              if name not in ("ddconfig", "images")}
     return {f"--{name}": value for name, value in {**network, **images, **others}.items()}
 
 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
-    """Validate the averaged weights. If no earlier ones were better, write them and a picture of reconstructions.
+    """Validate the averaged weights. If no earlier ones were better, or once the decoder is sharpened, write them and a
+    picture of reconstructions. The squared error grows when speckle comes back: it cannot choose among sharp decoders.
 
     notes: further entries of the checkpoint. Raises InputError if the reconstructions are not finite.
     """
@@ -228,7 +149,7 @@ def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, n
     if not math.isfinite(metrics["mse"]):
         raise InputError(f"the VAE's reconstructions are not finite at step {trainer.step}; try a lower --lr than "
                          f"{trainer.lr}, and start anew")
-    if metrics["mse"] < trainer.best_mse:
+    if metrics["mse"] < trainer.best_mse or trainer.is_sharpening:
         trainer.best_mse = metrics["mse"]
         save_tensors(output, {**trainer.average.checkpoint(), "step": trainer.step, "validation": metrics, **notes})
         save_image(output.with_name(f"{output.stem}_reconstruction.png"),
@@ -237,12 +158,16 @@ def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, n
 
 def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | Path, ddconfig: dict,
               num_steps: int, batch_size: int, lr: float, kl_weight: float, seed: int, device: torch.device,
-              validate_every: int = 200, resume: bool = False, trained_on: str | None = None) -> dict:
-    """Train a VAE, and keep the moving average of its weights that reconstructs the validation images best.
+              adversarial_start: int | None = None, adversarial_weight: float = ADVERSARIAL_WEIGHT,
+              finetune: KL_VAE | None = None, validate_every: int = 200, resume: bool = False,
+              trained_on: str | None = None) -> dict:
+    """Train a VAE, and keep the moving average of its weights that reconstructs the validation images best, or the last
+    one once the decoder is sharpened.
 
     train_images, validation_images: (n, c, s, s) uint8.
     output: where the best weights go; KL_VAE.load reads them. Beside it go <stem>_state.pt, for `resume`, and
         <stem>_reconstruction.png, with validation images above their reconstructions.
+    adversarial_start, adversarial_weight, finetune: as for VAETrainer.
     trained_on: digest of the images' paths, stored with the weights.
     validate_every: steps between two validations. Each writes these files; the start writes the state, too.
 
@@ -257,14 +182,17 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     settings = {"ddconfig": ddconfig, "image_size": image_size,
                 "images": digest_tensors({"train": train_images, "validation": validation_images}),
                 "num_steps": num_steps, "batch_size": batch_size, "lr": lr, "kl_weight": kl_weight, "seed": seed,
-                "validate_every": validate_every}
+                "validate_every": validate_every, "adversarial_start": adversarial_start,
+                "adversarial_weight": adversarial_weight, "finetune_decoder": finetune.digest() if finetune else None}
     state = open_state(state_path, output, settings, resume)
     notes = {"image_size": image_size, "settings": settings, "trained_on": trained_on}
-    trainer = VAETrainer(ddconfig, device, num_steps, lr, kl_weight, seed)
+    trainer = VAETrainer(ddconfig, device, num_steps, lr, kl_weight, seed, adversarial_start, adversarial_weight,
+                         finetune)
     trainer.vae.latent_size(image_size)                 # raises InputError for an unsuitable size, before any work
     if state:
         trainer.load_state(state)
     else:       # from now on there is a state to resume from, whenever this process is killed
+        trainer.find_floor(train_images)
         save_tensors(state_path, {**trainer.state(), "settings": settings})
     start, loss_average = time.monotonic(), None
     with (AdaptiveThreads(device) as threads,
@@ -290,8 +218,9 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
          image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
          num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],
          channels: Literal[3, 1] = 3, num_steps: int = 20000, batch_size: int = 4,
-         lr: float = 1e-4, kl_weight: float = 0.001, validate_every: int = 200, seed: int = 42, device: str = "auto",
-         resume: bool = False) -> dict:
+         lr: float = 1e-4, kl_weight: float = 0.001, adversarial_start: int | None = None,
+         adversarial_weight: float = ADVERSARIAL_WEIGHT, finetune_decoder: Path | None = None,
+         validate_every: int = 200, seed: int = 42, device: str = "auto", resume: bool = False) -> dict:
     """Train a VAE on the split's training images. The test images are never read.
 
     Args:
@@ -308,6 +237,11 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         batch_size: images per step
         lr: highest learning rate of AdamW; narrow networks tolerate more
         kl_weight: a larger one gives a smoother latent space and softer images
+        adversarial_start: step from which the decoder alone is trained, against a discriminator, to make sharp images;
+            default: never
+        adversarial_weight: of the adversarial loss, against what keeps the images right on average
+        finetune_decoder: weights of a VAE whose decoder is made sharp, from the first step on; its encoder is kept, and
+            so are latents and diffusion checkpoints; the options of the network are then those of this VAE
         validate_every: steps between two validations, each of which also saves
         seed: random seed for everything
         device: auto, cpu, cuda or cuda:<n>
@@ -324,6 +258,11 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         raise InputError(f"--seed is {seed}; expected 0 or more")
     if not 0 <= kl_weight < math.inf:
         raise InputError(f"--kl_weight is {kl_weight}; expected 0 or more")
+    if not 0 < adversarial_weight < math.inf:
+        raise InputError(f"--adversarial_weight is {adversarial_weight}; expected more than 0")
+    if adversarial_start is not None and not (finetune_decoder is None and 0 <= adversarial_start < num_steps):
+        raise InputError(f"--adversarial_start is {adversarial_start}; expected a step below --num_steps {num_steps}, "
+                         "and no --finetune_decoder, which begins with step 0")
     torch_device = choose_device(device)
     print(describe_work(torch_device, micro_batch=batch_size))
     data = read_split(split)
@@ -332,14 +271,19 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
     if root is None:
         raise InputError(f"data_path {data_path} lacks {data.training[0]}, which {split} lists; give the data that the "
                          "split was made from with --data_path")
+    ddconfig: dict[str, Any] = {"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
+                                "z_channels": latent_channels, "in_channels": channels, "out_ch": channels}
+    finetune = KL_VAE.load(finetune_decoder, amp=False) if finetune_decoder else None
+    if finetune:
+        ddconfig, image_size, adversarial_start = finetune.ddconfig, finetune.image_size or image_size, 0
+    is_known = finetune is None or finetune.trained_on == data.digest   # an encoder may have seen other images
     train_images, validation_images = (
-        load_images(root, names, image_size, "reading images", channels, data.preparation)
+        load_images(root, names, image_size, "reading images", ddconfig["in_channels"], data.preparation)
         for names in (data.training, data.validation))
     results = train_vae(train_images, validation_images, output=output, num_steps=num_steps, batch_size=batch_size,
-                        ddconfig={"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
-                                  "z_channels": latent_channels, "in_channels": channels, "out_ch": channels}, lr=lr,
-                        kl_weight=kl_weight, seed=seed, device=torch_device, validate_every=validate_every,
-                        resume=resume, trained_on=data.digest)
+                        ddconfig=ddconfig, lr=lr, kl_weight=kl_weight, seed=seed, device=torch_device,
+                        adversarial_start=adversarial_start, adversarial_weight=adversarial_weight, finetune=finetune,
+                        validate_every=validate_every, resume=resume, trained_on=data.digest if is_known else None)
     print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(data.validation)} validation "
           f"images at step {results['step']}; latents std {results['std']:.3f}, "
           f"{results['min']:.2f} … {results['max']:.2f}; {results['seconds']:.0f} s")

@@ -39,7 +39,8 @@ def denoising_frames(generator: ImageGenerator, user: int, batches: AdaptiveBatc
         generator.sample_latents([user], [first_seed(generator, user)], on_step=keep)
     name = generator.legend.figure_names[user]
     steps = evenly_spaced(len(estimates), MAX_STEPS_SHOWN)
-    images = batches.map(generator.decode, torch.cat([estimates[step][1] for step in steps]))
+    seeds = [first_seed(generator, user)] * len(steps)
+    images = batches.map(generator.decode, torch.cat([estimates[step][1] for step in steps]), seeds)
     frames = []
     for step, image in zip(steps, images):
         noise_level = (estimates[step][0] + 1) / generator.config.timesteps

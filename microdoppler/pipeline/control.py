@@ -119,7 +119,8 @@ def through_vae(vae: KL_VAE, config: Config, data: Data, entries: Sequence[Entry
     posterior = vae.encode(images.to(device).float() / 255)
     noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=seeded(entry["seed"])) for entry in entries])
     has_noise = torch.tensor([entry["kind"] != TRAINING for entry in entries])[:, None, None, None]
-    decoded = vae.decode_latents(vae.scale_factor * (posterior.mean + posterior.std * (noise * has_noise).to(device)))
+    latents = vae.scale_factor * (posterior.mean + posterior.std * (noise * has_noise).to(device))
+    decoded = vae.decode_latents(latents, [entry["seed"] for entry in entries])
     return (decoded * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
 

@@ -1,6 +1,7 @@
 """From a checkpoint to images: the network with averaged (EMA) weights, and its VAE."""
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Sequence
 
 import torch
 
@@ -129,8 +130,7 @@ class ImageGenerator:
         diffusion = build_diffusion(config)
         load_unet_weights(diffusion.model, weights, path)
         config, vae = open_vae(config, device)
-        fingerprint = vae.fingerprint()
-        is_other_vae = checkpoint.get("vae_fingerprint") not in (None, fingerprint)
+        is_other_vae = checkpoint.get("vae_fingerprint") not in (None, vae.fingerprint())
         if is_other_vae and not force:
             raise InputError(f"{path} was trained on the latents of another VAE than {config.vae_path}; give the right "
                              "one with --vae_path, or force it (generate.py --force)")
@@ -145,7 +145,7 @@ class ImageGenerator:
         else:       # checkpoints of the older format were trained on raw latents, and always clamped x_start
             diffusion.clip_x_start, scaling = True, LatentScaling.identity(config.latent_channels)
             training_latents = None
-        identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": fingerprint,
+        identity = {"step": checkpoint["step"], "weights": digest_tensors(weights), "vae": vae.digest(),
                     "vae_trained_on": vae.trained_on, "split": checkpoint.get("split", {}),
                     **({"forced": "another VAE"} if is_other_vae else {})}
         return ImageGenerator(config, ready_to_sample(diffusion, config.amp, device), vae, scaling, identity,
@@ -170,13 +170,17 @@ class ImageGenerator:
     @torch.inference_mode()
     def sample_images(self, users: list[int], seeds: list[int]) -> torch.Tensor:
         """One image per pair (user, seed): (n, height, width, channels) uint8 on the CPU; seeds: as from image_seed."""
-        return self.decode(self.sample_latents(users, seeds))
+        return self.decode(self.sample_latents(users, seeds), seeds)
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The images of latents (n, c, h, w) from sample_latents: (n, height, width, channels) uint8 on the CPU."""
-        parts = latents.split(self.config.vae_batch_size)
-        images = torch.cat([self.vae.decode_latents(part) for part in parts])
+    def decode(self, latents: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """The images of latents (n, c, h, w) from sample_latents: (n, height, width, channels) uint8 on the CPU.
+
+        seeds: of the noise that the decoder of a sharp VAE makes speckle of.
+        """
+        size = self.config.vae_batch_size
+        images = torch.cat([self.vae.decode_latents(latents[start:start + size], seeds[start:start + size])
+                            for start in range(0, len(latents), size)])
         return (images * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
     @torch.inference_mode()

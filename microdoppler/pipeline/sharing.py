@@ -111,6 +111,6 @@ def weight_facts(generator: ImageGenerator, content: dict, reason: str) -> list[
               ] if start else []
     return [("step", f"{content['step']} of {generator.config.train_num_steps}"), ("chosen", reason),
             ("weights", f"{millions(generator.diffusion.model)}, SHA-256 {generator.identity['weights']}"),
-            ("VAE", f"{millions(generator.vae)}, fingerprint {generator.identity['vae']}"),
+            ("VAE", f"{millions(generator.vae)}, SHA-256 {generator.identity['vae']}"),
             *origin,
             ("trained by", f"microdoppler-diffusion {content.get('package_version', 'of before 0.1')}")]

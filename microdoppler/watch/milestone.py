@@ -16,8 +16,8 @@ from microdoppler.study.arms import ImageSet
 class Decoder(Protocol):
     """What this module needs of the VAE."""
 
-    def decode_latents(self, latents: Tensor, /) -> Tensor:
-        """Scaled latents (b, c, h, w) → images (b, 3 or 1, s, s) in [0, 1]."""
+    def decode_latents(self, latents: Tensor, seeds: Sequence[int], /) -> Tensor:
+        """Scaled latents (b, c, h, w), and a seed of each one's speckle → images (b, 3 or 1, s, s) in [0, 1]."""
 
 
 class Diffusion(Protocol):
@@ -121,9 +121,9 @@ class MilestoneWatcher:
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> Tensor:
         """The images of standardized latents (n, c, h, w): (n, 3 or 1, s, s) uint8 on the CPU."""
-        def decode(part: Tensor) -> Tensor:
-            return self.vae.decode_latents(self.scaling.restore(part.to(self.diffusion.device)))
-        return (AdaptiveBatches(4, "image").map(decode, latents) * 255).round().byte().cpu()
+        def decode(part: Tensor, seeds: Sequence[int]) -> Tensor:
+            return self.vae.decode_latents(self.scaling.restore(part.to(self.diffusion.device)), seeds)
+        return (AdaptiveBatches(4, "image").map(decode, latents, range(len(latents))) * 255).round().byte().cpu()
 
 
 def _as_many_of_each(labels: Tensor, classes: Tensor) -> Tensor:

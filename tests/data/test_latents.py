@@ -86,6 +86,16 @@ def test_is_reused_until_weights_images_list_or_size_change(vae, data):
     assert encoded() == 4 and len(cache) == 4
 
 
+def test_a_tuned_decoder_changes_no_latents_and_another_encoder_does(vae, data):
+    cache, tuned = encode(vae, data), vae.with_noise_inputs()
+    torch.nn.init.constant_(tuned.decoder.conv_out.bias, 0.5)
+    counting = Counting(tuned)
+    assert encode(counting, data).fingerprint == cache.fingerprint and counting.encoded == 0
+    torch.nn.init.constant_(vae.quant_conv.bias, 0.5)
+    counting = Counting(vae.with_noise_inputs())
+    assert encode(counting, data).fingerprint != cache.fingerprint and counting.encoded == 5
+
+
 def test_a_cache_of_the_first_versions_is_still_valid():
     """What their fingerprints hold of a window, word by word, from commit 81b79da."""
     cuts = [Cut("ID_1/a.jpg"), Cut("ID_1/a.jpg", Successor("ID_1/b.jpg", np.float64(0.25)), 0.5, -0.0125)]

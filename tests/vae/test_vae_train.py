@@ -15,7 +15,8 @@ from groundwork.images import load_images
 from groundwork.preparation import Preparation
 from vae import KL_VAE, train
 from vae.quality import measure_quality
-from vae.train import learning_rate, main, read_split, train_vae
+from vae.train import main, read_split, train_vae
+from vae.trainer import VAETrainer, augment, learning_rate
 
 SETTINGS = {"ddconfig": {"ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1}, "num_steps": 6, "batch_size": 4, "lr": 2e-3,
             "kl_weight": 1e-3, "seed": 3, "device": torch.device("cpu"), "validate_every": 2}
@@ -93,7 +94,7 @@ def test_learning_rate_warms_up_to_its_peak_and_falls_to_zero():
 
 def test_augmentation_shifts_and_mirrors_time_only():
     image = torch.arange(12).reshape(1, 1, 2, 6)
-    seen = {tuple(train.augment(image, torch.Generator().manual_seed(seed)).flatten().tolist()) for seed in range(200)}
+    seen = {tuple(augment(image, torch.Generator().manual_seed(seed)).flatten().tolist()) for seed in range(200)}
     rows = image[0, 0]
     assert seen == {tuple(image.roll(shift, -1).flatten().tolist())
                     for image in (rows, rows.flip(-1)) for shift in range(6)}
@@ -134,10 +135,11 @@ def mse_of_best_constant(images: torch.Tensor) -> float:
     return (images / 255).var(unbiased=False, dim=(0, 2, 3)).mean().item()
 
 
+@pytest.mark.parametrize("sharpening", [{}, {"adversarial_start": 3, "adversarial_weight": 0.5}])
 @pytest.mark.parametrize("when", ["amid steps", "before the first", "between weights and state of a validation"])
-def test_interrupted_and_resumed_run_ends_with_the_same_weights(tmp_path, monkeypatch, when):
-    images, validation = stripes(12), stripes(4, seed=1)
-    train_vae(images, validation, output=tmp_path / "whole.pt", **SETTINGS)
+def test_interrupted_and_resumed_run_ends_with_the_same_weights(tmp_path, monkeypatch, when, sharpening):
+    images, validation, settings = stripes(12), stripes(4, seed=1), SETTINGS | sharpening
+    train_vae(images, validation, output=tmp_path / "whole.pt", **settings)
 
     step, save = train.VAETrainer.train_step, train.save_if_best
     with monkeypatch.context() as patch:
@@ -148,13 +150,13 @@ def test_interrupted_and_resumed_run_ends_with_the_same_weights(tmp_path, monkey
             patch.setattr(train.VAETrainer, "train_step",
                           lambda self, *args: step(self, *args) if self.step < most else interrupt())
         with pytest.raises(KeyboardInterrupt):
-            train_vae(images, validation, output=tmp_path / "parts.pt", **SETTINGS)
+            train_vae(images, validation, output=tmp_path / "parts.pt", **settings)
     torch.manual_seed(123)                                       # the global generator must have no say
-    train_vae(images, validation, output=tmp_path / "parts.pt", resume=True, **SETTINGS)
+    train_vae(images, validation, output=tmp_path / "parts.pt", resume=True, **settings)
     for suffix in (".pt", "_state.pt"):
         whole, parts = (torch.load(tmp_path / f"{name}{suffix}", weights_only=True) for name in ("whole", "parts"))
-        key = "model" if "model" in whole else "model_state_dict"
-        assert all(torch.equal(whole[key][name], parts[key][name]) for name in whole[key])
+        for key in {"model", "average", "discriminator", "model_state_dict"} & set(whole):
+            assert all(torch.equal(whole[key][name], parts[key][name]) for name in whole[key])
         assert whole["step"] == parts["step"] == 6
 
 
@@ -239,10 +241,10 @@ def test_loss_that_is_not_finite_ends_with_advice(tmp_path):
 
 
 def test_the_average_follows_the_weights_and_keeps_no_graph():
-    trainer = train.VAETrainer(SETTINGS["ddconfig"], torch.device("cpu"), 10, lr=1e-2, kl_weight=1e-3, seed=0)
-    before = [parameter.clone() for parameter in trainer.average.parameters()]
-    trainer.train_step(stripes(8), batch_size=4)
-    ours, average = list(trainer.vae.parameters()), list(trainer.average.parameters())
+    one = VAETrainer(SETTINGS["ddconfig"], torch.device("cpu"), 10, lr=1e-2, kl_weight=1e-3, seed=0)
+    before = [parameter.clone() for parameter in one.average.parameters()]
+    one.train_step(stripes(8), batch_size=4)
+    ours, average = list(one.vae.parameters()), list(one.average.parameters())
     assert all(parameter.grad_fn is None and not parameter.requires_grad for parameter in average)
     for old, new, mean in zip(before, ours, average):      # the first decay is min(0.995, 1 / 10)
         assert torch.allclose(mean, 0.1 * old + 0.9 * new, atol=1e-6)

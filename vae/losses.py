@@ -1,0 +1,70 @@
+"""The losses of vae.train.
+
+    autoencoding    mean |x − x̂| + 2 · mean (x − x̂)² + kl_weight · KL / number of pixel values
+    sharpening      mean error + feature_weight · feature distance + λ · adversarial_weight · adversarial loss
+
+The L1 term of autoencoding keeps the thin bright traces sharp, and the L2 term keeps PSNR high. Both are smallest for
+the mean of all images that a latent may stand for. This mean has no speckle.
+
+Sharpening trains the decoder alone. It decodes every latent twice, with other noise. The two errors are independent, so
+the mean of their product is the squared error of the mean image, without a bias (see `mean_error`): speckle costs
+nothing as long as it is right on average. Ohayon et al. 2021 (arXiv:2103.04192) penalise the mean in the same sense.
+"""
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vae.kl_vae import KL_VAE
+
+MAX_ADAPTIVE_WEIGHT = 1e4
+
+
+def autoencoding_loss(vae: KL_VAE, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
+    """The loss of autoencoding for images (batch, channels, height, width) in [0, 1], a scalar. The network runs under
+    the caller's autocast, the loss in float32."""
+    posterior = vae.encode(images)
+    error = vae.decode(posterior.sample(generator)).float() - images
+    return error.abs().mean() + 2 * error.square().mean() + kl_weight * posterior.kl().sum() / images.numel()
+
+
+def mean_error(first: Tensor, second: Tensor, target: Tensor) -> Tensor:
+    """An unbiased estimate of the mean squared error of E[x̂] from two independent draws of x̂, a scalar:
+    E[(x̂₁ − x)(x̂₂ − x)] = (E[x̂] − x)². It may be below 0. All are tensors of the same shape."""
+    return ((first - target) * (second - target)).mean()
+
+
+def feature_distance(first: Sequence[Tensor], second: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """The mean_error of a network's features, layer by layer, relative to the mean square of the target's; a scalar.
+
+    With the layers of the discriminator it is the learned similarity of Larsen et al. 2016 (arXiv:1512.09300, equation
+    7), which needs no network from elsewhere.
+    """
+    distances = [mean_error(*(features.float() for features in layer)) / layer[2].float().square().mean()
+                 for layer in zip(first, second, target)]
+    return torch.stack(distances).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of scores that should be above 1 for real images and below -1 for others (Lim & Ye 2017,
+    arXiv:1705.02894); a scalar."""
+    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
+
+
+def adversarial_loss(fake: Tensor) -> Tensor:
+    """Hinge loss of the decoder for the scores of its images, a scalar."""
+    return -fake.float().mean()
+
+
+def combined_gradient(decoded: Tensor, error: Tensor, adversarial: Tensor, last_layer: Tensor, weight: float) -> Tensor:
+    """The gradient of error + λ · weight · adversarial with respect to the decoded images, in their shape.
+
+    λ = ‖∇ error‖ / ‖∇ adversarial‖ at the weights of the decoder's last layer (Esser et al. 2021, arXiv:2012.09841,
+    equation 7), so that neither of them drowns the other. error, adversarial: scalars.
+    """
+    gradients = [torch.autograd.grad(loss, decoded, retain_graph=True)[0] for loss in (error, adversarial)]
+    norms = [torch.autograd.grad(decoded, last_layer, gradient, retain_graph=True)[0].float().norm()
+             for gradient in gradients]
+    adaptive = (norms[0] / norms[1]).nan_to_num(0.0).clamp(max=MAX_ADAPTIVE_WEIGHT)
+    return gradients[0] + weight * adaptive * gradients[1]
