@@ -134,6 +134,9 @@ def _rows(wanted: tuple[float, float] | None, width_mps: float, nfft: int) -> tu
     """The lowest Doppler bin and the number of bins that show these speeds; the edges of images lie between bins."""
     if wanted is None:
         half = round(WALKING_MPS / width_mps)
+        if not half:
+            raise InputError(f"speeds are told apart in steps of {width_mps:.3g} m/s, too coarse for ±{WALKING_MPS:g} "
+                             "m/s; check carrier_hz and prf_hz, or give --velocity_range_mps")
         return (-(nfft // 2), nfft) if 2 * half + 1 > nfft else (-half, 2 * half + 1)
     lowest, highest = round(wanted[0] / width_mps + 0.5), round(wanted[1] / width_mps - 0.5)
     count = highest - lowest + 1

@@ -172,6 +172,16 @@ def test_recordings_of_another_radar_are_refused_and_short_ones_named(tmp_path, 
         main(tmp_path / "in", tmp_path / "out3", radar=RADAR, processing=replace(QUICK, window_seconds=9.0))
 
 
+def test_after_recordings_too_short_for_an_image_a_shorter_one_is_no_change(tmp_path):
+    """The message says to give a shorter --window_seconds: the next run does as it says."""
+    write_walkers(tmp_path / "in", [1.0])
+    with pytest.raises(InputError, match="give a shorter --window_seconds"):
+        main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=replace(QUICK, window_seconds=9.0))
+    main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=QUICK)
+    main(tmp_path / "in", tmp_path / "fresh", radar=RADAR, processing=QUICK)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
 # ------------------------------------------------------------------------------------------------- classes
 
 def test_classes_come_from_folders_names_patterns_or_a_table(tmp_path):
