@@ -71,6 +71,27 @@ def test_the_adaptive_weight_makes_both_gradients_of_the_last_layer_equally_long
     torch.testing.assert_close(gradient, own + 0.5 * ratio * direction)
 
 
+def test_an_adversarial_gradient_that_would_overflow_in_float16_counts_like_any_other():
+    """Scaled by a GradScaler, its gradient at the last layer is above 65 504, while that of the error is not."""
+    features, layer = torch.full((6, 4), 10.0), torch.randn(4, 5, requires_grad=True)
+    decoded = (features.half() @ layer.half()).float()
+    error, adversarial = decoded.square().mean(), 2000 * decoded.sum()
+    own, other = 2 * decoded.detach() / decoded.numel(), torch.full((6, 5), 2000.0)
+    ratio = (features.T @ own).norm() / (features.T @ other).norm()
+    torch.testing.assert_close(combined_gradient(decoded, error, adversarial, layer, weight=0.5),
+                               own + 0.5 * ratio * other, rtol=0.01, atol=1e-3)
+
+
+def test_gradients_that_are_not_finite_are_seen_by_the_scaler_and_none_of_0_harms():
+    layer = torch.randn(4, 5, requires_grad=True)
+    decoded = torch.randn(6, 4) @ layer
+    error = decoded.square().mean()
+    assert not combined_gradient(decoded, error, math.inf * decoded.sum(), layer, weight=0.5).isfinite().any()
+    own = 2 * decoded.detach() / decoded.numel()
+    torch.testing.assert_close(combined_gradient(decoded, error, 0 * decoded.sum(), layer, weight=0.5), own)
+    assert combined_gradient(decoded, 0 * error, 0 * decoded.sum(), layer, weight=0.5).abs().max() == 0
+
+
 def test_the_discriminator_scores_patches_of_40_pixels():
     discriminator = PatchDiscriminator(3, 8)
     images = torch.rand(1, 3, 96, 96, requires_grad=True)
