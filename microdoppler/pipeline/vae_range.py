@@ -121,7 +121,7 @@ def report(quality: dict, config: Config) -> str:
     if quality["verdict"] == "poor":
         lines.append("next: train a VAE on these images, or train it for longer: docs/own_vae.md")
     elif verdict == "blurred":
-        lines.append("python -m vae.train --finetune_decoder makes the decoder sharp, and keeps latents: docs/own_vae.md")
+        lines.append("python -m vae.train --finetune_decoder makes the decoder sharp, latents stay: docs/own_vae.md")
     return "\n".join(lines)
 
 
