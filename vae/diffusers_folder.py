@@ -14,7 +14,7 @@ from torch import Tensor
 from groundwork.errors import InputError, shortened
 from groundwork.files import save_safetensors, write_json
 from vae.kl_vae import KL_VAE
-from vae.layouts import DIFFUSERS_FILE, TAPS
+from vae.layouts import DIFFUSERS_FILE, nearest_convolution, transposed
 
 WRITTEN = ("in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks", "z_channels", "latent_diffusion")  # of ddconfig
 TOLERANCE = 1e-5        # of a kernel's norm: rounding when the taps were added up in float32
@@ -92,14 +92,10 @@ def _rename(name: str, num_levels: int) -> str:
 
 
 def _convolution(name: str, weight: Tensor) -> Tensor:
-    """The 3x3 kernel (out, in, 3, 3) from which vae.layouts made this 4x4 kernel (in, out, 4, 4) of a transposed
-    convolution, by least squares.
-    """
-    taps, kernel = torch.tensor(TAPS, dtype=torch.float64, device=weight.device), weight.double()
-    inverse = torch.linalg.pinv(taps)
-    convolution = torch.einsum("ia,coab,jb->ocij", inverse, kernel, inverse)
-    rest = torch.einsum("ai,ocij,bj->coab", taps, convolution, taps) - kernel
-    if rest.norm() > TOLERANCE * kernel.norm():
+    """The 3x3 kernel from which vae.layouts made this kernel of a transposed convolution. Raises InputError if there is
+    none."""
+    convolution = nearest_convolution(weight)
+    if (transposed(convolution) - weight).norm() > TOLERANCE * weight.norm():
         raise InputError(f"this VAE cannot be written for diffusers: its upsampling {name} is no nearest neighbour and "
                          "then a convolution. Expected weights as they came from diffusers or latent-diffusion")
-    return convolution.to(weight.dtype)
+    return convolution

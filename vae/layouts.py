@@ -209,7 +209,7 @@ def convert(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
         if weight.ndim == 2 and ".attn_1." in name:
             weight = weight[:, :, None, None]
         if name.endswith(".upsample.conv.weight") and weight.ndim == 4:
-            weight = _transposed(weight.float())
+            weight = transposed(weight.float())
         converted[re.sub(r"\.upsample\.conv\.", ".upsample.", name)] = weight
     is_latent_diffusion = any(".downsample.conv." in name for name in converted)
     converted = {name.replace(".downsample.conv.", ".downsample.1."): weight for name, weight in converted.items()}
@@ -230,25 +230,33 @@ def _rename(name: str, num_levels: int) -> str:
     return name
 
 
-def _transposed(weight: Tensor) -> Tensor:
+def transposed(weight: Tensor) -> Tensor:
     """The kernel (in, out, 4, 4) of the transposed convolution of stride 2 and padding 1 that equals nearest-neighbour
     upsampling by 2 and then a convolution with `weight`, (out, in, 3, 3).
     """
-    taps = torch.tensor(TAPS, dtype=weight.dtype)
+    taps = torch.tensor(TAPS, dtype=weight.dtype, device=weight.device)
     return torch.einsum("ai,ocij,bj->coab", taps, weight, taps)
 
 
+def nearest_convolution(weight: Tensor) -> Tensor:
+    """The kernel (out, in, 3, 3) of a convolution after nearest-neighbour upsampling that is as near as can be, in
+    least squares of the kernel, to the transposed convolution (in, out, 4, 4): the inverse of `transposed`, if it has
+    one.
+    """
+    inverse = torch.linalg.pinv(torch.tensor(TAPS, dtype=torch.float64)).to(weight.device)
+    return torch.einsum("ia,coab,jb->ocij", inverse, weight.double(), inverse).to(weight.dtype)
+
+
 def without_grid(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of KL_VAE for a decoder with `noise_inputs`. Its upsampling to the nearest neighbour and then convolving
-    is as near as can be, in least squares of the kernel, to the transposed convolution. Converted ones are exact.
+    """Weights of KL_VAE for a decoder with `noise_inputs`, which upsamples to the nearest neighbour and then convolves.
+    Converted weights stay exact.
     """
     converted = {}
     for name, weight in weights.items():
         if re.search(r"\.upsample\.(weight|bias)$", name):
             name = name.replace(".upsample.", ".upsample.1.")
             if weight.ndim == 4:
-                inverse = torch.linalg.pinv(torch.tensor(TAPS, dtype=weight.dtype)).to(weight.device)
-                weight = torch.einsum("ia,coab,jb->ocij", inverse, weight, inverse)
+                weight = nearest_convolution(weight)
         converted[name] = weight
     return converted
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from vae.kl_vae import KL_VAE
 
 MAX_ADAPTIVE_WEIGHT = 1e4
+TINY = torch.finfo(torch.float32).tiny     # instead of 0 in denominators
 
 
 def autoencoding_loss(vae: KL_VAE, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
@@ -61,10 +62,19 @@ def combined_gradient(decoded: Tensor, error: Tensor, adversarial: Tensor, last_
     """The gradient of error + λ · weight · adversarial with respect to the decoded images, in their shape.
 
     λ = ‖∇ error‖ / ‖∇ adversarial‖ at the weights of the decoder's last layer (Esser et al. 2021, arXiv:2012.09841,
-    equation 7), so that neither of them drowns the other. error, adversarial: scalars.
+    equation 7), so that neither of them drowns the other. error, adversarial: scalars. What is not finite stays so, and
+    a GradScaler leaves the step out.
     """
     gradients = [torch.autograd.grad(loss, decoded, retain_graph=True)[0] for loss in (error, adversarial)]
-    norms = [torch.autograd.grad(decoded, last_layer, gradient, retain_graph=True)[0].float().norm()
-             for gradient in gradients]
-    adaptive = (norms[0] / norms[1]).nan_to_num(0.0).clamp(max=MAX_ADAPTIVE_WEIGHT)
+    norms = [_norm_at(last_layer, decoded, gradient) for gradient in gradients]
+    adaptive = (norms[0] / norms[1].clamp(min=TINY)).clamp(max=MAX_ADAPTIVE_WEIGHT)
     return gradients[0] + weight * adaptive * gradients[1]
+
+
+def _norm_at(layer: Tensor, decoded: Tensor, gradient: Tensor) -> Tensor:
+    """The norm of a loss's gradient at the weights `layer`; gradient: that with respect to the decoded images.
+
+    It goes back with length 1: scaled against underflow, the adversarial one would overflow in float16.
+    """
+    length = gradient.norm().clamp(min=TINY)
+    return length * torch.autograd.grad(decoded, layer, gradient / length, retain_graph=True)[0].float().norm()

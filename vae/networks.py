@@ -86,13 +86,13 @@ class Floor(nn.Module):
         self.register_buffer("radius", torch.zeros(()))
 
     def find(self, images: Tensor) -> None:
-        """Take the most frequent colour of images (n, channels, height, width) uint8, if it is that of a floor."""
+        """Take the most frequent colour of images (n, channels, height, width) uint8, if it is that of a floor; else
+        there is no floor, also where another VAE's was."""
         images = images[::max(1, images.numel() // MOST_VALUES)]
         shifts = 8 * torch.arange(images.shape[1]).view(-1, 1, 1)       # all channels of a pixel in one number
         codes, counts = (images.long() << shifts).sum(dim=1).unique(return_counts=True)
-        if counts.max() > LEAST_FLOOR * counts.sum():
-            self.colour.copy_((codes[counts.argmax()] >> shifts & 255) / 255)
-            self.radius.fill_(FLOOR_RADIUS)
+        self.colour.copy_((codes[counts.argmax()] >> shifts & 255) / 255)
+        self.radius.fill_(FLOOR_RADIUS if counts.max() > LEAST_FLOOR * counts.sum() else 0)
 
     def forward(self, images: Tensor) -> Tensor:
         difference = images - self.colour

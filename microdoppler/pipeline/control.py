@@ -120,7 +120,9 @@ def through_vae(vae: KL_VAE, config: Config, data: Data, entries: Sequence[Entry
     noise = torch.stack([torch.randn(posterior.mean.shape[1:], generator=seeded(entry["seed"])) for entry in entries])
     has_noise = torch.tensor([entry["kind"] != TRAINING for entry in entries])[:, None, None, None]
     latents = vae.scale_factor * (posterior.mean + posterior.std * (noise * has_noise).to(device))
-    decoded = vae.decode_latents(latents, [entry["seed"] for entry in entries])
+    # Images of two kinds, and synthetic ones, have the same seeds. The same speckle would make them more similar.
+    speckle = [derive_seed(entry["seed"], list(FILE_NAMES).index(entry["kind"])) for entry in entries]
+    decoded = vae.decode_latents(latents, speckle)
     return (decoded * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
 

@@ -113,19 +113,22 @@ def report(quality: dict, config: Config) -> str:
                  f"{share:.2f} times that without movement: {quality['verdict']} (up to {GOOD_SHARE} good, up to "
                  f"{ACCEPTABLE_SHARE} acceptable); of single pixels: MSE {quality['mse']:.5f}, PSNR "
                  f"{quality['psnr_db']:.1f} dB")
-    lines.append(f"texture: {texture_line(quality['texture'])}: {quality['texture_verdict']}"
-                 + (", and with it all synthetic images" if quality["texture_verdict"] != "as real images" else ""))
+    verdict = quality["texture_verdict"]
+    lines.append("texture: " + texture_line(quality["texture"], f": {verdict}" + (
+        ", and so are all synthetic images" if verdict != "as real images" else "")))
     lines.append("  held-out real images, the values to reach: " + (
         texture_line(quality["held_out"]) if quality["held_out"] else "unknown, the split has no validation part"))
     if quality["verdict"] == "poor":
         lines.append("next: train a VAE on these images, or train it for longer: docs/own_vae.md")
+    elif verdict == "blurred":
+        lines.append("python -m vae.train --finetune_decoder makes the decoder sharp, latents stay: docs/own_vae.md")
     return "\n".join(lines)
 
 
-def texture_line(values: dict[str, float]) -> str:
-    """The result of compare_with_images as text."""
+def texture_line(values: dict[str, float], verdict: str = "") -> str:
+    """The result of compare_with_images as text; verdict: on speckle and spectra, of which the AUC is no part."""
     auc = f"{values['two_sample']:.2f} ± {values['two_sample_spread']:.2f}".replace("nan ± nan", "unknown")
-    return f"{texture_text(values)}, two-sample AUC {auc} (0.5 = cannot be told apart)"
+    return f"{texture_text(values)}{verdict}; two-sample AUC {auc.replace('nan', '?')} (0.5 = cannot be told apart)"
 
 
 @checks_arguments

@@ -43,9 +43,10 @@ def find_blurring_vae(metrics: Metrics) -> Finding | None:
     return Finding("the VAE blurs", f"training images have {known[-1]:.2f} times their own speckle contrast after "
                    f"the VAE; expected {BLURRED_BELOW} or more",
                    "the detail that the VAE loses is in no sample, however long the diffusion model is trained",
-                   "look at vae_reconstruction.png (python test_vae_range.py); train a VAE for longer (--num_steps of "
-                   "python -m vae.train) or a wider one (--ch), or give another one (--vae_path); the price: a new VAE "
-                   "needs new latents, a new training and new synthetic images")
+                   "look at vae_reconstruction.png (python test_vae_range.py); make its decoder sharp (python -m "
+                   "vae.train --finetune_decoder), which keeps latents and diffusion model; or train a VAE for longer "
+                   "(--num_steps) or a wider one (--ch), or give another one (--vae_path); the price: a new VAE needs "
+                   "new latents, a new training and new synthetic images")
 
 
 def _find_users_not_distinguishable(latest: dict[str, float], settings: RunSettings) -> Finding | None:
@@ -107,7 +108,7 @@ def _is_overguided(latest: dict[str, float]) -> bool:
 
 def _speckle_of_diffusion(latest: dict[str, float]) -> float:
     """The speckle contrast of samples by that of training images after the VAE: what the VAE changes is not in it."""
-    return latest.get("speckle", 1.0) / latest.get("speckle_of_vae", 1.0)
+    return latest.get("speckle", 1.0) / (latest.get("speckle_of_vae", 1.0) or math.nan)     # 0: all images are flat
 
 
 def _find_wrong_speckle(latest: dict[str, float], settings: RunSettings) -> Finding | None:

@@ -1,4 +1,6 @@
 """Step 1: structure and texture of a VAE's reconstructions, judged apart."""
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,12 +68,17 @@ def test_the_report_has_the_yardstick_and_what_to_do():
     blurred = REAL | {"speckle": 0.76, "two_sample": 1.0, "two_sample_spread": 0.0}
     quality = RANGES | {"structure_mse": 0.0013, "time_mean_mse": 0.0116, "verdict": "good",
                         "texture_verdict": "blurred", "texture": blurred, "held_out": REAL}
-    structure, texture, held_out = report(quality, Config()).splitlines()[-3:]
+    structure, texture, held_out, remedy = report(quality, Config()).splitlines()[-4:]
     assert "0.11 times that without movement: good (up to 0.3 good, up to 0.5 acceptable)" in structure
-    assert "PSNR 17.0 dB" in structure and "two-sample AUC 1.00 ± 0.00" in texture and "): blurred, and with" in texture
+    assert "PSNR 17.0 dB" in structure and "(Doppler): blurred, and so are all" in texture
+    assert texture.endswith("; two-sample AUC 1.00 ± 0.00 (0.5 = cannot be told apart)")
+    assert "--finetune_decoder" in remedy
     assert "the values to reach: speckle contrast 0.98" in held_out and "two-sample AUC 0.55 ± 0.05" in held_out
     lines = report(quality | {"verdict": "poor", "held_out": {}}, Config()).splitlines()
     assert "unknown, the split has no validation part" in lines[-2] and "docs/own_vae.md" in lines[-1]
+    told = report(quality | {"texture_verdict": "as real images", "held_out": REAL | {"two_sample_spread": math.nan}},
+                  Config()).splitlines()[-2:]
+    assert "): as real images; two-sample AUC 1.00" in told[0] and "AUC 0.55 ± ? (" in told[1]
 
 
 def test_what_a_run_stores(demo):

@@ -3,7 +3,11 @@ import pytest
 import torch
 from torch import nn
 
+from denoising_diffusion_pytorch.checkpoint import load_checkpoint
 from groundwork.files import save_tensors
+from microdoppler.data.control_sets import CUT, VALIDATION
+from microdoppler.pipeline.constants import config_of
+from microdoppler.pipeline.control import control_entries, through_vae, training_data
 from microdoppler.pipeline.generation import ImageGenerator, Sampling
 from vae.kl_vae import KL_VAE
 
@@ -40,3 +44,14 @@ def test_speckle_follows_from_the_images_seed(checkpoint, sharp):
     assert torch.equal(images[0], images[2]) and (images[0] - images[1]).abs().float().mean() > 1
     alone, among = generator.sample_images([1], [3]).int(), generator.sample_images([2, 1, 3], [9, 3, 8]).int()
     assert (alone[0] - among[1]).abs().max() <= 2       # rounding
+
+
+def test_a_copy_and_its_window_have_different_speckle_though_both_have_the_first_seed_of_their_user(checkpoint, sharp):
+    content = load_checkpoint(checkpoint)
+    config = config_of(content)
+    data = training_data(config, content["split"])
+    entries = {entry["kind"]: entry for entry in control_entries(config, data, 1).values()}
+    same = [{**entries[VALIDATION], "kind": kind} for kind in (VALIDATION, CUT)]
+    for path, is_sharp in ((config.vae_path, False), (sharp, True)):
+        images = through_vae(KL_VAE.load(path), config, data, same, CPU).int()
+        assert torch.equal(*images) != is_sharp

@@ -10,7 +10,7 @@ from torch import nn
 from groundwork.errors import InputError
 from vae import KL_VAE
 from vae.discriminator import PatchDiscriminator, as_written
-from vae.layouts import _transposed, without_grid
+from vae.layouts import transposed, without_grid
 from vae.losses import adversarial_loss, combined_gradient, discriminator_loss, feature_distance, mean_error
 from vae.networks import Floor
 from vae.train import main, train_vae
@@ -71,6 +71,27 @@ def test_the_adaptive_weight_makes_both_gradients_of_the_last_layer_equally_long
     torch.testing.assert_close(gradient, own + 0.5 * ratio * direction)
 
 
+def test_an_adversarial_gradient_that_would_overflow_in_float16_counts_like_any_other():
+    """Scaled by a GradScaler, its gradient at the last layer is above 65 504, while that of the error is not."""
+    features, layer = torch.full((6, 4), 10.0), torch.randn(4, 5, requires_grad=True)
+    decoded = (features.half() @ layer.half()).float()
+    error, adversarial = decoded.square().mean(), 2000 * decoded.sum()
+    own, other = 2 * decoded.detach() / decoded.numel(), torch.full((6, 5), 2000.0)
+    ratio = (features.T @ own).norm() / (features.T @ other).norm()
+    torch.testing.assert_close(combined_gradient(decoded, error, adversarial, layer, weight=0.5),
+                               own + 0.5 * ratio * other, rtol=0.01, atol=1e-3)
+
+
+def test_gradients_that_are_not_finite_are_seen_by_the_scaler_and_none_of_0_harms():
+    layer = torch.randn(4, 5, requires_grad=True)
+    decoded = torch.randn(6, 4) @ layer
+    error = decoded.square().mean()
+    assert not combined_gradient(decoded, error, math.inf * decoded.sum(), layer, weight=0.5).isfinite().any()
+    own = 2 * decoded.detach() / decoded.numel()
+    torch.testing.assert_close(combined_gradient(decoded, error, 0 * decoded.sum(), layer, weight=0.5), own)
+    assert combined_gradient(decoded, 0 * error, 0 * decoded.sum(), layer, weight=0.5).abs().max() == 0
+
+
 def test_the_discriminator_scores_patches_of_40_pixels():
     discriminator = PatchDiscriminator(3, 8)
     images = torch.rand(1, 3, 96, 96, requires_grad=True)
@@ -118,6 +139,8 @@ def test_the_floor_is_the_commonest_colour_and_is_exactly_flat():
     ramp = colour / 255 + torch.linspace(0, 0.1, 200) * torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1)
     steps = floor(ramp[None])[0, 2].diff(dim=1)
     assert (steps > 0).all() and steps.max() < 2.1 * 0.1 / 199                  # no jump, and a gradient everywhere
+    floor.find(torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8))
+    assert floor.radius == 0                                                    # these images have none
 
 
 def test_what_is_flat_stays_flat():
@@ -138,7 +161,7 @@ def test_an_image_depends_on_its_seed_and_not_on_its_batch():
 
 def test_upsampling_that_was_converted_comes_back_exactly():
     kernel = torch.randn(6, 4, 3, 3)
-    converted = without_grid({"decoder.up.1.upsample.weight": _transposed(kernel),
+    converted = without_grid({"decoder.up.1.upsample.weight": transposed(kernel),
                               "decoder.up.1.upsample.bias": kernel[0, 0], "other": kernel})
     torch.testing.assert_close(converted["decoder.up.1.upsample.1.weight"], kernel)
     assert list(converted)[1:] == ["decoder.up.1.upsample.1.bias", "other"]

@@ -45,7 +45,9 @@ def test_the_vae_and_the_diffusion_model_are_blamed_for_their_own_blur(tmp_path,
     blur = {"radial_db": 5.6, "doppler_db": 7.5}
     found = findings(tmp_path / "vae", **with_figures(speckle=0.74, speckle_of_vae=0.76, **blur))
     assert set(found) == {"the VAE blurs"} and "0.76 times" in found["the VAE blurs"].seen
-    assert "price" in found["the VAE blurs"].remedy and "train longer (" not in found["the VAE blurs"].remedy
+    remedy = found["the VAE blurs"].remedy
+    assert "--finetune_decoder" in remedy and "price" in remedy
+    assert "train longer (" not in remedy
     monitor_training.main(Config(results_folder=tmp_path / "vae"))
     printed = capsys.readouterr().out
     assert "THE VAE BLURS" in printed and "all is well" not in printed
@@ -57,6 +59,11 @@ def test_the_vae_and_the_diffusion_model_are_blamed_for_their_own_blur(tmp_path,
     assert set(own) == {"blurred samples"} and "VAE" not in own["blurred samples"].remedy
     both = findings(tmp_path / "both", **with_figures(speckle=0.5, speckle_of_vae=0.7, **blur))
     assert set(both) == {"the VAE blurs", "blurred samples"}
+
+
+def test_a_vae_that_makes_flat_images_is_blamed_and_not_the_diffusion_model(tmp_path):
+    found = findings(tmp_path, **with_figures(speckle=0.0, speckle_of_vae=0.0))
+    assert set(found) == {"the VAE blurs"} and "0.00 times" in found["the VAE blurs"].seen
 
 
 def test_a_grid_is_told_by_the_spectra_where_the_contrast_is_right(tmp_path):
