@@ -216,22 +216,23 @@ def table_of(made: Generated, compared: Compared | None) -> Table:
 
 
 def draw_pictures(made: Generated, compared: Compared | None, folder: Path) -> list[Path]:
-    """A picture of each image, above its nearest training image if that is known, with what is known of it. Of each
+    """A picture of each image, beside its nearest training image if that is known, with what is known of it. Of each
     user the first images are drawn, so that there are about MOST_PICTURES. Returns the pictures, in `folder`."""
     legend, config = made.generator.legend, made.generator.config
     count = len(made.users) // len(set(made.users))
     shown = [i for i in range(len(made.users)) if i % count < max(1, MOST_PICTURES // len(set(made.users)))]
     nearest = load_images(compared.data.path, [compared.nearest[i] for i in shown], config.image_size,
                           channels=made.generator.vae.channels, preparation=compared.data.split.preparation
-                          ) if compared else []
+                          ) if compared else None
     paths = []
     for place, i in enumerate(Progress(shown, desc="drawing", unit="picture")):
         caption = [f"{legend.figure_names[made.users[i]]}, image {i % count + 1}"]
-        rows = [("generated", [made.images[i]])]
-        if compared is not None:
+        images = [made.images[i]]
+        if compared is not None and nearest is not None:
             caption += [f"recognised as {legend.figure_names[compared.recognised[i]]} ({compared.confidence[i]:.0%})",
-                        f"correlation {compared.correlation[i]:.2f} (copy: {compared.bar[i]:.2f})"]
-            rows.append(("nearest training image", [nearest[place]]))
+                        f"correlation {compared.correlation[i]:.2f} (near-copy from {compared.bar[i]:.2f})"]
+            images.append(nearest[place])
         paths.append(folder / f"{i + 1}.png")
-        save_figure(image_grid(rows, [], "\n".join(caption), legend.axes), paths[-1])
+        titles = ["generated", "nearest training image"][:len(images)]
+        save_figure(image_grid([("", images)], titles, "\n".join(caption), legend.axes), paths[-1])
     return paths

@@ -21,8 +21,7 @@ ADDRESS = "127.0.0.1"       # this computer only: whoever reaches the page can u
 MOST_IMAGES = 16            # of each person
 MOST_GUIDANCE = 10.0        # unless the checkpoint has more
 # Before Gradio is imported: no reports to its makers, no list of earlier results in the browser.
-SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_OFFLINE": "1"}
+SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
 
 
 class Cancelled(Exception):
@@ -35,7 +34,7 @@ def main(*, checkpoint: Path = Config.results_folder, vae_path: Path | None = No
     """Show a page in the browser to try a checkpoint with: choose persons and constants, and see the images, the most
     similar training image of each, and whom the evaluation classifier takes it for.
 
-    Only this computer can open the page. Ctrl-C ends it. Needs Gradio: pip install 'microdoppler-diffusion[app]'.
+    Only this computer can open the page. Ctrl-C ends it. Needs Gradio: pip install "gradio>=6.0".
 
     Args:
         checkpoint: model-<m>.pt, model.safetensors, or a folder with them, among which the page offers a choice
@@ -64,7 +63,7 @@ def import_gradio(cache: Path) -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise InputError(f"the page needs Gradio ({error}): pip install 'gradio>=6.0'") from None
+        raise InputError(f"the page needs Gradio ({error}): pip install \"gradio>=6.0\"") from None
     return gradio
 
 
@@ -98,7 +97,7 @@ def build(playground: Playground, cache: Path) -> Any:
             with told_on_the_page(gr), followed_by(follow):
                 shown = playground.show(Path(checkpoint), users, count, sampling, is_compared)
         except Cancelled:
-            gr.Info("The images of before are still shown.", title="Cancelled")
+            gr.Info("Cancelled. The page still shows what it showed before.")
             return [gr.skip()] * 4
         return ["\n".join(shown.sentences), [str(path) for path in shown.pictures],
                 gr.Dataframe(shown.table.rows, headers=list(shown.table.header)),
@@ -123,10 +122,10 @@ def build(playground: Playground, cache: Path) -> Any:
                     start, cancel = gr.Button("Generate", variant="primary"), gr.Button("Cancel", variant="stop")
             with gr.Column(scale=3):
                 sentences = gr.Textbox(label="Result", interactive=False, lines=3)
-                pictures = gr.Gallery(label="Images", columns=4, height="auto", object_fit="contain", format="png")
-                table = gr.Dataframe(label="Each image", interactive=False, wrap=True)
+                pictures = gr.Gallery(show_label=False, columns=3, height="auto", object_fit="contain", format="png")
+                table = gr.Dataframe(label="Each image", headers=["image", "person"], interactive=False)
                 download = gr.DownloadButton("Download the folder", interactive=False)
-        page.load(begin, outputs=[*inputs[:2], *inputs[3:8]], api_visibility="private")
+        page.load(begin, outputs=[*inputs[:2], *inputs[3:8]])
         start.click(generate, inputs, [sentences, pictures, table, download], show_progress_on=sentences)
         cancel.click(is_cancelled.set, queue=False)
     return page

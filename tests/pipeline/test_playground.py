@@ -1,6 +1,6 @@
 """The page of python -m microdoppler.app: what it computes, and the page itself where Gradio is installed."""
-import shutil
 import socket
+import sys
 from zipfile import ZipFile
 
 import numpy as np
@@ -130,15 +130,25 @@ def test_the_page_needs_nothing_from_outside_and_shows_what_was_computed(playgro
     try:
         assert address.startswith(f"http://{ADDRESS}:") and page.share_url is None
         client = Client(address, verbose=False, download_files=tmp_path / "downloaded")
-        checkpoint = str(playground.checkpoints()[1])
+        checkpoints, persons, guidance, noise_level, sampler, steps, seed = client.predict(api_name="/begin")
+        assert [name for name, _ in checkpoints["choices"]] == ["model-3.pt", "model-2.pt", "model-1.pt"]
+        assert persons["value"] == [1, 2] and persons["choices"][2] == ["3 user 3", 3]
+        assert (guidance["value"], noise_level, sampler, steps, seed) == (1.5, 1.0, "dpmpp_2m", 4, 42)
+        checkpoint = checkpoints["choices"][1][1]
         sentences, pictures, table, download = client.predict(
             checkpoint, [2], 2, 1.5, 1.0, "ddim", 3, 7, False, api_name="/generate")
         assert sentences == "2 images of model-2.pt, step 10."
-        assert len(pictures) == 2 and [row[1] for row in table["data"]] == ["user 2", "user 2"]
-        with ZipFile(download["value"] if isinstance(download, dict) else download) as archive:
+        assert len(pictures) == 2 and [row[1] for row in table["value"]["data"]] == ["user 2", "user 2"]
+        with ZipFile(download["value"]) as archive:
             assert sum(name.endswith(".png") for name in archive.namelist()) == 2
         with pytest.raises(Exception, match="no person is chosen"):
             client.predict(checkpoint, [], 2, 1.5, 1.0, "ddim", 3, 7, False, api_name="/generate")
     finally:
         page.close()
     assert set(reached) <= {"127.0.0.1", "::1", "localhost"}
+
+
+def test_without_gradio_a_message_says_what_to_install(playground, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(InputError, match='pip install "gradio>=6.0"'):
+        build(playground, tmp_path / "served")
