@@ -65,8 +65,8 @@ def main(input: Path, output_dir: Path, *, radar: RadarSettings = RadarSettings(
 def describe(plan: Plan) -> str:
     """Lines about spectrograms and images."""
     axes = plan.axes
-    return (f"spectrogram: {plan.carrier_hz / 1e9:.4g} GHz, {plan.prf_hz:.6g} chirps per second tell apart "
-            f"±{plan.fastest_mps:.3g} m/s; windows of {1000 * plan.window_chirps / plan.prf_hz:.3g} ms every "
+    return (f"spectrogram: {plan.carrier_hz / 1e9:.4g} GHz, {plan.prf_hz:.6g} chirps per second, unambiguous "
+            f"within ±{plan.fastest_mps:.3g} m/s; windows of {1000 * plan.window_chirps / plan.prf_hz:.3g} ms every "
             f"{1000 * plan.column_seconds:.3g} ms, {plan.bin_mps:.3g} m/s per bin; clutter removal: {plan.clutter}\n"
             f"images: {axes.window_seconds:.4g} s every {plan.hop_seconds:.4g} s, {axes.lowest_mps:.4g} … "
             f"{axes.highest_mps:.4g} m/s, approaching at the top")

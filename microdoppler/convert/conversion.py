@@ -49,7 +49,7 @@ class Conversion:
     def open(folder: Path, options: dict[str, Any], force: bool) -> "Conversion":
         """The conversion in a folder, or a new one.
 
-        Raises InputError when the folder holds other things or, unless force removes it, one with other options.
+        Raises InputError when the folder holds other things or, unless force removes it, images with other options.
         """
         path = folder / CONVERSION_FILE
         new = Conversion(folder, options, None, {})
@@ -62,10 +62,11 @@ class Conversion:
             kept = read_json(path)
             found = Conversion(folder, kept["options"], kept["plan"], kept["recordings"])
             changed = differences(found.options, options)
+            has_images = any(entry["images"] for entry in found.recordings.values())
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not what the converter writes ({type(error).__name__}: {error}); choose "
                              "another --output_dir") from None
-        if force:
+        if force or not has_images:     # nothing was written yet: other options do no harm
             found.remove_images()
             return new
         if changed:

@@ -38,9 +38,9 @@ def read_dca1000(path: Path, settings: RadarSettings) -> tuple[np.ndarray, Radar
     values = np.fromfile(path, "<i2")
     size = 2 * samples * (LANES if is_interleaved else receivers) * transmitters
     if not len(values) or len(values) % size or path.stat().st_size % 2:
-        raise InputError(f"{path} has {path.stat().st_size} bytes, which is no whole number of {transmitters} chirps "
-                         f"of {2 * size} bytes together; check samples_per_chirp ({samples}), receivers ({receivers}), "
-                         f"transmitters ({transmitters}) and device ({settings.device})")
+        raise InputError(f"{path} has {path.stat().st_size} bytes; expected a multiple of {2 * size}, which a chirp of "
+                         f"each transmitter has: check samples_per_chirp ({samples}), receivers ({receivers}), "
+                         f"transmitters ({transmitters}) and device ({settings.device}); or the file was cut off")
     if is_interleaved:
         pairs = values.reshape(-1, transmitters, samples, 2, LANES)[..., :receivers]
         in_phase, quadrature = pairs[..., 0, :], pairs[..., 1, :]       # (chirps, transmitters, samples, receivers)

@@ -14,8 +14,8 @@ from microdoppler.convert.recording import Recording
 from microdoppler.figures.axes import PictureAxes
 from microdoppler.radar.spectrogram import automatic_gain, bin_mps, speed_edges_mps, stft_db
 
-# The filter of the Glasgow data set's own script, a Butterworth high-pass of order 4, ends at 0.0075 of half the PRF of
-# 1 kHz. At its carrier of 5.8 GHz this is the Doppler frequency of this speed, which other radars get, too.
+# The filter of the Glasgow data set's own script is a Butterworth high-pass of order 4. Its cut-off is 0.0075 of half
+# the PRF of 1 kHz. At its carrier of 5.8 GHz this is the Doppler frequency of this speed, which other radars get, too.
 MTI_MPS, MTI_ORDER = 0.097, 4
 # A spectrum is sharpest if the speed changes by one bin, λ / (2 T), while it lasts: T = sqrt(λ / (2 a)). The torso and
 # thighs of a walking person speed up by about this much.
@@ -134,6 +134,9 @@ def _rows(wanted: tuple[float, float] | None, width_mps: float, nfft: int) -> tu
     """The lowest Doppler bin and the number of bins that show these speeds; the edges of images lie between bins."""
     if wanted is None:
         half = round(WALKING_MPS / width_mps)
+        if not half:
+            raise InputError(f"a Doppler bin is {width_mps:.3g} m/s wide, too wide for ±{WALKING_MPS:g} m/s; check "
+                             "carrier_hz and prf_hz, or give --velocity_range_mps")
         return (-(nfft // 2), nfft) if 2 * half + 1 > nfft else (-half, 2 * half + 1)
     lowest, highest = round(wanted[0] / width_mps + 0.5), round(wanted[1] / width_mps - 0.5)
     count = highest - lowest + 1

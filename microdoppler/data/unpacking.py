@@ -19,6 +19,7 @@ from typing import Any, Iterable, Sequence
 
 from PIL import Image
 
+from groundwork.command_line import quoted
 from groundwork.errors import InputError, printable, shortened
 from groundwork.files import atomic_path, make_folder
 from groundwork.images import FORMATS, SUFFIXES
@@ -86,7 +87,8 @@ def main(source: Path, *, output_dir: Path, image_column: str = "image", label_c
         if output_dir.is_dir():
             output_dir.rmdir()
         data.rename(output_dir)     # so it is written completely or not at all
-    print("\n".join([*lines, f"written: {output_dir}", f"next: python -m microdoppler.split --data_path {output_dir}"]))
+    command = quoted(["python", "-m", "microdoppler.split", "--data_path", str(output_dir)])
+    print("\n".join([*lines, f"written: {output_dir}", f"next: {command}"]))
 
 
 def open_tables(source: Path, cache: Path) -> dict[str, Any]:

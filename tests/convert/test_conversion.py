@@ -15,6 +15,7 @@ from radar_signals import CARRIER_HZ, PRF_HZ, chirps, slow_time, write_all_forma
 from groundwork.command_line import run
 from groundwork.errors import InputError
 from groundwork.images import load_image
+from groundwork.limits import to_plain
 from groundwork.preparation import Preparation
 from microdoppler.convert.command import main
 from microdoppler.convert.processing import Processing
@@ -23,6 +24,7 @@ from microdoppler.data.split_file import SplitOptions, open_split
 from microdoppler.figures.axes import axes_of_data, known_axes
 from microdoppler.radar.settings import RadarSettings
 from microdoppler.simulate.dataset import KINDS, convert_command, simulate_dataset
+from train_latent_cfg import PRESETS
 
 RADAR = RadarSettings(carrier_hz=CARRIER_HZ, prf_hz=PRF_HZ)
 QUICK = Processing(window_seconds=0.4, hop_seconds=0.1, image_size=32, channels=1)
@@ -172,6 +174,16 @@ def test_recordings_of_another_radar_are_refused_and_short_ones_named(tmp_path, 
         main(tmp_path / "in", tmp_path / "out3", radar=RADAR, processing=replace(QUICK, window_seconds=9.0))
 
 
+def test_after_recordings_too_short_for_an_image_a_shorter_one_is_no_change(tmp_path):
+    """The message says to give a shorter --window_seconds: the next run does as it says."""
+    write_walkers(tmp_path / "in", [1.0])
+    with pytest.raises(InputError, match="give a shorter --window_seconds"):
+        main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=replace(QUICK, window_seconds=9.0))
+    main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=QUICK)
+    main(tmp_path / "in", tmp_path / "fresh", radar=RADAR, processing=QUICK)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
 # ------------------------------------------------------------------------------------------------- classes
 
 def test_classes_come_from_folders_names_patterns_or_a_table(tmp_path):
@@ -237,3 +249,17 @@ def test_the_glasgow_recipe_at_its_command_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         runpy.run_module("microdoppler.convert", run_name="__main__")
     assert capsys.readouterr().err.startswith("error: range_m is (5.0, 2.0); expected two distances")
+
+
+def test_constants_of_a_training_give_the_folder_and_nothing_that_means_something_else(tmp_path, monkeypatch):
+    """Config's device, image_size, window_seconds and velocity_range_mps have the names of options of the converter."""
+    write_walkers(tmp_path / "in", [1.0], seconds=3)
+    constants = to_plain(replace(PRESETS["cpu-minutes"], data_path=tmp_path / "out", device="cpu", image_size=64,
+                                 window_seconds=1.0, velocity_range_mps=(-1.0, 1.0)))
+    (tmp_path / "config.json").write_text(json.dumps(constants))
+    words = ["convert", "--config", tmp_path / "config.json", "--input", tmp_path / "in", "--carrier_hz", CARRIER_HZ,
+             "--prf_hz", PRF_HZ]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    runpy.run_module("microdoppler.convert", run_name="__main__")
+    options = json.loads((tmp_path / "out" / "conversion.json").read_text())["options"]
+    assert options == to_plain(Processing())

@@ -197,6 +197,14 @@ def test_options_that_cannot_be_are_named(given, words):
         make_plan(recording(slow_time(1, 1)), Processing(**given))
 
 
+def test_a_spectrum_too_coarse_for_a_walk_is_refused_and_one_that_shows_three_bins_is_not():
+    """A wrong prf_hz of a radar with frames: 50 chirps at 1 MHz give bins of 31 m/s with nfft 200."""
+    signal, frames = slow_time(1, 1).astype(np.complex64)[:, None, None], {"frame_chirps": 50, "frame_seconds": 0.1}
+    with pytest.raises(InputError, match="bin is 31.2 m/s wide, too wide .* check carrier_hz and prf_hz"):
+        make_plan(Recording(signal, CARRIER_HZ, 1e6, **frames), Processing())
+    assert make_plan(Recording(signal, CARRIER_HZ, 2e5, **frames), Processing()).num_bins == 3
+
+
 @pytest.mark.parametrize("given, words", [({"clutter": "mti"}, "--clutter mean"),
                                           ({"stft_overlap": 0.5}, "a spectrum is that of a frame")])
 def test_a_radar_that_rests_allows_less(given, words):

@@ -2,6 +2,7 @@
 import csv
 import io
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +101,10 @@ def test_every_form_becomes_the_same_folders_to_the_byte(datasets, tmp_path, cap
 def test_a_column_tells_the_recordings_and_another_one_the_order(datasets, tmp_path, capsys):
     packed(datasets).to_parquet(tmp_path / "one.parquet")
     main(tmp_path / "one.parquet", output_dir=tmp_path / "ordered", recording_column="run", number_column="frame")
-    main(tmp_path / "one.parquet", output_dir=tmp_path / "rows", recording_column="run")
-    assert capsys.readouterr().out.count("in the order of the rows") == 1
-    for name, frames in (("ordered", [[1, 2], [9, 10]]), ("rows", [[2, 3], [0, 1]])):
+    main(tmp_path / "one.parquet", output_dir=tmp_path / "by rows", recording_column="run")
+    out = capsys.readouterr().out
+    assert out.count("in the order of the rows") == 1 and shlex.split(out.splitlines()[-1])[-1].endswith("by rows")
+    for name, frames in (("ordered", [[1, 2], [9, 10]]), ("by rows", [[2, 3], [0, 1]])):
         images = find_images(tmp_path / name, find_classes(tmp_path / name))
         recordings, source = find_recordings(tmp_path / name, images)
         assert source == "recordings.csv" and [own.numbers for own in recordings[1]] == frames
