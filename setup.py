@@ -36,6 +36,8 @@ setup(
         "datasets>=3.0",            # Hugging Face's data sets
     ], "convert": [
         "h5py>=3.8",                # .mat recordings of version 7.3; all others are read without it
+    ], "app": [
+        "gradio>=6.0",              # the page of microdoppler.app; it takes Pillow below 13
     ], "docs": [
         "mkdocs>=1.6",              # the pages as a site
         "mkdocs-material>=9.5",     # its theme

@@ -77,8 +77,7 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
         if error.filename is None:
             wait_to_be_ended()
             raise
-        sys.exit(_print_error(
-            f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"))
+        sys.exit(_print_error(about_path(error)))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:
@@ -86,6 +85,11 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
         raise
     _leave_process_group()
     return result
+
+
+def about_path(error: OSError) -> str:
+    """What to say of an error about a path, which has a `filename`."""
+    return f"{error.filename}: {error.strerror}; check the path, its permissions and the free space"
 
 
 def _leave_process_group() -> None:

@@ -2,13 +2,27 @@
 import os
 import sys
 import time
-from typing import Any, Iterable, Iterator, TextIO
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Callable, Iterable, Iterator, TextIO
 
 from tqdm import tqdm
 
 from groundwork.processes import is_main_process
 
 INTERVAL = 30.0     # seconds between two lines; shorter work prints none
+_follower: ContextVar[Callable[["Progress"], None] | None] = ContextVar("follower", default=None)
+
+
+@contextmanager
+def followed_by(follow: Callable[["Progress"], None]) -> Iterator[None]:
+    """While the block runs, call follow(bar) at every update of a bar that is not hidden, in this thread. The terminal
+    then gets lines instead of bars. What `follow` raises ends the work."""
+    token = _follower.set(follow)
+    try:
+        yield
+    finally:
+        _follower.reset(token)
 
 
 def can_redraw(stream: TextIO) -> bool:
@@ -31,7 +45,8 @@ class Progress(tqdm):
 
     def __init__(self, iterable: Iterable | None = None, *, hidden: bool = False, **options: Any):
         hidden = hidden or not is_main_process()
-        super().__init__(iterable, disable=hidden or not can_redraw(sys.stderr), **options)
+        self.follow = _follower.get()
+        super().__init__(iterable, disable=hidden or bool(self.follow) or not can_redraw(sys.stderr), **options)
         self.prints_lines = self.disable and not hidden
         if self.prints_lines:       # tqdm leaves these out when it is disabled
             self.desc, self.postfix = options.get("desc") or "", ""
@@ -52,6 +67,8 @@ class Progress(tqdm):
         if not self.prints_lines:
             return
         self.n += n
+        if self.follow:
+            self.follow(self)
         if (now := time.monotonic()) >= self.printed + INTERVAL:
             self.printed = now
             print(self.line(now - self.started), flush=True)

@@ -91,3 +91,21 @@ def test_a_terminal_of_a_notebook_gets_lines(monkeypatch):
 def test_durations_are_told_in_the_unit_that_fits():
     assert [format_duration(seconds) for seconds in (0.4, 59, 90, 3600, 9000)] == [
         "0 s", "59 s", "2 min", "1 h 00 min", "2 h 30 min"]
+
+
+def test_a_program_can_follow_the_bars_and_end_the_work(capsys):
+    told = []
+
+    def follow(bar):
+        told.append((bar.desc, bar.n, bar.total))
+        if bar.n == 3:
+            raise KeyboardInterrupt
+
+    with progress.followed_by(follow):
+        assert list(Progress([5, 6], desc="reading")) == [5, 6] and list(Progress([5], hidden=True)) == [5]
+        with Progress(total=9, desc="training") as bar, pytest.raises(KeyboardInterrupt):
+            for _ in range(9):
+                bar.update()
+    list(Progress([5], desc="afterwards"))
+    assert told == [("reading", 1, 2), ("reading", 2, 2), ("training", 1, 9), ("training", 2, 9), ("training", 3, 9)]
+    assert capsys.readouterr() == ("", "")
