@@ -19,6 +19,17 @@ from groundwork.lock import LOCK, OWNER, sole_writer
 from groundwork.stopping import StopRequest, stopping_on_signals
 
 
+@pytest.fixture(autouse=True)
+def heard_signals():
+    """Programs inherit ignored signals: SIGHUP under nohup, and SIGINT in the background of a script."""
+    ignored = [number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def python(code, *arguments):
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])

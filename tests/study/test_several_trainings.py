@@ -37,7 +37,7 @@ def test_a_stored_run_is_used_for_its_own_training_alone(tmp_path, monkeypatch):
     assert sorted(trained) == [0, 0, 0, 1, 1, 1]
     assert [(row["arm"], row["seed"], row["training"]) for row in rows_of(tmp_path) if row["training"]] == [
         (kind, seed, training) for seed, training in (("0", "1"), ("1", "3"))
-        for kind in ("real + synthetic", "synthetic only")]
+        for kind in ("synthetic only", "real + synthetic")]     # in the order of the study that was asked for last
     alone = {SYNTHETIC: {"x_training3": SETS[SYNTHETIC]["x_training3"]}}
     study(tmp_path, arms_of(toy_set(4, 0), alone, ()), seeds=(0, 1))
     assert sorted(trained) == [0, 0, 0, 0, 0, 1, 1, 1]          # seed 0 had another training, seed 1 this one
