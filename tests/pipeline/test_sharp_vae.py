@@ -5,7 +5,7 @@ from torch import nn
 
 from denoising_diffusion_pytorch.checkpoint import load_checkpoint
 from groundwork.files import save_tensors
-from microdoppler.data.control_sets import CUT, VALIDATION
+from microdoppler.data.control_sets import CUT, TEST
 from microdoppler.pipeline.constants import config_of
 from microdoppler.pipeline.control import control_entries, through_vae, training_data
 from microdoppler.pipeline.generation import ImageGenerator, Sampling
@@ -51,7 +51,7 @@ def test_a_copy_and_its_window_have_different_speckle_though_both_have_the_first
     config = config_of(content)
     data = training_data(config, content["split"])
     entries = {entry["kind"]: entry for entry in control_entries(config, data, 1).values()}
-    same = [{**entries[VALIDATION], "kind": kind} for kind in (VALIDATION, CUT)]
+    same = [{**entries[TEST], "kind": kind} for kind in (TEST, CUT)]
     for path, is_sharp in ((config.vae_path, False), (sharp, True)):
         images = through_vae(KL_VAE.load(path), config, data, same, CPU).int()
         assert torch.equal(*images) != is_sharp
