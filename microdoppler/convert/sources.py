@@ -11,7 +11,6 @@ from microdoppler.convert.readers import READERS
 from microdoppler.data.folders import files_below
 from microdoppler.radar.image_files import RECORDINGS_FILE
 
-
 # The table of a data set; and what Infineon's Radar GUI writes beside .raw.txt, with the same content
 NO_RECORDINGS = (RECORDINGS_FILE, ".raw.bin")
 
