@@ -16,7 +16,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,12 @@ from vae.trainer import VAETrainer
 
 VALIDATION_SHARE = 0.1      # of each user's training windows, the last ones in time
 NUM_SHOWN = 8               # images in the picture of reconstructions
+KL_WEIGHT = 0.001
+# The network's options, and their entries in ddconfig
+NETWORK = {"ch": "ch", "ch_mult": "ch_mult", "num_res_blocks": "num_res_blocks", "latent_channels": "z_channels",
+           "channels": "in_channels"}
+# Of the options that --finetune_decoder takes from its VAE
+DEFAULTS = {"image_size": 256, **{option: DDCONFIG[entry] for option, entry in NETWORK.items()}}
 # Settings of runs that began when there was no sharpening
 WITHOUT_SHARPENING = {"adversarial_start": None, "adversarial_weight": ADVERSARIAL_WEIGHT, "finetune_decoder": None}
 
@@ -130,13 +136,28 @@ def open_state(state_path: Path, output: Path, settings: dict, resume: bool) -> 
 
 def _options(settings: dict) -> dict:
     """The settings of a run by the names of the options that give them."""
-    ddconfig = DDCONFIG | settings["ddconfig"]      # older states store fewer entries; the others are as in DDCONFIG
-    network = {"ch": ddconfig["ch"], "ch_mult": list(ddconfig["ch_mult"]), "num_res_blocks": ddconfig["num_res_blocks"],
-               "latent_channels": ddconfig["z_channels"], "channels": ddconfig["in_channels"]}
+    network = _network(DDCONFIG | settings["ddconfig"])     # older states store fewer entries
     images = {"data_path and --split, of digest": str(settings.get("images"))[:12]}
     others = {name: value for name, value in (WITHOUT_SHARPENING | settings).items()
               if name not in ("ddconfig", "images")}
     return {f"--{name}": value for name, value in {**network, **images, **others}.items()}
+
+
+def _network(ddconfig: dict) -> dict:
+    """A network's shape by the names of the options that give it."""
+    return {option: ddconfig[entry] for option, entry in NETWORK.items()} | {"ch_mult": tuple(ddconfig["ch_mult"])}
+
+
+def check_tuned(path: Path, vae: KL_VAE, given: dict, kl_weight: float | None) -> None:
+    """Raises InputError if an option of network or images is not as in this VAE, whose decoder is made sharp, or if a
+    weight is given for the KL term, which sharpening does not have. given: by name, as in DEFAULTS."""
+    own = {"image_size": vae.image_size or given.get("image_size"), **_network(vae.ddconfig)}   # None: unknown
+    if changed := differences(*({f"--{name}": values[name] for name in given} for values in (own, given))):
+        raise InputError(f"{path} was trained with {changed}; leave these options out: --finetune_decoder takes them "
+                         "from its VAE")
+    if kl_weight is not None:
+        raise InputError(f"--kl_weight is {kl_weight}, but --finetune_decoder keeps the encoder, so there is no KL "
+                         "term; leave it out")
 
 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
@@ -215,10 +236,10 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
 
 @checks_arguments
 def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = Path("latents_cache/data_split.json"),
-         image_size: int = 256, ch: int = DDCONFIG["ch"], ch_mult: tuple[int, ...] = DDCONFIG["ch_mult"],
-         num_res_blocks: int = DDCONFIG["num_res_blocks"], latent_channels: int = DDCONFIG["z_channels"],
-         channels: Literal[3, 1] = 3, num_steps: int = 20000, batch_size: int = 4,
-         lr: float = 1e-4, kl_weight: float = 0.001, adversarial_start: int | None = None,
+         image_size: int | None = None, ch: int | None = None, ch_mult: tuple[int, ...] | None = None,
+         num_res_blocks: int | None = None, latent_channels: int | None = None,
+         channels: Literal[3, 1] | None = None, num_steps: int = 20000, batch_size: int = 4,
+         lr: float = 1e-4, kl_weight: float | None = None, adversarial_start: int | None = None,
          adversarial_weight: float = ADVERSARIAL_WEIGHT, finetune_decoder: Path | None = None,
          validate_every: int = 200, seed: int = 42, device: str = "auto", resume: bool = False) -> dict:
     """Train a VAE on the split's training images. The test images are never read.
@@ -227,36 +248,40 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         data_path: folder with one folder of images per user, such as ID_1
         output: file for the weights; the state for --resume and a picture of reconstructions go beside it
         split: made by python -m microdoppler.split
-        image_size: height and width in pixels
-        ch: channels at the images' resolution; 16 is enough for 64 px
-        ch_mult: channels per level, in multiples of ch; each level but the last halves height and width
-        num_res_blocks: ResNet blocks per level of the encoder; the decoder has one more
-        latent_channels: channels of the latents; more of them keep more detail
-        channels: channels of the images: 3, or 1 for grey ones; all later steps read this from the VAE
+        image_size: height and width in pixels; None: 256
+        ch: channels at the images' resolution; None: 128; 16 is enough for 64 px
+        ch_mult: channels per level, in multiples of ch; each level but the last halves height and width; None:
+            1 2 2 4
+        num_res_blocks: ResNet blocks per level of the encoder; the decoder has one more; None: 2
+        latent_channels: channels of the latents; more of them keep more detail; None: 4
+        channels: channels of the images: 3, or 1 for grey ones; all later steps read this from the VAE; None: 3
         num_steps: optimisation steps
         batch_size: images per step
         lr: highest learning rate of AdamW; narrow networks tolerate more
-        kl_weight: a larger one gives a smoother latent space and softer images
+        kl_weight: a larger one gives a smoother latent space and softer images; None: 0.001
         adversarial_start: step from which the decoder alone is trained, against a discriminator, to make sharp images;
             default: never
         adversarial_weight: of the adversarial loss, against what keeps the images right on average
         finetune_decoder: weights of a VAE whose decoder is made sharp, from the first step on; its encoder is kept, and
-            so are latents and diffusion checkpoints; the options of the network are then those of this VAE
+            so are latents and diffusion checkpoints; size of images and network are then those of this VAE
         validate_every: steps between two validations, each of which also saves
         seed: random seed for everything
         device: auto, cpu, cuda or cuda:<n>
         resume: continue an interrupted run
     """
-    for name, value in {"image_size": image_size, "ch": ch, "num_res_blocks": num_res_blocks, "num_steps": num_steps,
-                        "latent_channels": latent_channels, "batch_size": batch_size, "validate_every": validate_every,
-                        "ch_mult": min(ch_mult, default=0)}.items():
+    given = {name: value for name, value in {
+        "image_size": image_size, "ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
+        "latent_channels": latent_channels, "channels": channels}.items() if value is not None}
+    shape = DEFAULTS | given
+    for name, value in {**shape, "ch_mult": min(shape["ch_mult"], default=0), "num_steps": num_steps,
+                        "batch_size": batch_size, "validate_every": validate_every}.items():
         if value < 1:
             raise InputError(f"--{name} is {value}; expected at least 1")
     if not 0 < lr < math.inf:
         raise InputError(f"--lr is {lr}; expected more than 0")
     if seed < 0:
         raise InputError(f"--seed is {seed}; expected 0 or more")
-    if not 0 <= kl_weight < math.inf:
+    if kl_weight is not None and not 0 <= kl_weight < math.inf:
         raise InputError(f"--kl_weight is {kl_weight}; expected 0 or more")
     if not 0 < adversarial_weight < math.inf:
         raise InputError(f"--adversarial_weight is {adversarial_weight}; expected more than 0")
@@ -271,19 +296,21 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
     if root is None:
         raise InputError(f"data_path {data_path} lacks {data.training[0]}, which {split} lists; give the data that the "
                          "split was made from with --data_path")
-    ddconfig: dict[str, Any] = {"ch": ch, "ch_mult": ch_mult, "num_res_blocks": num_res_blocks,
-                                "z_channels": latent_channels, "in_channels": channels, "out_ch": channels}
-    finetune = KL_VAE.load(finetune_decoder, amp=False) if finetune_decoder else None
-    if finetune:
-        ddconfig, image_size, adversarial_start = finetune.ddconfig, finetune.image_size or image_size, 0
+    ddconfig = {entry: shape[option] for option, entry in NETWORK.items()} | {"out_ch": shape["channels"]}
+    size, finetune = shape["image_size"], None
+    if finetune_decoder:
+        finetune = KL_VAE.load(finetune_decoder, amp=False)
+        check_tuned(finetune_decoder, finetune, given, kl_weight)
+        ddconfig, size, adversarial_start = finetune.ddconfig, finetune.image_size or size, 0
     is_known = finetune is None or finetune.trained_on == data.digest   # an encoder may have seen other images
     train_images, validation_images = (
-        load_images(root, names, image_size, "reading images", ddconfig["in_channels"], data.preparation)
+        load_images(root, names, size, "reading images", ddconfig["in_channels"], data.preparation)
         for names in (data.training, data.validation))
     results = train_vae(train_images, validation_images, output=output, num_steps=num_steps, batch_size=batch_size,
-                        ddconfig=ddconfig, lr=lr, kl_weight=kl_weight, seed=seed, device=torch_device,
-                        adversarial_start=adversarial_start, adversarial_weight=adversarial_weight, finetune=finetune,
-                        validate_every=validate_every, resume=resume, trained_on=data.digest if is_known else None)
+                        ddconfig=ddconfig, lr=lr, kl_weight=KL_WEIGHT if kl_weight is None else kl_weight, seed=seed,
+                        device=torch_device, adversarial_start=adversarial_start, adversarial_weight=adversarial_weight,
+                        finetune=finetune, validate_every=validate_every, resume=resume,
+                        trained_on=data.digest if is_known else None)
     print(f"{output}: PSNR {results['psnr_db']:.1f} dB (MSE {results['mse']:.5f}) on {len(data.validation)} validation "
           f"images at step {results['step']}; latents std {results['std']:.3f}, "
           f"{results['min']:.2f} … {results['max']:.2f}; {results['seconds']:.0f} s")

@@ -245,6 +245,22 @@ def test_a_vae_that_has_seen_other_images_does_not_say_that_it_has_seen_only_the
     assert KL_VAE.load(tmp_path / "new.pt").trained_on is None
 
 
+def test_options_of_the_tuned_vae_may_be_given_and_others_are_refused(tuned, tmp_path):
+    data, split, plain, _ = tuned
+    options = {"finetune_decoder": plain, "num_steps": 1, "device": "cpu"}
+    for given, words in (
+            ({"image_size": 32}, r"plain.pt was trained with --image_size 16 \(now 32\); leave these options out"),
+            ({"ch": 128, "channels": 1}, r"--ch 8 \(now 128\), --channels 3 \(now 1\)"),   # 128: the default
+            ({"ch_mult": [1, 2, 4]}, r"--ch_mult \(1, 2\) \(now \(1, 2, 4\)\)"),
+            ({"kl_weight": 0.001}, "^--kl_weight is 0.001, .* leave it out")):
+        with pytest.raises(InputError, match=words):
+            main(data, tmp_path / "new.pt", split, **options, **given)
+    assert not (tmp_path / "new.pt").exists()
+    main(data, tmp_path / "new.pt", split, **options, image_size=16, ch=8, ch_mult=(1, 2), num_res_blocks=1,
+         latent_channels=4, channels=3)
+    assert KL_VAE.load(tmp_path / "new.pt").image_size == 16
+
+
 def test_options_that_contradict_each_other_are_named(tmp_path):
     data, split = write_data(tmp_path)
     for options, words in (
