@@ -161,7 +161,7 @@ def check_tuned(path: Path, vae: KL_VAE, given: dict, kl_weight: float | None) -
 
 
 def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, notes: dict) -> None:
-    """Validate the averaged weights. If no earlier ones were better, or once the decoder is sharpened, write them and a
+    """Validate the averaged weights. If no earlier ones were better, or sharpening has changed them, write them and a
     picture of reconstructions. The squared error grows when speckle comes back: it cannot choose among sharp decoders.
 
     notes: further entries of the checkpoint. Raises InputError if the reconstructions are not finite.
@@ -170,7 +170,7 @@ def save_if_best(trainer: VAETrainer, validation_images: Tensor, output: Path, n
     if not math.isfinite(metrics["mse"]):
         raise InputError(f"the VAE's reconstructions are not finite at step {trainer.step}; try a lower --lr than "
                          f"{trainer.lr}, and start anew")
-    if metrics["mse"] < trainer.best_mse or trainer.is_sharpening:
+    if metrics["mse"] < trainer.best_mse or trainer.has_sharpened:
         trainer.best_mse = metrics["mse"]
         save_tensors(output, {**trainer.average.checkpoint(), "step": trainer.step, "validation": metrics, **notes})
         save_image(output.with_name(f"{output.stem}_reconstruction.png"),
@@ -183,7 +183,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
               finetune: KL_VAE | None = None, validate_every: int = 200, resume: bool = False,
               trained_on: str | None = None) -> dict:
     """Train a VAE, and keep the moving average of its weights that reconstructs the validation images best, or the last
-    one once the decoder is sharpened.
+    one once the decoder is sharpened. That begins with the best ones.
 
     train_images, validation_images: (n, c, s, s) uint8.
     output: where the best weights go; KL_VAE.load reads them. Beside it go <stem>_state.pt, for `resume`, and
@@ -227,8 +227,10 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
             bar.update()
             best = {"best_mse": f"{trainer.best_mse:.4f}"} if math.isfinite(trainer.best_mse) else {}
             bar.set_postfix(loss=f"{loss_average:.4f}", **best, refresh=False)
-            if trainer.step % validate_every == 0 or trainer.step == num_steps:
+            if trainer.step % validate_every == 0 or trainer.step in (trainer.start, num_steps):
                 save_if_best(trainer, validation_images, output, notes)
+                if trainer.step == trainer.start:       # sharpening begins with the best ones, as --finetune_decoder
+                    trainer.average.load_state_dict(load_tensors(output)["model_state_dict"])
                 save_tensors(state_path, {**trainer.state(), "settings": settings})
     saved = load_tensors(output)
     return {**saved["validation"], "step": saved["step"], "seconds": time.monotonic() - start}

@@ -73,6 +73,11 @@ class VAETrainer:
         """Whether the next step sharpens the decoder."""
         return self.start is not None and self.step >= self.start
 
+    @property
+    def has_sharpened(self) -> bool:
+        """Whether the decoder has been sharpened already."""
+        return self.start is not None and self.step > self.start
+
     def train_step(self, images: Tensor, batch_size: int) -> float:
         """One step on random images out of (n, c, s, s) uint8. Returns the loss. The step's randomness depends only on
         (seed, step).

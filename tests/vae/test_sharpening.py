@@ -8,7 +8,7 @@ from test_vae_train import SETTINGS, stripes, write_data
 from torch import nn
 
 from groundwork.errors import InputError
-from vae import KL_VAE
+from vae import KL_VAE, train
 from vae.discriminator import PatchDiscriminator, as_written
 from vae.layouts import transposed, without_grid
 from vae.losses import adversarial_loss, combined_gradient, discriminator_loss, feature_distance, mean_error
@@ -203,6 +203,23 @@ def test_the_encoder_rests_while_the_decoder_is_sharpened_and_noise_before():
             assert all(torch.equal(weight, trainer.average.state_dict()[name]) for name, weight in averaged.items()
                        if name in encoder)
             assert not any(torch.equal(now[name], before[name]) for name in noise if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("start, validate_every", [(4, 2), (3, 2)])
+def test_sharpening_begins_with_the_weights_that_were_best_until_then(tmp_path, monkeypatch, start, validate_every):
+    """As --finetune_decoder does, which gets them in their file. Whether a validation is due at that step or not."""
+    mse, kept = iter([0.1, 0.3, 0.2, 0.4]), {}      # the first one, at step 2, is the best
+
+    def measure(vae, images, **settings):
+        kept[len(kept)] = {name: weight.clone() for name, weight in vae.state_dict().items()}
+        return {"mse": next(mse)}, images
+    monkeypatch.setattr(train, "measure_quality", measure)
+    train_vae(stripes(8), stripes(4), output=tmp_path / "vae.pt",
+              **{**SETTINGS, "adversarial_start": start, "validate_every": validate_every})
+    last, encoder = KL_VAE.load(tmp_path / "vae.pt").state_dict(), [name for name in kept[0] if "encoder." in name]
+    assert all(torch.equal(last[name], kept[0][name]) for name in encoder)
+    assert not all(torch.equal(kept[1][name], kept[0][name]) for name in encoder)
+    assert not torch.equal(last["decoder.conv_out.bias"], kept[0]["decoder.conv_out.bias"])
 
 
 @pytest.fixture
