@@ -30,13 +30,14 @@ def preview(root: Path, sources: Sequence[Source], radar: RadarSettings, options
     for source in shown:
         settings = settings_of(root / source.path, root, radar)
         recording, plan, spectrogram = open_spectrogram(root, source, settings, options)
-        read.append((plan, spectrogram, recording.gate_m))      # the recording itself may be large
-    has_ranges = any(spectrogram.power.shape[1] > 1 for _, spectrogram, _ in read)
+        read.append((plan, spectrogram, recording.gate_m, recording.signal.shape))      # the signal itself may be large
+    has_ranges = any(spectrogram.power.shape[1] > 1 for _, spectrogram, *_ in read)
     figure = Figure(figsize=(11, 2.8 * len(shown)), layout="constrained", dpi=FIGURE_DPI)
     cells = figure.subplots(len(shown), 1 + has_ranges, squeeze=False, width_ratios=[2, 1][:1 + has_ranges])
-    for source, row, (plan, spectrogram, gate_m) in zip(shown, cells, read):
+    for source, row, (plan, spectrogram, gate_m, shape) in zip(shown, cells, read):
         count = plan.num_windows(spectrogram.levels.shape[1])
-        row[0].set_title(plain_text(f"{source.label}: {source.path}, {count} images"), fontsize=8)
+        row[0].set_title(plain_text(f"{source.label}: {source.path}, {' × '.join(map(str, shape))} (chirps × samples × "
+                                    f"receivers), {count} images"), fontsize=8)
         draw_spectrogram(row[0], spectrogram, plan, options)
         if has_ranges:
             draw_ranges(row[1], spectrogram, plan, gate_m)

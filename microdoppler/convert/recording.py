@@ -90,7 +90,8 @@ def as_signal(path: Path, array: np.ndarray, settings: RadarSettings) -> np.ndar
     Complex (n,): slow time, or chirp after chirp if samples_per_chirp is given. Real (n, 2) or (2, n): I and Q of such
     a signal. (chirps, samples) and (chirps, samples, receivers), complex or real. If samples_per_chirp is the length
     of the first axis and not of the second, these two are exchanged. With 1 sample per chirp, a matrix is
-    (chirps, receivers). Raises InputError for others.
+    (chirps, receivers). Raises InputError for others, and if an axis is longer than the one before and
+    samples_per_chirp is not given: the axes may lie in another order.
     """
     samples = settings.samples_per_chirp
     if array.dtype.kind not in "iufc":
@@ -105,10 +106,16 @@ def as_signal(path: Path, array: np.ndarray, settings: RadarSettings) -> np.ndar
     if array.ndim in (2, 3):
         if samples == 1 and array.ndim == 2:
             return array[:, None]
+        shape = " x ".join(map(str, array.shape))
+        if not samples and list(array.shape) != sorted(array.shape, reverse=True):
+            raise InputError(f"{path} is {shape}; expected chirps × samples (× receivers), and usually there are more "
+                             "chirps than samples, and more samples than receivers. Give --samples_per_chirp "
+                             f"{array.shape[1]} to read it in this order, or {array.shape[0]} to exchange the first "
+                             "two axes")
         if samples and array.shape[1] != samples:
             if array.shape[0] != samples:
-                raise InputError(f"{path} is {' x '.join(map(str, array.shape))}, and samples_per_chirp {samples}; "
-                                 "expected chirps × samples, or chirps × samples × receivers")
+                raise InputError(f"{path} is {shape}, and samples_per_chirp {samples}; expected chirps × samples, or "
+                                 "chirps × samples × receivers")
             array = array.swapaxes(0, 1)
         return array if array.ndim == 3 else array[..., None]
     raise InputError(f"{path} holds {array.dtype} of shape {array.shape}; expected a complex signal, I and Q in two "

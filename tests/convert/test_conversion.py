@@ -18,6 +18,7 @@ from groundwork.images import load_image
 from groundwork.limits import to_plain
 from groundwork.preparation import Preparation
 from microdoppler.convert.command import main
+from microdoppler.convert.preview import preview
 from microdoppler.convert.processing import Processing
 from microdoppler.convert.sources import find_sources
 from microdoppler.data.split_file import SplitOptions, open_split
@@ -90,6 +91,9 @@ def test_preview_writes_its_picture_only(tmp_path, capsys):
     main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=QUICK, preview=tmp_path / "look.png")
     assert Image.open(tmp_path / "look.png").size[0] > 800
     assert not (tmp_path / "out").exists() and "nothing else was written" in capsys.readouterr().out
+    sources, _ = find_sources(tmp_path / "in", None, None, tmp_path / "out")
+    figure, _ = preview(tmp_path / "in", sources, RADAR, QUICK)
+    assert "walk1.npy, 1500 × 1 × 1 (chirps × samples × receivers)" in figure.axes[0].get_title()
     with pytest.raises(InputError, match="--preview is look.xyz; expected a file .png"):
         main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=QUICK, preview="look.xyz")
 

@@ -157,6 +157,21 @@ def test_arrays_of_any_layout_become_chirps_samples_channels(chirps, samples, re
     assert np.allclose(found, cube)
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.mat"])
+@pytest.mark.parametrize("shape", [(64, 100), (64, 100, 3), (100, 3, 64)])
+def test_axes_in_an_unusual_order_are_read_only_when_the_samples_are_told(tmp_path, name, shape):
+    """More samples than chirps, or more receivers than samples: they may lie in another order."""
+    array = noise(*shape)
+    np.save(tmp_path / name, array) if name == "a.npy" else scipy.io.savemat(tmp_path / name, {"iq": array})
+    words = f"{name} is {' x '.join(map(str, shape))}; .*--samples_per_chirp {shape[1]} .* or {shape[0]} to exchange"
+    with pytest.raises(InputError, match=words):
+        read(tmp_path / name)
+    array = array if array.ndim == 3 else array[:, :, None]
+    assert np.array_equal(read(tmp_path / name, samples_per_chirp=shape[1]).signal, array)
+    if shape[0] == 64:
+        assert np.array_equal(read(tmp_path / name, samples_per_chirp=64).signal, array.swapaxes(0, 1))
+
+
 # ------------------------------------------------------------------------------------------- tables and wav
 
 @pytest.mark.parametrize("text", [
