@@ -3,14 +3,17 @@
 A .mat file before version 7.3 is read by SciPy. One of version 7.3 is HDF5: MATLAB stores its arrays with the axes
 reversed, and complex numbers as pairs (real, imag). A field of a structure is called structure.field.
 """
+import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 
 from groundwork.errors import InputError, shortened
 from groundwork.files import load_array, load_arrays
+from microdoppler.convert import loadmat
 from microdoppler.convert.recording import as_signal
 from microdoppler.radar.settings import RadarSettings
 
@@ -34,13 +37,7 @@ def read_mat(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSett
     """
     with open(path, "rb") as file:
         is_hdf5 = HDF5 in file.read(USER_BLOCK + len(HDF5))
-    try:
-        found = _read_hdf5(path) if is_hdf5 else _flattened(
-            scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True))
-    except InputError:
-        raise
-    except Exception as error:      # SciPy and h5py raise many kinds of errors on damaged files
-        raise InputError(f"{path} is no complete .mat file ({type(error).__name__}: {error})") from None
+    found = _read_hdf5(path) if is_hdf5 else _read_by_scipy(path)
     return as_signal(path, choose(path, found, settings.variable), settings), RadarSettings()
 
 
@@ -68,15 +65,15 @@ def choose(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...]) ->
     return in_phase + np.complex64(1j) * quadrature
 
 
-def _flattened(values: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays in SciPy's variables and, by dotted names, in the fields of their structures."""
-    found: dict[str, np.ndarray] = {}
-    for name, value in values.items():
-        if hasattr(value, "_fieldnames"):
-            found |= _flattened({field: getattr(value, field) for field in value._fieldnames}, f"{prefix}{name}.")
-        elif isinstance(value, np.ndarray):
-            found[prefix + name] = value
-    return found
+def _read_by_scipy(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of numbers in a .mat file before version 7.3, read by another process: see loadmat.py."""
+    done = subprocess.run([sys.executable, loadmat.__file__, path], capture_output=True)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").splitlines()
+        reason = said[-1] if done.returncode == 1 and said else "SciPy crashed when it read the file"
+        raise InputError(f"{path} is no complete .mat file ({reason}); restore it, or move it out of --input")
+    names, *arrays = np.load(io.BytesIO(done.stdout)).values()
+    return dict(zip(names.tolist(), arrays))
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
@@ -96,6 +93,10 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
             found[name.replace("/", ".")] = (pairs["real"] + 1j * pairs["imag"]).T
         elif item.dtype.kind in "iufc":
             found[name.replace("/", ".")] = item[()].T
-    with h5py.File(path, "r") as file:
-        file.visititems(collect)
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(collect)
+    except Exception as error:      # h5py raises many kinds of errors on damaged files
+        raise InputError(f"{path} is no complete .mat file ({type(error).__name__}: {error}); restore it, or move it "
+                         "out of --input") from None
     return found
