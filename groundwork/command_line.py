@@ -53,7 +53,7 @@ def run(main: Callable, presets: Mapping[str, Any] | None = None, default_preset
         if isinstance(stream, io.TextIOWrapper):        # not so in a notebook, which shows all characters
             stream.reconfigure(errors="replace")
     if not shares_work:
-        work_alone(_program() or Path(sys.argv[0]).name)
+        work_alone(_program())
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)
     if presets is not None:
@@ -176,10 +176,10 @@ def quoted(words: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def _program() -> str | None:
-    """How --help calls a package that is run with -m, as its __main__.py says little; None: the script's own name."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.parent}" if spec and spec.name.endswith(".__main__") else None
+def _program() -> str:
+    """How messages call this program: as it is started, with -m or by the script's name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)       # of what is run with -m; argv has the path instead
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
 def _print_error(message: str) -> int:

@@ -1,4 +1,5 @@
 """Files and command lines."""
+import runpy
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -82,6 +83,16 @@ def test_options_override_the_presets_constants_with_underscores_or_hyphens(monk
     assert command(monkeypatch) == (Constants(), None)
     assert command(monkeypatch, "--steps", "3", "--no_amp", "--resume", "latest") == (Constants(3, False), "latest")
     assert command(monkeypatch, "--no-amp") == (Constants(1, False), None)
+
+
+@pytest.mark.parametrize("module", ["microdoppler.split", "microdoppler.simulate", "vae.train"])
+def test_help_calls_a_module_as_it_is_started(monkeypatch, capsys, module):
+    """Whether it is a file or a package. Python puts the file's path into sys.argv."""
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.delitem(sys.modules, module, raising=False)     # otherwise runpy warns that it was imported before
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert capsys.readouterr().out.startswith(f"usage: python -m {module} [-h]")
 
 
 def test_an_interrupt_exits_with_130_and_a_bug_keeps_its_traceback(monkeypatch):
