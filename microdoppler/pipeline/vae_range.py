@@ -34,7 +34,8 @@ from vae.quality import measure_quality
 
 LOW_PASS = 4        # pixels each way whose mean is compared: half a cell of the latents, which have 4 numbers for 8 x 8
 # Error of low-passed images, by that of images without movement. Measured: VAEs that blur 0.09 and 0.11; one that makes
-# new speckle 0.27, with twice their error per pixel; other windows of the same person 1.5 and 2.1
+# new speckle 0.27, with twice their error per pixel; other windows of the same person 1.5 and 2.1. The limit of good
+# rests on that single sharp VAE (64 px, simulated): it lies just above it. That of acceptable is chosen, not measured.
 GOOD_SHARE, ACCEPTABLE_SHARE = 0.3, 0.5
 NUM_SHOWN = 8       # images in vae_reconstruction.png
 
