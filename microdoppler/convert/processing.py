@@ -158,7 +158,8 @@ class Spectrogram:
 
 def make_spectrogram(recording: Recording, plan: Plan, options: Processing) -> Spectrogram:
     """The spectrogram of a recording. The magnitudes of all chosen gates and of all receivers are added, as in the
-    Glasgow data set's own script. Raises InputError when range_m holds no gate, or if nothing moves.
+    Glasgow data set's own script, but without the mean of their noise. Raises InputError when range_m holds no gate, or
+    if nothing moves.
     """
     profiles = range_profiles(recording)
     whole_power = np.vdot(profiles, profiles).real / profiles.size

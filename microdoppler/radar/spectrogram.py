@@ -1,5 +1,6 @@
 """Short-time Fourier transform of a slow-time signal, its level in dB, and the picture of that."""
 import itertools
+import math
 
 import matplotlib
 import numpy as np
@@ -8,6 +9,10 @@ from PIL import Image
 
 LIGHT_SPEED = 299_792_458.0
 MOST_VALUES = 2 ** 22       # of a transform at once: 64 MB
+# Magnitudes of noise are Rayleigh distributed. QUIET is a quantile of a channel's magnitudes that echoes hardly change,
+# and MEAN_NOISE the mean of noise by this quantile of noise.
+QUIET = 0.25
+MEAN_NOISE = math.sqrt(math.pi / 4 / -math.log(1 - QUIET))
 
 
 def bin_mps(carrier_hz: float, chirp_rate_hz: float, nfft: int) -> float:
@@ -25,7 +30,8 @@ def stft_db(signals: np.ndarray, window_chirps: int, hop_chirps: int, nfft: int,
     """Short-time Fourier transform with a Hann window of unit energy: power in dB, float32 (num_bins, columns).
 
     signals: complex (channels, chirps). The magnitudes of the channels (range gates, receivers) are added. White noise
-    of power 1 per chirp has 0 dB on average, in one channel.
+    of power 1 per chirp has 0 dB on average, in one channel. Of several channels, the mean magnitude of each one's
+    noise is subtracted: it would add up, while an echo is in few of them.
     nfft: length of the transform; above window_chirps, bins are interpolated.
     lowest_bin, num_bins: the Doppler bins that are kept, in descending order from the top. They are counted from zero
     Doppler, and modulo nfft, so an ambiguous speed may be shown where it is expected.
@@ -41,8 +47,10 @@ def stft_db(signals: np.ndarray, window_chirps: int, hop_chirps: int, nfft: int,
     for signal, start in itertools.product(signals, range(0, columns, block)):
         stop = min(start + block, columns)
         # SciPy centres its windows on multiples of the hop. With this offset, they begin there.
-        spectrum = transform.stft(signal, start, stop, k_offset=window_chirps // 2)[order]
-        magnitude[:, start:stop] += np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag))
+        spectrum = transform.stft(signal, start, stop, k_offset=window_chirps // 2)
+        own = np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag))
+        magnitude[:, start:stop] += own[order] - (MEAN_NOISE * np.quantile(own, QUIET) if len(signals) > 1 else 0)
+    magnitude = np.maximum(magnitude, 0)
     return (10 * np.log10(np.square(magnitude) + 1e-20)).astype(np.float32)
 
 

@@ -114,6 +114,22 @@ def test_the_level_of_a_known_tone():
     assert np.allclose(stft_db(impulse[None], 64, 1, 64, -32, 64), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("num_channels", [2, 40])
+def test_noise_does_not_add_up_over_channels(num_channels):
+    """A tone in one channel keeps its level; noise of all of them sinks to what scatters around its mean. The magnitude
+    of noise of power 1 has mean sqrt(π) / 2 and variance 1 - π / 4. A second tone is in a half of the time."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((num_channels, 20000, 2)) @ [1, 1j] / np.sqrt(2)
+    noise[0] += 8 * np.exp(2j * np.pi * 8 / 64 * np.arange(20000))
+    noise[1, :10000] += 4 * np.exp(2j * np.pi * -20 / 64 * np.arange(10000))
+    levels = 10 ** (stft_db(noise, 64, 16, 64, -32, 64) / 20)
+    tone = 10 ** (stft_db(8 * np.exp(2j * np.pi * 8 / 64 * np.arange(64))[None], 64, 16, 64, -32, 64).max() / 20)
+    assert levels[31 - 8].mean() == pytest.approx(tone, rel=0.05)
+    scatter = np.sqrt(num_channels * (1 - np.pi / 4))
+    assert levels[:20].mean() == pytest.approx(scatter / np.sqrt(2 * np.pi), rel=0.35)   # of a normal one, cut at 0
+    assert levels[:20].mean() < 0.3 * num_channels * np.sqrt(np.pi) / 2
+
+
 def test_zero_padding_interpolates_between_the_bins():
     signal = slow_time(1.0, 0.2)[None]
     exact, padded = stft_db(signal, 64, 16, 64, -32, 64), stft_db(signal, 64, 16, 256, -128, 256)
