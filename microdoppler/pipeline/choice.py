@@ -1,7 +1,8 @@
 """python -m microdoppler.choose: choose constants on the validation part of the split, without test images.
 
 See study/choice.py for the search. A candidate is measured as a study would do it: its images are generated, and
-classifiers of the arm real + synthetic are trained and tried on validation images. What exists is reused.
+classifiers of the arm real + synthetic are trained and tried on validation images. How long classifiers train is chosen
+before, by the arm real + classical: a length that suits synthetic images best would favour them. What exists is reused.
 """
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -33,11 +34,12 @@ from microdoppler.pipeline.generation import ImageGenerator, Sampling
 from microdoppler.pipeline.study_folds import load_synthetic, recipe_of
 from microdoppler.pipeline.synthetic_folder import generate_all
 from microdoppler.study.arms import Arm, ImageSet, arms_of
-from microdoppler.study.choice import CONSTANTS, Candidate, Measured, Step, measure, search
+from microdoppler.study.choice import CONSTANTS, EPOCHS, Candidate, Measured, Step, choose_value, measure, search
 from microdoppler.study.choice_report import choice_figure, chosen_line, references_table, steps_table
 from microdoppler.study.counts import CorrectCounts
 from microdoppler.study.evaluation_classifier import load_real, load_validation
 from microdoppler.study.kinds import CLASSICAL, CUTS, KINDS
+from microdoppler.study.recipe import Recipe
 from microdoppler.study.runs import Fold, Run, run_study
 from train_latent_cfg import PRESETS, Config
 
@@ -57,6 +59,7 @@ USUAL = {"noise_level": (1.0, 0.75, 0.5), "cond_scale": (1.0, 1.5, 3.0), "ratio"
 @dataclass(frozen=True)
 class Values:
     """The values to try. A single one fixes a constant. Default: that of the Config, and usual ones."""
+    epochs: tuple[Count, ...] = ()  # of classifiers; default: classifier_epochs, and twice as many
     milestones: tuple[Count, ...] = ()  # of the training; default: the last, and those at two thirds and at a third
     noise_levels: tuple[PositiveShare, ...] = ()  # default: noise_level, 1, 0.75 and 0.5
     cond_scales: tuple[Weight, ...] = ()  # guidance; default: cond_scale, 1, 1.5 and 3
@@ -155,7 +158,8 @@ class ValidatedFold:
 @checks_arguments
 def choose(config: Config, *, values: Values = Values(), results: tuple[Path, ...] = (),
            seeds: int | None = None) -> Candidate:
-    """Choose milestone, noise level, guidance, ratio and shares of synthetic images, on validation images, for step 4.
+    """Choose milestone, noise level, guidance, ratio and shares of synthetic images, and how long classifiers train, on
+    validation images, for step 4.
 
     Writes a report to results_folder/choose, and there config.json with the chosen constants for --config. A repeated
     run generates and trains only what is missing. Several processes (accelerate launch) share images and runs among
@@ -184,10 +188,11 @@ def choose(config: Config, *, values: Values = Values(), results: tuple[Path, ..
             folds = [ValidatedFold.open(one, device, processes) for one in configs]
         check_folds(folds)
         study = _Study(config, folds, device, folder, range(config.seed, config.seed + seeds))
+        study, of_epochs = study.with_chosen_epochs(values.epochs)
         chosen, steps = search(options, study.count)
         references = study.references(chosen)
         if processes.is_main_process:
-            write_results(chosen, steps, references, study)
+            write_results(chosen, [*of_epochs, *steps], references, study)
     return chosen
 
 
@@ -215,8 +220,12 @@ def options_of(config: Config, values: Values, results: Sequence[Path]) -> dict[
     if config.classifier_mixing == "concat":        # which has no shares
         given["synthetic_shares"] = (default["synthetic_shares"],)
     tried = {constant: own or (default[constant], *USUAL[constant]) for constant, own in given.items()}
-    return {constant: sorted(dict.fromkeys(own), key=lambda value: value != default[constant])
-            for constant, own in tried.items()}
+    return {constant: default_first(own, default[constant]) for constant, own in tried.items()}
+
+
+def default_first(values: Sequence[Any], default: Any) -> list[Any]:
+    """The values, each once, and the default before the others if it is among them."""
+    return sorted(dict.fromkeys(values), key=lambda value: value != default)
 
 
 def check_folds(folds: Sequence[ValidatedFold]) -> None:
@@ -244,36 +253,61 @@ class _Study:
     def count(self, candidates: Sequence[Candidate]) -> CorrectCounts:
         """The correctly classified validation images of each candidate."""
         for candidate in candidates:
-            if candidate in self.measured:
-                continue
-            runs = self._runs([[one.arm(candidate)] for one in self.folds], candidate)
-            found = measure(CorrectCounts.of(runs), runs[0].arm.name)
-            print(f"{candidate.name}: {100 * found.accuracy:.1f} ± {100 * found.error:.1f} % of the validation images")
-            self.measured[candidate] = runs
+            if candidate not in self.measured:
+                self.measured[candidate] = self._runs([[one.arm(candidate)] for one in self.folds],
+                                                      self.recipe(candidate))
+                print_accuracy(candidate.name, CorrectCounts.of(self.measured[candidate]))
         return CorrectCounts.of([run for candidate in candidates for run in self.measured[candidate]])
 
     def references(self, chosen: Candidate) -> dict[str, Measured]:
         """{name of an arm: its accuracy}: of arms without synthetic images, and of the chosen candidate."""
-        runs = self._runs([[*one.references(chosen.ratio), one.arm(chosen)] for one in self.folds], chosen)
+        runs = self._runs([[*one.references(chosen.ratio), one.arm(chosen)] for one in self.folds], self.recipe(chosen))
         counts = CorrectCounts.of(runs)
         return {run.arm.kind.name: measure(counts, run.arm.name) for run in runs[:len(counts.correct)]}
 
-    def _runs(self, arms_of_folds: Sequence[Sequence[Arm]], candidate: Candidate) -> list[Run]:
+    def with_chosen_epochs(self, given: Sequence[int]) -> tuple["_Study", list[Step]]:
+        """The same study with the chosen number of epochs, and the step that chose it, if there are several."""
+        default = self.config.classifier_epochs
+        values = default_first(given or (default, 2 * default), default)
+        chosen, steps = choose_value(EPOCHS, values, lambda: self._count_epochs(values))
+        return replace(self, config=replace(self.config, classifier_epochs=chosen)), steps
+
+    def _count_epochs(self, values: Sequence[int]) -> CorrectCounts:
+        """The correctly classified validation images of real + classical after each number of epochs."""
+        correct = {}
+        for epochs in values:
+            counts = CorrectCounts.of(self._runs([[Arm(KINDS["real + classical"], one.real)] for one in self.folds],
+                                                 replace(recipe_of(self.config), epochs=epochs)))
+            [(name, correct[f"{name}, {epochs} epochs"])] = counts.correct.items()
+            print_accuracy(f"{name}, {epochs} epochs", counts)
+        return replace(counts, correct=correct)
+
+    def recipe(self, candidate: Candidate) -> Recipe:
+        """How the classifiers of a candidate are trained."""
+        return replace(recipe_of(self.config), synthetic_shares=candidate.synthetic_shares)
+
+    def _runs(self, arms_of_folds: Sequence[Sequence[Arm]], recipe: Recipe) -> list[Run]:
         return run_study([one.study_fold(arms) for one, arms in zip(self.folds, arms_of_folds)],
                          num_classes=len(self.folds[0].data.split.users), device=self.device, folder=self.folder,
-                         seeds=self.seeds, recipe=replace(recipe_of(self.config),
-                                                          synthetic_shares=candidate.synthetic_shares))
+                         seeds=self.seeds, recipe=recipe)
+
+
+def print_accuracy(name: str, counts: CorrectCounts) -> None:
+    """Print the accuracy of the only arm of `counts`."""
+    found = measure(counts, *counts.correct)
+    print(f"{name}: {100 * found.accuracy:.1f} ± {100 * found.error:.1f} % of the validation images")
 
 
 def write_results(chosen: Candidate, steps: list[Step], references: dict[str, Measured], study: _Study) -> None:
     """Write choice.json, choice.png and report.html, and each fold's config.json; print tables and what to run next."""
-    folder, folds = study.folder, study.folds
+    folder, folds, epochs = study.folder, study.folds, study.config.classifier_epochs
+    constants = {EPOCHS: epochs, **vars(chosen)}
     for one in folds:
         write_json(one.folder / "config.json", to_plain(replace(
             one.config, noise_level=chosen.noise_level, cond_scale=chosen.cond_scale,
-            classifier_synthetic_shares=chosen.synthetic_shares)))
+            classifier_synthetic_shares=chosen.synthetic_shares, classifier_epochs=epochs)))
     write_json(folder / "choice.json", {
-        "chosen": vars(chosen), "steps": [step.to_json() for step in steps],
+        "chosen": constants, "steps": [step.to_json() for step in steps],
         "references": {name: vars(found) for name, found in references.items()},
         "folds": [one.data.split.settings.fold for one in folds], "seeds": list(study.seeds)})
     tables = [*([steps_table(steps)] if steps else []), references_table(references)]
@@ -287,10 +321,10 @@ def write_results(chosen: Candidate, steps: list[Step], references: dict[str, Me
                f"seed{'s' * (len(study.seeds) > 1)}")
     commands = next_commands(chosen, folds)
     render_report(folder / "report.html", "Constants chosen on validation images", Verdict(
-        f"Chosen: {chosen_line(chosen)}.", "open", [f"{counted}.", METHOD]), [
+        f"Chosen: {chosen_line(constants)}.", "open", [f"{counted}.", METHOD]), [
             Section("What was tried", tables=tables, pictures=pictures),
             Section("What to run next", commands)])
-    print("\n" + "\n\n".join([*(table.as_text() for table in tables), f"chosen: {chosen_line(chosen)} ({counted})"])
+    print("\n" + "\n\n".join([*(table.as_text() for table in tables), f"chosen: {chosen_line(constants)} ({counted})"])
           + f"\nreport: {folder / 'report.html'}\nnext: " + "\nthen: ".join(commands))
 
 

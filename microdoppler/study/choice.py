@@ -1,5 +1,8 @@
 """Choose the constants of generation, and of the mixture that classifiers train on, by accuracy on validation images.
 
+How long the classifiers train comes first, by real + classical: a length that suits synthetic images best would favour
+them. Everything else is a Candidate, measured by real + synthetic.
+
 The search goes coordinate by coordinate: one constant after another, each step with the best values so far. It tries 11
 candidates where a full grid of three values each would try 243. More candidates would not only take longer: the best of
 many on the same few validation passes is best by chance more often. The order is that of the effects: the milestone
@@ -45,9 +48,11 @@ class Candidate:
                 f"{self.ratio:g}, shares {described(self.synthetic_shares)}")
 
 
+EPOCHS = "classifier_epochs"
 # {field of Candidate: its name in tables}, in the order of the search
 CONSTANTS = {"milestone": "milestone", "noise_level": "noise level", "cond_scale": "guidance",
              "ratio": "synthetic images per real one", "synthetic_shares": "synthetic shares"}
+NAMES = {EPOCHS: "epochs", **CONSTANTS}     # of all that has a step
 
 
 def described(value: Any) -> str:
@@ -85,13 +90,26 @@ def search(options: Mapping[str, Sequence[Any]], count: Callable[[Sequence[Candi
     classifiers, and returns the correctly classified validation images of the arms, one for each candidate in their
     order. A constant with one value has no step.
     """
-    chosen, steps = Candidate(**{constant: values[0] for constant, values in options.items()}), []
+    chosen = Candidate(**{constant: values[0] for constant, values in options.items()})
+    steps: list[Step] = []
     for constant, values in options.items():
-        if len(values) > 1:
-            measured, best = simplest_of_the_best(count([replace(chosen, **{constant: value}) for value in values]))
-            steps.append(Step(constant, dict(zip(values, measured)), values[best]))
-            chosen = replace(chosen, **{constant: values[best]})
+        candidates = {value: replace(chosen, **{constant: value}) for value in values}
+        value, step = choose_value(constant, values, lambda: count(list(candidates.values())))
+        chosen, steps = candidates[value], [*steps, *step]
     return chosen, steps
+
+
+def choose_value(constant: str, values: Sequence[Any], count: Callable[[], CorrectCounts]) -> tuple[Any, list[Step]]:
+    """Choose the value of one constant. Returns it, and the step; no step where there is one value only, and then
+    nothing is counted.
+
+    values: the simplest first; count: trains classifiers, and returns the correctly classified validation images of one
+    arm for each value in their order.
+    """
+    if len(values) == 1:
+        return values[0], []
+    measured, best = simplest_of_the_best(count())
+    return values[best], [Step(constant, dict(zip(values, measured)), values[best])]
 
 
 def simplest_of_the_best(counts: CorrectCounts) -> tuple[list[Measured], int]:

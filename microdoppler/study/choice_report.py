@@ -1,24 +1,24 @@
 """The choice of constants as text, table and figure."""
-from typing import Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
 from microdoppler.figures.report import Table
-from microdoppler.study.choice import CONSTANTS, Candidate, Measured, Step, described
+from microdoppler.study.choice import NAMES, Measured, Step, described
 
 REFERENCE_STYLES = ("--", ":", "-.")
 
 
 def steps_table(steps: Sequence[Step]) -> Table:
     """A row per value that was tried."""
-    rows = [[CONSTANTS[step.constant], described(value), _percent(measured.accuracy, measured.error),
+    rows = [[NAMES[step.constant], described(value), _percent(measured.accuracy, measured.error),
              _percent(measured.below_best, measured.below_best_error) if measured.below_best else "best",
              "chosen" if value == step.chosen else ""]
             for step in steps for value, measured in step.tried.items()]
     return Table(["constant", "value", "accuracy", "below the best", ""], rows,
-                 "Real + synthetic on validation images, in %, ± standard error over folds, seeds and passes. Below "
-                 "the best: the paired difference in points. The chosen value is the first that is not below the best "
-                 "by more than one standard error.")
+                 "On validation images, in %, ± standard error over folds, seeds and passes: real + classical for "
+                 "epochs, real + synthetic for all others. Below the best: the paired difference in points. The chosen "
+                 "value is the first that is not below the best by more than one standard error.")
 
 
 def references_table(references: Mapping[str, Measured]) -> Table:
@@ -28,9 +28,9 @@ def references_table(references: Mapping[str, Measured]) -> Table:
                  "On validation images, in %, ± standard error.")
 
 
-def chosen_line(chosen: Candidate) -> str:
-    """The chosen constants in one line."""
-    return ", ".join(f"{name} {described(getattr(chosen, field))}" for field, name in CONSTANTS.items())
+def chosen_line(chosen: Mapping[str, Any]) -> str:
+    """The chosen constants, {key in NAMES: value}, in one line."""
+    return ", ".join(f"{name} {described(chosen[constant])}" for constant, name in NAMES.items())
 
 
 def choice_figure(steps: Sequence[Step], references: Mapping[str, Measured]) -> Figure:
@@ -45,7 +45,7 @@ def choice_figure(steps: Sequence[Step], references: Mapping[str, Measured]) -> 
             axis.axhline(100 * measured.accuracy, color="gray", linestyle=style, linewidth=1, label=name)
         axis.set_xticks(range(len(step.tried)), [described(value) for value in step.tried], fontsize=8)
         axis.set_xlim(-0.5, len(step.tried) - 0.5)
-        axis.set_xlabel(CONSTANTS[step.constant], fontsize=9)
+        axis.set_xlabel(NAMES[step.constant], fontsize=9)
         axis.grid(axis="y", alpha=0.25)
     figure.axes[0].set_ylabel("accuracy on validation images in %")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)

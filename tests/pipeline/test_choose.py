@@ -1,4 +1,5 @@
 """python -m microdoppler.choose on the tiny demo: constants are chosen without a look at test images."""
+import csv
 import json
 import shlex
 import shutil
@@ -16,7 +17,8 @@ from microdoppler.pipeline.choice import Candidate, Values, choose
 from train_latent_cfg import PRESETS, Config
 
 NUM_VALIDATION = 3      # images of each user
-FEW = Values(milestones=(3, 1), noise_levels=(1.0, 0.5), cond_scales=(1.5,), ratios=(0.2, 0.4), shares=((1, 0),))
+FEW = Values(epochs=(1, 2), milestones=(3, 1), noise_levels=(1.0, 0.5), cond_scales=(1.5,), ratios=(0.2, 0.4),
+             shares=((1, 0),))
 
 
 def with_validation(demo: Path, folder: Path) -> Config:
@@ -65,14 +67,20 @@ def test_constants_are_chosen_without_test_images_and_the_next_command_uses_them
     folder = tmp_path / "results" / "choose"
     assert isinstance(chosen, Candidate) and chosen.cond_scale == 1.5 and chosen.milestone in (1, 3)
     found = read_json(folder / "choice.json")
+    epochs = found["chosen"].pop("classifier_epochs")
     assert found["chosen"] == {**vars(chosen), "synthetic_shares": [1, 0]} and found["seeds"] == [42, 43]
-    assert [step["constant"] for step in found["steps"]] == ["milestone", "noise_level", "ratio"]
+    assert [step["constant"] for step in found["steps"]] == ["classifier_epochs", "milestone", "noise_level", "ratio"]
+    assert [tried["value"] for tried in found["steps"][0]["tried"]] == [1, 2] and epochs in (1, 2)
+    trained = {(run["arm"], run["epochs"]) for run in csv.DictReader((folder / "runs.csv").open())}
+    assert trained == {("real + classical", "1"), ("real + classical", "2"), *(
+        (arm, str(epochs)) for arm in found["references"])}
     assert found["references"].keys() == {"real only", "real + classical", "real + cuts", "real + synthetic"}
     assert "9 validation images in 1 fold, 2 seeds" in printed and (folder / "report.html").exists()
     assert {path.name for path in folder.glob("milestone_*")} >= {"milestone_3_noise_1_guidance_1.5",
                                                                  "milestone_1_noise_1_guidance_1.5"}
     constants = read_json(folder / CONFIG_FILE)
-    assert (constants["noise_level"], constants["cond_scale"]) == (chosen.noise_level, 1.5)
+    assert (constants["noise_level"], constants["cond_scale"], constants["classifier_epochs"]) == (chosen.noise_level,
+                                                                                                   1.5, epochs)
 
     for name in ("study.runs.train_classifier", "pipeline.generation.ImageGenerator.sample_images"):
         monkeypatch.setattr(f"microdoppler.{name}", lambda *args, **kwargs: pytest.fail("made again"))
@@ -94,7 +102,8 @@ def test_constants_are_the_same_in_several_folds(demo, tmp_path, capsys):
     config = with_validation(demo[0], tmp_path / "fold_0")
     with_validation(demo[0], tmp_path / "fold_1")
     results = (tmp_path / "fold_0" / "results", as_fold_1(tmp_path / "fold_1"))
-    values = Values(milestones=(3, 1), noise_levels=(1.0,), cond_scales=(1.5,), ratios=(0.2,), shares=((1, 0),))
+    values = Values(epochs=(1,), milestones=(3, 1), noise_levels=(1.0,), cond_scales=(1.5,), ratios=(0.2,),
+                    shares=((1, 0),))
     chosen = choose(replace(config, results_folder=tmp_path / "all"), values=values, results=results, seeds=1)
     printed = capsys.readouterr().out
     found = read_json(tmp_path / "all" / "choose" / "choice.json")

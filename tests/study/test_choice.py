@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from microdoppler.study.choice import Candidate, Measured, Step, measure, search, simplest_of_the_best
+from microdoppler.study.choice import Candidate, Measured, Step, choose_value, measure, search, simplest_of_the_best
 from microdoppler.study.choice_report import choice_figure, steps_table
 from microdoppler.study.counts import CorrectCounts
 
@@ -60,6 +60,12 @@ def test_the_search_keeps_the_best_of_each_step_and_trains_the_fewest():
     assert chosen == Candidate(2, 0.5, 1.5, 2.0, (1.0, 0.0)) and len(set(asked)) == 1 + 2 + 2 + 1
     assert [(step.constant, step.chosen) for step in steps] == list(best.items())
     assert list(steps[1].tried) == [1.0, 0.75, 0.5] and steps[1].tried[0.5].accuracy == pytest.approx(0.7)
+
+
+def test_a_single_value_needs_no_training():
+    assert choose_value("classifier_epochs", [25], lambda: pytest.fail("trained")) == (25, [])
+    chosen, [step] = choose_value("classifier_epochs", [25, 50], lambda: counts_of({"short": 0.7, "long": 0.8}))
+    assert chosen == step.chosen == 50 and step.tried[25].below_best == pytest.approx(0.1)
 
 
 def test_names_tell_candidates_apart():
