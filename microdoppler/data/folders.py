@@ -61,7 +61,8 @@ def describe_ignored(counts: dict[str, int]) -> str:
     if not counts:
         return ""
     kinds = shortened([f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.items()])
-    return printable(f"{kinds} ignored (only {', '.join(sorted(SUFFIXES))} are read; save images among them as .png)")
+    return printable(f"{kinds} ignored (only {', '.join(sorted(SUFFIXES))} are read; save images among them as "
+                     ".png, and convert radar recordings with python -m microdoppler.convert)")
 
 
 def is_own_output(folder: Path) -> bool:

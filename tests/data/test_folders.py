@@ -63,7 +63,9 @@ def test_files_that_are_not_read_are_counted_by_suffix(tmp_path):
         (tmp_path / name).write_text("x")
     counts = ignored_files(tmp_path, ["ID_1"])
     assert counts == {".heic": 4, ".mat": 1, "": 1}
-    assert describe_ignored(counts).startswith("4 .heic, 1 without a suffix, 1 .mat ignored (only .bmp, .gif, ")
+    line = describe_ignored(counts)
+    assert line.startswith("4 .heic, 1 without a suffix, 1 .mat ignored (only .bmp, .gif, ")
+    assert line.endswith("convert radar recordings with python -m microdoppler.convert)")
 
 
 # ---------------------------------------------------------------------------------------------------- own outputs
