@@ -31,7 +31,7 @@ class Config:
     images_per_user_train: TrainSize | None = None  # a number, a share below 1, or all_but_test; None: a third
     split_strategy: str | None = None  # contiguous (None): recordings stay whole; random: leaks, windows overlap
     split_fold: int | None = None  # contiguous: which third of the recordings is trained on: 0 (None), 1 or 2
-    split_guard: CountOrZero | None = None  # windows left out beside a run inside a recording; None: as many as needed
+    split_guard: CountOrZero | None = None  # windows left out on each side of the training run; None: as many as needed
     split_validation: ValidationShare | None = None  # share of training images kept to choose constants; None: 0.2
     fit: str | None = None  # images that are not square: stretch (None), crop or pad
     crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
