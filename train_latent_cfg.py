@@ -31,7 +31,7 @@ class Config:
     images_per_user_train: TrainSize | None = None  # a number, a share below 1, or all_but_test; None: a third
     split_strategy: str | None = None  # contiguous (None): recordings stay whole; random: leaks, windows overlap
     split_fold: int | None = None  # contiguous: which third of the recordings is trained on: 0 (None), 1 or 2
-    split_guard: CountOrZero | None = None  # windows left out beside a run inside a recording; None: as many as needed
+    split_guard: CountOrZero | None = None  # windows left out on each side of the training run; None: as many as needed
     split_validation: ValidationShare | None = None  # share of training images kept to choose constants; None: 0.2
     fit: str | None = None  # images that are not square: stretch (None), crop or pad
     crop: FourNumbers | None = None  # left top right bottom of the part of the image files to keep: pixels, or shares
@@ -77,7 +77,7 @@ class Config:
     save_and_sample_every: NumSteps = 2000  # steps per milestone; milestone 1 is model-1.pt and sample-1.png
     keep_last: NumSteps = 3  # newest checkpoints that can be resumed; older ones only generate, a quarter as large
     keep_every: NumSteps = 1  # of the older checkpoints, only every n-th is kept: 1 keeps all, 5 keeps 5, 10, 15, …
-    num_samples: Size = 16  # samples that a milestone's figures are of; its picture has a row for each of several users
+    num_samples: Size = 16  # samples that the figures of a milestone are computed from; they are of several users
     log_every: NumSteps = 50  # steps between two lines of metrics.jsonl
     log_with: str = "auto"  # auto: TensorBoard if it is installed; none; all; or the name of a tracker, as wandb
     # --- sampling
@@ -93,11 +93,11 @@ class Config:
     vae_batch_size: Size = 16  # images that go through the VAE at once
     # --- classifier
     classifier: str = "resnet18"  # one of torchvision's classification models, trained from random weights
-    classifier_image_size: ClassifierSize = 256  # pixels, height = width: as the images, or their details are lost
-    classifier_epochs: Count = 50  # how often real only sees each of its images; 20 or fewer may reverse a verdict
+    classifier_image_size: ClassifierSize = 256  # pixels, height = width: as the images have, else details are lost
+    classifier_epochs: Count = 50  # how often the arm real only sees each image; 20 or fewer may reverse a verdict
     classifier_budget: Budget = "steps"  # steps: as many for every arm; epochs: each arm sees its own images that often
     classifier_mixing: Mixing = "shares"  # shares: see classifier_synthetic_shares; concat: shuffled as one set
-    classifier_augmentations: Augmentations = ("classical", "MixUp", "CutMix")  # each also with synthetic images
+    classifier_augmentations: Augmentations = ("classical", "MixUp", "CutMix")  # an arm each, and one with synthetic
     classifier_batch_size: BatchSize = 32  # images per step
     classifier_lr: PositiveShare = 1e-3  # peak learning rate
     classifier_synthetic_shares: TwoShares = (1.0, 0.0)  # synthetic share in the first and last batch, linear between

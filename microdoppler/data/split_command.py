@@ -33,7 +33,7 @@ def main(data_path: Path, *, output: Path = Path("latents_cache") / SPLIT_FILE, 
             default: a third
         split_strategy: contiguous (recordings stay whole) or random (leaks, because windows overlap)
         split_fold: which third of the recordings to train on: 0, 1 or 2
-        split_guard: windows left out on each side of a training run inside a recording; default: as many as needed
+        split_guard: windows left out on each side of the training run; default: as many as needed
         split_validation: share of these images that constants are chosen on, below 0.5: their last passes; default:
             0.2, or 0 where too few would stay to train on
         seed: random seed of the random strategy; default: 42
