@@ -112,8 +112,8 @@ PRESETS = {
     "cpu-hours": replace(
         Config(), preset="cpu-hours", cond_drop_prob=0.15, train_batch_size=16,
         gradient_accumulate_every=1, train_lr=5e-4, train_num_steps=2000, ema_decay=0.999, ema_update_every=1,
-        save_and_sample_every=500, classifier_image_size=96, classifier_epochs=25,
-        classifier_augmentations=("classical",), classifier_batch_size=64, classifier_lr=3e-3, classifier_seeds=2),
+        save_and_sample_every=500, classifier_image_size=96, classifier_epochs=100,
+        classifier_augmentations=("classical",), classifier_batch_size=16, classifier_lr=3e-3, classifier_seeds=2),
     "cpu-minutes": replace(
         Config(), preset="cpu-minutes", dim=32, cond_drop_prob=0.15,
         train_batch_size=32, gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.995,
