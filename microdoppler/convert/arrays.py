@@ -71,7 +71,7 @@ def _read_by_scipy(path: Path) -> dict[str, np.ndarray]:
     if done.returncode:
         said = done.stderr.decode(errors="replace").splitlines()
         reason = said[-1] if done.returncode == 1 and said else "SciPy crashed when it read the file"
-        raise InputError(f"{path} is no complete .mat file ({reason}); restore it, or move it out of --input")
+        raise _damaged(path, reason)
     names, *arrays = np.load(io.BytesIO(done.stdout)).values()
     return dict(zip(names.tolist(), arrays))
 
@@ -97,6 +97,9 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
         with h5py.File(path, "r") as file:
             file.visititems(collect)
     except Exception as error:      # h5py raises many kinds of errors on damaged files
-        raise InputError(f"{path} is no complete .mat file ({type(error).__name__}: {error}); restore it, or move it "
-                         "out of --input") from None
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
     return found
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(f"{path} is no complete .mat file ({reason}); restore it, or move it out of --input")
