@@ -5,7 +5,7 @@ import numpy as np
 
 from microdoppler.study.arms import Arm
 from microdoppler.study.comparison import compare
-from microdoppler.study.contrasts import contrasts_of
+from microdoppler.study.contrasts import contrasts_of, correct
 from microdoppler.study.counts import CorrectCounts
 from microdoppler.study.kinds import REAL_ONLY, Kind
 from microdoppler.study.runs import Run
@@ -15,18 +15,28 @@ from microdoppler.study.scores import class_recalls, score
 def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
     """Summarize the runs: every arm on its own, and the contrasts, see `contrasts_of`.
 
-    "conditions" has a summary of each other condition: {its name: summary}.
+    "conditions" has a summary of each other condition, {its name: summary}, without a primary contrast. All secondary
+    contrasts, those under other conditions too, are corrected together.
 
     names: {user number: name}, in the order of the labels. Accuracies, F1, calibration errors, recalls and differences
     are fractions. A difference is paired: the arm's accuracy less that of its baseline on the same fold with the same
     seed. Raises ValueError unless there is one run for each arm, fold and seed.
     """
+    conditions = {name: _summarize([run.conditions[name] for run in runs], names, has_primary=False)
+                  for name in runs[0].conditions}
+    summary = {**_summarize(runs, names, has_primary=True), "conditions": conditions}
+    correct([contrast for own in (summary, *conditions.values()) for contrast in own["contrasts"]])
+    return summary
+
+
+def _summarize(runs: Sequence[Run], names: dict[int, str], has_primary: bool) -> dict[str, Any]:
+    """The summary of one condition; see `contrasts_of`."""
     counts = CorrectCounts.of(runs)
     arms = list({run.arm.name: run.arm for run in runs}.values())
     arms_of_kind: dict[Kind, list[str]] = {}
     for arm in arms:
         arms_of_kind.setdefault(arm.kind, []).append(arm.name)
-    contrasts = contrasts_of(counts, arms_of_kind)
+    contrasts = contrasts_of(counts, arms_of_kind, has_primary)
     users = list(names)
     for contrast in contrasts:
         recalls = contrast["by_user"]["recalls"]
@@ -36,9 +46,7 @@ def summarize(runs: Sequence[Run], names: dict[int, str]) -> dict[str, Any]:
             "num_test": int(counts.total.sum()), "names": names,
             "arms": [_summarize_arm(arm, [run for run in runs if run.arm.name == arm.name], counts, users)
                      for arm in arms],
-            "contrasts": contrasts,
-            "conditions": {name: summarize([run.conditions[name] for run in runs], names)
-                           for name in runs[0].conditions}}
+            "contrasts": contrasts}
 
 
 def _summarize_arm(arm: Arm, runs: list[Run], counts: CorrectCounts, users: list[int]) -> dict[str, Any]:

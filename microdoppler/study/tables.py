@@ -45,11 +45,21 @@ def contrasts_table(summary: dict[str, Any]) -> Table:
     rows = [[contrast["kind"] + (" (primary)" if contrast["is_primary"] else ""), contrast["baseline"],
              difference_text(contrast), p_text(contrast), contrast["verdict"]]
             for contrast in summary["contrasts"]]
-    num_secondary = sum(not contrast["is_primary"] for contrast in summary["contrasts"])
     return Table(["trained on", "against", "points of accuracy", "p", "verdict"], rows,
-                 caption="Differences of accuracy, paired by fold and seed, with their 95 % interval. The primary "
-                 f"contrast was named before the study. The p-values of the {num_secondary} secondary ones are "
-                 "corrected for their number (Holm 1979) and decide about their verdicts; their intervals are not.")
+                 caption="Differences of accuracy, paired by fold and seed, with their 95 % interval. "
+                 f"{_how_corrected(summary)} (Holm 1979) and decide about their verdicts; their intervals are not.")
+
+
+def _how_corrected(summary: dict[str, Any]) -> str:
+    """Which contrast is primary, and what the p-values of the others are corrected for."""
+    if "conditions" not in summary:         # it is the summary of another condition
+        return "All are secondary. Their p-values are corrected together with those of the study"
+    is_primary = [contrast["is_primary"] for own in (summary, *summary["conditions"].values())
+                  for contrast in own["contrasts"]]
+    primary = "The primary contrast was named before the study. " if any(is_primary) else ""
+    included = ", those under other conditions included," if summary["conditions"] else ""
+    return (f"{primary}The p-values of the {is_primary.count(False)} secondary ones{included} are corrected for their "
+            "number")
 
 
 def accuracies_table(summary: dict[str, Any]) -> Table:

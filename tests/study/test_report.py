@@ -1,4 +1,6 @@
 """What is said about the runs of a study: summary, contrasts, tables, figures and the verdict."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -6,13 +8,14 @@ from toys import toy_set
 
 from microdoppler.figures.report import Picture, Section, Table, Verdict, render_report, save_figure
 from microdoppler.study.arms import Arm
+from microdoppler.study.comparison import holm
 from microdoppler.study.figures import (accuracy_figure, confusion_figure, headline_contrasts, person_contrasts,
                                         person_figure, verdict_figure)
 from microdoppler.study.kinds import KINDS
 from microdoppler.study.report import checkpoint_lines, interval_method, study_verdict
 from microdoppler.study.runs import Run
 from microdoppler.study.summary import summarize
-from microdoppler.study.tables import result_tables
+from microdoppler.study.tables import contrasts_table, result_tables
 
 MAX_LINE = 76           # letters of a verdict that fit one line of a page 1000 pixels wide
 ROW_LETTERS = 115       # of a table's row on such a page
@@ -41,8 +44,8 @@ def small_summary(name: str = "x", num_classes: int = 3, sets: int = 2, seeds: i
     return summarize(runs, NAMES)
 
 
-def whole_summary(sets: tuple[str, ...] = ("checkpoint_50", "checkpoint_75"), users: int = 31, folds: int = 2):
-    """All kinds of arms, three seeds, predictions with a few errors."""
+def whole_study(sets: tuple[str, ...] = ("checkpoint_50", "checkpoint_75"), users: int = 31, folds: int = 2):
+    """Runs of all kinds of arms, three seeds, predictions with a few errors."""
     rng, labels, runs = np.random.default_rng(0), np.repeat(np.arange(users), 8), []
     for kind in KINDS.values():
         for name in (sets if kind.is_synthetic else ("",)):
@@ -51,7 +54,11 @@ def whole_summary(sets: tuple[str, ...] = ("checkpoint_50", "checkpoint_75"), us
                     is_wrong = rng.random(len(labels)) < (0.1 if kind.is_synthetic and kind.has_real else 0.2)
                     predicted = np.where(is_wrong, rng.integers(0, users, len(labels)), labels)
                     runs.append(fake_run(kind.name, fold, seed, predicted.tolist(), labels.tolist(), name, users))
-    return summarize(runs, NAMES)
+    return runs
+
+
+def whole_summary(*arguments, **options):
+    return summarize(whole_study(*arguments, **options), NAMES)
 
 
 def test_summary_scores_arms_and_pairs_each_run_with_real_only():
@@ -95,6 +102,23 @@ def test_only_secondary_contrasts_are_corrected_and_their_verdicts_follow_from_t
     smallest = min(secondary, key=lambda one: one["p_value"])
     assert smallest["p_holm"] == pytest.approx(min(1, len(secondary) * smallest["p_value"]))
     assert {(one["p_holm"] < 0.05) == (one["verdict"] != "not distinguishable") for one in secondary} == {True}
+
+
+def test_contrasts_under_other_conditions_are_secondary_and_of_one_family_with_those_of_the_study():
+    """Each condition more is another chance of a verdict that is false."""
+    kinds = ("real only", "real + classical", "real + cuts", "real + synthetic")
+    runs = [run for run in whole_study(("x",), users=6, folds=1) if run.arm.kind.name in kinds]
+    alone = summarize(runs, NAMES)["contrasts"]
+    summary = summarize([replace(run, conditions={"Bag": run}) for run in runs], NAMES)
+    conditions = [one for condition in summary["conditions"].values() for one in condition["contrasts"]]
+    assert len(conditions) == len(alone) and not any(one["is_primary"] for one in conditions)
+    family = [*summary["contrasts"][1:], *conditions]
+    assert [one["p_holm"] for one in family] == holm([one["p_value"] for one in family])
+    assert all((one["p_holm"] < 0.05) == (one["verdict"] != "not distinguishable") for one in family)
+    assert summary["contrasts"][0] == alone[0]
+    own, of_bag = (contrasts_table(one).caption for one in (summary, summary["conditions"]["Bag"]))
+    assert f"the {len(family)} secondary ones, those under other conditions included," in own
+    assert "primary contrast was" not in of_bag and "corrected together with those of the study" in of_bag
 
 
 def test_without_cuts_the_primary_contrast_is_against_real_only():
