@@ -170,4 +170,4 @@ def load_other(config: Config, other: OtherImages, label: str, split: Split, cha
     """Load images that are neither trained on nor the split's test images; label: of the progress bar."""
     paths, _ = paths_and_labels(other.images)
     return TestSet(load_real(other.root, other.images, {}, config.classifier_image_size, label, channels,
-                             split.preparation), [other.passes[path] for path in paths])
+                             split.preparation), [other.passes[path] for path in paths], paths)

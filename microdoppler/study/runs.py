@@ -34,9 +34,11 @@ CONDITION, UNSEEN = "condition ", "unseen "     # before the names of arrays in 
 
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """n images to test on beside the fold's test images; passes: n names, the pass of each image."""
+    """n images to test on beside the fold's test images; passes: n names, the pass of each image; paths: of each image,
+    relative to its data folder."""
     images: ImageSet
     passes: Sequence[str]
+    paths: Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +248,7 @@ def _run_key(fold: Fold, arm: Arm, num_classes: int, recipe: Recipe, computed: d
     parts = [RECIPE_VERSION, arm.key_parts, arm.num_steps(recipe), asdict(recipe), computed, num_classes,
              fold.test.digest, list(fold.test_paths), _training_seed(fold, seed)]
     if fold.conditions or fold.unseen:
-        parts += [{name: other.images.digest for name, other in fold.conditions.items()},
+        parts += [{name: [other.images.digest, list(other.paths)] for name, other in fold.conditions.items()},
                   fold.unseen and [fold.unseen.images.digest, list(fold.unseen.passes)]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -285,13 +287,16 @@ class RunLog:
         """Store the outcome of a run under its key, with what is needed to read it without the data set.
 
         probabilities: (n, classes); paths: (n,), of the test images; labels: (n,), the right column of each; users:
-        (classes,), the user number of each column; "condition <name>": its probabilities; "unseen <metric>": its value.
+        (classes,), the user number of each column; "condition <name>", "paths of condition <name>", "labels of
+        condition <name>": the same of its images; "unseen <metric>": its value.
         """
         fold = planned.fold
         arrays: dict[str, Any] = {
             "probabilities": outcome.probabilities, "paths": list(fold.test_paths), "labels": fold.test.labels.numpy(),
             "users": list(fold.users), "seconds": outcome.seconds,
             **{CONDITION + name: probabilities for name, probabilities in outcome.conditions.items()},
+            **{f"paths of {CONDITION}{name}": list(other.paths) for name, other in fold.conditions.items()},
+            **{f"labels of {CONDITION}{name}": other.images.labels.numpy() for name, other in fold.conditions.items()},
             **{UNSEEN + name: value for name, value in outcome.unseen.items()}}
         with atomic_path(self.folder / "predictions" / f"{planned.key}.npz") as temporary:
             np.savez(temporary, **arrays)

@@ -6,16 +6,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from toys import toy_set
 
 from groundwork import threads as threads_module
 from groundwork.files import load_arrays
 from groundwork.progress import Progress
 from microdoppler.study.arms import Arm, ImageSet, arms_of
-from microdoppler.study.classifier import train_classifier
+from microdoppler.study.classifier import predict, train_classifier
 from microdoppler.study.kinds import CUTS, CUTS_THROUGH_VAE, KINDS, SELECTED, SYNTHETIC
 from microdoppler.study.recipe import Recipe
 from microdoppler.study.runs import Fold, run_study
+from microdoppler.study.runs import TestSet as OtherImages
 from microdoppler.study.summary import summarize
 
 CPU = torch.device("cpu")
@@ -157,3 +159,30 @@ def test_every_fold_has_random_numbers_of_its_own(tmp_path, monkeypatch):
     trained = count_trainings(monkeypatch)
     study(tmp_path, [Arm(REAL_ONLY, toy_set(4, 0))], seeds=(0, 1), folds=(0, 1))
     assert len(set(trained)) == 4 and [row["seed"] for row in rows_of(tmp_path)] == ["0", "0", "1", "1"]
+
+
+def network_that_sees_brightness() -> nn.Module:
+    """It knows the classes of toy_set. Its features are the brightness of the upper and of the lower half."""
+    network = nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten(), nn.Linear(6, 2))
+    network[2].weight.data, network[2].bias.data = torch.tensor([[1.0, -1], [-1, 1]]).repeat(1, 3), torch.zeros(2)
+    return network.eval()
+
+
+def test_other_conditions_and_unseen_persons_are_tried_on_their_own_images(tmp_path, monkeypatch):
+    """With a bag, the persons look like each other; persons whom the network does not know look paler to it."""
+    monkeypatch.setattr("microdoppler.study.runs.train_classifier", lambda *_, **__: network_that_sees_brightness())
+    bag, strangers = toy_set(2, seed=5), toy_set(3, seed=6)
+    paths = ["0.png", "1.png", "2.png", "3.png"]
+    conditions = {"Bag": OtherImages(replace(bag, labels=1 - bag.labels), list("abcd"), paths)}
+    unseen = OtherImages(replace(strangers, images=strangers.images // 2 + 64), list("abcdef"), list("uvwxyz"))
+    fold = replace(fold_of([Arm(REAL_ONLY, toy_set(4, 0))]), conditions=conditions, unseen=unseen)
+    for _ in range(2):          # the second time from what is stored
+        run, = run_study([fold], num_classes=2, seeds=[0], recipe=RECIPE, device=CPU, folder=tmp_path)
+        of_bag = run.conditions["Bag"]
+        assert run.correct.all() and not of_bag.correct.any() and of_bag.passes == list("abcd")
+        assert of_bag.probabilities == pytest.approx(predict(network_that_sees_brightness(), bag.images).numpy())
+        assert run.unseen == {"rank_1": 1.0, "eer": 0.0, "open_set_auroc": 1.0}
+    stored = load_arrays(next((tmp_path / "predictions").glob("*.npz")))
+    assert stored["paths of condition Bag"].tolist() == paths
+    assert stored["labels of condition Bag"].tolist() == [1, 0, 1, 0]
+    assert (stored["condition Bag"].argmax(axis=1) != stored["labels of condition Bag"]).all()
