@@ -178,7 +178,8 @@ def choose(config: Config, *, values: Values = Values(), results: tuple[Path, ..
     device = choose_device(config.device)
     processes = init_distributed(device)
     print(describe_work(device, micro_batch=config.classifier_batch_size, processes=processes.num_processes))
-    if warning := recipe_of(config).warning:
+    fewest = min(values.epochs or (config.classifier_epochs,))
+    if warning := replace(recipe_of(config), epochs=fewest).warning:
         print(f"warning: {warning}")
     configs = [config_of_fold(config, folder) for folder in results] or [config]
     options = options_of(config, values, [one.results_folder for one in configs])

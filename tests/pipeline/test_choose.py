@@ -17,8 +17,8 @@ from microdoppler.pipeline.choice import Candidate, Values, choose
 from train_latent_cfg import PRESETS, Config
 
 NUM_VALIDATION = 3      # images of each user
-FEW = Values(epochs=(1, 2), milestones=(3, 1), noise_levels=(1.0, 0.5), cond_scales=(1.5,), ratios=(0.2, 0.4),
-             shares=((1, 0),))
+FEW = Values(epochs=(1, 2), milestones=(3, 1), noise_levels=(1.0, 0.5), cond_scales=(1.5, 3.0), ratios=(0.2, 0.4),
+             shares=((1, 0), (0.5, 0.5)))
 
 
 def with_validation(demo: Path, folder: Path) -> Config:
@@ -43,7 +43,7 @@ def trained_config(folder: Path) -> Config:
     constants = read_json(path) | {"data_path": str(folder / "data"), "results_folder": str(folder / "results"),
                                    "latents_cache_folder": str(folder / "latents_cache")}
     path.write_text(json.dumps(constants))
-    return replace(from_plain(constants, PRESETS["cpu-minutes"]), classifier_epochs=1)
+    return from_plain(constants, PRESETS["cpu-minutes"])
 
 
 def as_fold_1(folder: Path) -> Path:
@@ -65,22 +65,31 @@ def test_constants_are_chosen_without_test_images_and_the_next_command_uses_them
     chosen = choose(config, values=FEW, seeds=2)
     printed = capsys.readouterr().out
     folder = tmp_path / "results" / "choose"
-    assert isinstance(chosen, Candidate) and chosen.cond_scale == 1.5 and chosen.milestone in (1, 3)
+    assert isinstance(chosen, Candidate) and chosen.cond_scale in (1.5, 3.0) and chosen.milestone in (1, 3)
+    assert "warning: classifier_epochs is 1" in printed
     found = read_json(folder / "choice.json")
     epochs = found["chosen"].pop("classifier_epochs")
-    assert found["chosen"] == {**vars(chosen), "synthetic_shares": [1, 0]} and found["seeds"] == [42, 43]
-    assert [step["constant"] for step in found["steps"]] == ["classifier_epochs", "milestone", "noise_level", "ratio"]
+    assert found["chosen"] == {**vars(chosen), "synthetic_shares": list(chosen.synthetic_shares)}
+    assert found["seeds"] == [42, 43] and [step["constant"] for step in found["steps"]] == [
+        "classifier_epochs", "milestone", "noise_level", "cond_scale", "ratio", "synthetic_shares"]
     assert [tried["value"] for tried in found["steps"][0]["tried"]] == [1, 2] and epochs in (1, 2)
-    trained = {(run["arm"], run["epochs"]) for run in csv.DictReader((folder / "runs.csv").open())}
+    runs = list(csv.DictReader((folder / "runs.csv").open()))
+    trained = {(run["arm"], run["epochs"]) for run in runs}
     assert trained == {("real + classical", "1"), ("real + classical", "2"), *(
         (arm, str(epochs)) for arm in found["references"])}
     assert found["references"].keys() == {"real only", "real + classical", "real + cuts", "real + synthetic"}
     assert "9 validation images in 1 fold, 2 seeds" in printed and (folder / "report.html").exists()
     assert {path.name for path in folder.glob("milestone_*")} >= {"milestone_3_noise_1_guidance_1.5",
                                                                  "milestone_1_noise_1_guidance_1.5"}
+    for made in folder.glob("milestone_*"):         # each candidate is generated with its own constants
+        manifest = read_json(made / "manifest.json")
+        assert made.name == (f"milestone_{Path(manifest['checkpoint']).stem.partition('-')[2]}_noise_"
+                             f"{manifest['noise_level']:g}_guidance_{manifest['cond_scale']:g}")
+    shares = {run["synthetic"].partition("shares ")[2]: run["synthetic_shares"] for run in runs if run["synthetic"]}
+    assert shares == {"1 to 0": "(1, 0)", "0.5 to 0.5": "(0.5, 0.5)"}
     constants = read_json(folder / CONFIG_FILE)
-    assert (constants["noise_level"], constants["cond_scale"], constants["classifier_epochs"]) == (chosen.noise_level,
-                                                                                                   1.5, epochs)
+    assert (constants["noise_level"], constants["cond_scale"], constants["classifier_epochs"]) == (
+        chosen.noise_level, chosen.cond_scale, epochs)
 
     for name in ("study.runs.train_classifier", "pipeline.generation.ImageGenerator.sample_images"):
         monkeypatch.setattr(f"microdoppler.{name}", lambda *args, **kwargs: pytest.fail("made again"))
