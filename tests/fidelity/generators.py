@@ -1,10 +1,11 @@
-"""Generators with known faults, made of simulated walkers: a perfect one, collapsed, copying and blurring ones."""
+"""Generators with known faults, made of simulated walkers: a perfect one, collapsed, copying and blurring ones, and
+persons who walk at another pace."""
 from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import affine_transform, gaussian_filter
 from torch import nn
 
 from microdoppler.data.stitching import cut_between, shift_in_doppler
@@ -64,6 +65,14 @@ def copying(perfect: ImageSet, training: ImageSet, passes: np.ndarray, share: fl
 def blurring(perfect: ImageSet, sigma: float) -> ImageSet:
     """A low-pass filter; sigma: of its Gaussian, in pixels."""
     return ImageSet(torch.from_numpy(gaussian_filter(perfect.images.numpy(), (0, 0, sigma, sigma))), perfect.labels)
+
+
+def walking(perfect: ImageSet, steps: float, speed: float) -> ImageSet:
+    """So many times as many steps in a second, so many times as fast. After the last column time runs backwards."""
+    still = SIZE * gait.AXES.highest_mps / (gait.AXES.highest_mps - gait.AXES.lowest_mps)       # the row of speed 0
+    images = affine_transform(perfect.images.numpy(), (1, 1, 1 / speed, steps), (0, 0, still - still / speed, 0),
+                              order=1, mode="mirror")
+    return ImageSet(torch.from_numpy(images), perfect.labels)
 
 
 def network_that_knows(images: ImageSet) -> nn.Module:

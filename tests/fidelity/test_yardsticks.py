@@ -2,15 +2,17 @@
 import numpy as np
 import pytest
 import torch
-from generators import USERS, blurring, collapsed, copying, network_that_knows, windows
+from generators import USERS, blurring, collapsed, copying, network_that_knows, walking, windows
 
 from microdoppler.fidelity import two_sample
-from microdoppler.fidelity.measure import EvaluatedSet, compare_user, measure
+from microdoppler.fidelity.gait_physics import describe_gait
+from microdoppler.fidelity.measure import EvaluatedSet, compare_user, measure, plain
 from microdoppler.fidelity.report import GAIT, METRICS, TOLD, overview_figure, place, sentences, tables
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.fidelity.texture import power_spectra, speckle_contrast
 from microdoppler.fidelity.two_sample import TwoSample, two_sample_test
 from microdoppler.fidelity.yardsticks import NUM_HALVINGS, Comparison, compare_features, compare_values, random_halves
+from microdoppler.simulate.gait import AXES
 from microdoppler.study.arms import ImageSet
 from microdoppler.study.copies import CopyDetector
 
@@ -63,6 +65,29 @@ def test_a_perfect_generator_lies_within_and_a_fault_outside_on_its_side(reports
     assert {name: place(reports[name]["all"], metric) for name in faulty} == faulty and faulty
 
 
+def where_the_walk_lies(images: ImageSet) -> dict[str, str]:
+    """{metric of the walk: where the mean over users lies}, beside the held-out images."""
+    (held_out, passes), groups = windows("held-out"), np.arange(len(images.labels))
+    real, synthetic = (EvaluatedSet(own, [""] * len(names), np.zeros((len(names), 1)), names,
+                                    describe_gait(own.images.numpy(), AXES), {})
+                       for own, names in ((held_out, passes), (images, groups)))
+    rng = np.random.default_rng(0)
+    of_users = [compare_user(real.subset(held_out.labels == user), synthetic.subset(images.labels == user), rng)
+                for user in range(USERS)]
+    overall = plain({name: Comparison.mean_over_users([one[name] for one in of_users]) for name in (*GAIT, "kid")})
+    return {name: place(overall, name) for name in GAIT}
+
+
+@pytest.mark.parametrize("steps, speed, expected", [
+    (1.0, 1.0, {}), (1.1, 1.0, {"cadence_hz": "above"}), (1.2, 1.0, {"cadence_hz": "above"}),
+    (0.9, 1.0, {"cadence_hz": "below"}), *((1.0, speed, dict.fromkeys((
+        "torso_mps", "torso_variation_mps", "doppler_spread_mps"), "above")) for speed in (1.15, 1.3))])
+def test_the_walk_of_a_perfect_generator_lies_within_and_another_pace_outside(steps, speed, expected):
+    found = where_the_walk_lies(walking(windows("new")[0], steps, speed))
+    assert {name: found[name] for name in expected} == expected
+    assert expected or set(found.values()) == {"within"}
+
+
 def told(evaluator: SampleEvaluator, images: ImageSet, groups: np.ndarray) -> TwoSample:
     """The two-sample test of these images and the held-out ones."""
     return two_sample_test(evaluator.held_out, list(evaluator.held_out_passes), images, groups.astype(str).tolist(),
@@ -77,7 +102,7 @@ def test_a_network_tells_blurred_images_from_real_ones_and_those_of_a_perfect_ge
     real = told(evaluator, evaluator.training, windows("training")[1])
     low, high = real.interval
     assert low <= told(evaluator, made["perfect"], groups).auc <= high < 0.9
-    assert told(evaluator, made["hardly blurred"], groups).auc > 0.95
+    assert all(told(evaluator, made[name], groups).auc > 0.95 for name in ("hardly blurred", "much blurred"))
 
 
 def test_the_report_says_how_many_figures_lie_within_and_which_do_not(reports):

@@ -1,5 +1,6 @@
 """The control that generate.py writes beside a synthetic set."""
 import shutil
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -13,11 +14,15 @@ import generate
 from denoising_diffusion_pytorch.checkpoint import load_checkpoint
 from groundwork.errors import InputError
 from groundwork.files import read_json, write_json
+from groundwork.processes import init_distributed
 from microdoppler.data.control_sets import CUT, TEST, TRAINING, VALIDATION, find_control
 from microdoppler.data.stitching import load_cuts
 from microdoppler.pipeline.constants import config_of
 from microdoppler.pipeline.control import open_copy_detector, training_data
 from microdoppler.pipeline.generation import Sampling
+from microdoppler.pipeline.study_folds import select_sets
+from microdoppler.pipeline.training import prepare
+from microdoppler.study.arms import ImageSet
 from vae.kl_vae import KL_VAE
 
 
@@ -99,6 +104,33 @@ def test_milestones_tell_copies_by_the_same_windows(demo):
     assert detector.is_calibrated and torch.equal(detector.windows.labels, labels[shown])
     assert (detector.windows.images.int() - images[shown].int()).abs().max() <= 1
     assert detector.scales.keys() == {0, 2} and not detector.nearest(detector.windows).distance.isnan().any()
+
+
+def test_a_training_judges_its_samples_by_known_copies(demo, tmp_path):
+    """Cuts of training windows through the VAE, in place of samples of the users that are shown, are copies."""
+    shutil.copytree(demo[0] / "results", tmp_path / "results")
+    checkpoint, cpu = load_checkpoint(tmp_path / "results" / "model-3.pt"), torch.device("cpu")
+    config = replace(config_of(checkpoint), results_folder=tmp_path / "results")
+    _, _, recorder = prepare(config, "latest", cpu, init_distributed(cpu), [], None)
+    recorder.close()
+    images, labels = find_control(demo[0] / "synthetic").decoded(CUT, config.image_size)
+    shown = torch.isin(labels, torch.tensor(recorder.watcher.labels))
+    assert recorder.watcher.evaluator.evaluate(ImageSet(images[shown], labels[shown]))["copies"] >= 0.99
+
+
+def test_selection_tells_copies_by_the_control_of_the_set(demo):
+    """A set of known copies: none is kept. Without the control, blurred copies are missed."""
+    checkpoint = load_checkpoint(demo[0] / "results" / "model-3.pt")
+    config = config_of(checkpoint)
+    data = training_data(config, checkpoint["split"])
+    copies = ImageSet(*find_control(demo[0] / "synthetic").decoded(CUT, config.classifier_image_size))
+
+    def select(folder):
+        return select_sets(config, 0, data, {"x": folder}, {"x": copies}, 0.0, 3, torch.device("cpu"))
+    with pytest.raises(InputError, match="of 9, 0 have a lower confidence and 9 are near-copies"):
+        select(demo[0] / "synthetic")
+    _, (table,) = select(demo[0] / "without a control")
+    assert int(table.rows[-1][-1]) < 9
 
 
 def demo_twin(options, path):

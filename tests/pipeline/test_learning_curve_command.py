@@ -16,7 +16,8 @@ def test_a_curve_from_few_images_to_all_and_again_from_what_is_stored(paths, cap
     result = learning_curve(config, sizes=(3,), samples_per_user=2, seeds=2)
     folder = config.results_folder / FOLDER
     few, every = result["sizes"]
-    assert few == 3 < every and set(result["accuracies"]) >= {"real only", "real + cuts", "real + synthetic"}
+    assert few == 3 < every and set(result["accuracies"]) >= {"real only", "real + classical", "real + cuts",
+                                                                     "real + synthetic"}
     splits = [read_json(folder / f"images_{number}" / "latents_cache" / "data_split.json")["users"]
               for number in result["sizes"]]
     for user, own in splits[0].items():

@@ -1,6 +1,7 @@
 """Arms: which images they draw, how many, in which order, and what MixUp and CutMix make of them."""
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,14 @@ def test_every_kind_has_its_arms_and_only_those_that_are_asked_for_and_possible(
         "real + classical + synthetic: x", "real + classical + synthetic: y", "synthetic only: x", "synthetic only: y",
         "real + selected: x", "real + classical + selected: x"]
     assert [arm.name for arm in arms_of(real, {}, ())] == ["real only"]
+
+
+def test_the_table_of_arms_in_the_docs_is_that_of_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
+    rows = page.partition("| arm | trained on | compared with |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    found = [tuple(cell.strip() for cell in row.split("|")[1:-1]) for row in rows.splitlines()]
+    assert [(name, baselines) for name, _, baselines in found] == [
+        (kind.name, ", ".join(kind.baselines)) for kind in KINDS.values()]
 
 
 def test_few_epochs_are_warned_of():

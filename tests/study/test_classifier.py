@@ -128,6 +128,7 @@ def test_scores_against_numbers_computed_by_hand():
     assert found["macro_f1"] == pytest.approx(0.5) and found["confusion"] == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     # four bins of one image each: |1 - 0.9|, |0 - 0.6|, |1 - 0.8|, |0 - 0.5|
     assert found["ece"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.5) / 4)
+    assert found["nll"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.2]).mean())
 
 
 def test_calibration_error_of_a_calibrated_and_of_a_certain_but_wrong_classifier():
