@@ -38,7 +38,7 @@ from microdoppler.study.choice import CONSTANTS, EPOCHS, Candidate, Measured, St
 from microdoppler.study.choice_report import choice_figure, chosen_line, references_table, steps_table
 from microdoppler.study.counts import CorrectCounts
 from microdoppler.study.evaluation_classifier import load_real, load_validation
-from microdoppler.study.kinds import CLASSICAL, CUTS, KINDS
+from microdoppler.study.kinds import CLASSICAL, CUTS, KINDS, PRIMARY_KIND
 from microdoppler.study.recipe import Recipe
 from microdoppler.study.runs import Fold, Run, run_study
 from train_latent_cfg import PRESETS, Config
@@ -125,7 +125,7 @@ class ValidatedFold:
         found = find_synthetic(folder, self.data.split.folders)
         images = {user: paths[:count] for user, paths in found.items()}
         check_sizes(folder, images, self.config.classifier_image_size, "classifier_image_size")
-        return Arm(KINDS["real + synthetic"], self.real, load_synthetic(
+        return Arm(KINDS[PRIMARY_KIND], self.real, load_synthetic(
             folder, images, self.config.classifier_image_size, candidate.set_name, self.channels), candidate.name)
 
     def _generate(self, candidate: Candidate, folder: Path, count: int) -> None:

@@ -14,12 +14,11 @@ from groundwork.errors import InputError, shortened
 from groundwork.files import read_json, write_text
 from microdoppler.fidelity.report import sentences, tables
 from microdoppler.figures.report import Section, Table
+from microdoppler.study.kinds import PRIMARY_KIND
 from microdoppler.study.report import study_verdict
 from microdoppler.study.tables import accuracies_table, contrasts_table, num_trainings
 from microdoppler.watch.metrics import read_metrics
 from microdoppler.watch.sample_findings import how_many
-
-CHOSEN_BY = "real + synthetic"      # the arm whose accuracy decides which of several models is best
 
 
 @contextmanager
@@ -47,20 +46,22 @@ def is_by_model(facts: dict[str, Any], model: dict[str, str]) -> bool:
 
 def best_checkpoint(study: Path, folder: Path) -> tuple[Path, str] | None:
     """The best checkpoint in `folder`, and why it was chosen: its images gave the most accurate classifiers in the arm
-    CHOSEN_BY. None when the study has no images of these checkpoints; study: path of the summary of classify.py.
+    PRIMARY_KIND. None when the study has no images of these checkpoints; study: path of the summary of classify.py.
     """
     found = read_measured(study, "sets")
     with input_error_if_malformed(study):
         checkpoint_of = {facts["name"]: path for facts in found.get("sets", [])
                          if (path := Path(facts["model_checkpoint"])).resolve().parent == folder.resolve()
                          and path.is_file()}
-        arms = [arm for arm in found.get("arms", []) if arm["kind"] == CHOSEN_BY and arm["synthetic"] in checkpoint_of]
+        arms = [arm for arm in found.get("arms", [])
+                if arm["kind"] == PRIMARY_KIND and arm["synthetic"] in checkpoint_of]
         if not arms:
             return None
         best = max(arms, key=lambda arm: arm["accuracy"])
     compared = len({checkpoint_of[arm["synthetic"]] for arm in arms})   # several sets may come from one checkpoint
-    return checkpoint_of[best["synthetic"]], ("the only one in the classifier study" if compared == 1 else
-                                              f"the most accurate of {compared} in the classifier study ({CHOSEN_BY})")
+    return checkpoint_of[best["synthetic"]], (
+        "the only one in the classifier study" if compared == 1 else
+        f"the most accurate of {compared} in the classifier study ({PRIMARY_KIND})")
 
 
 def study_section(path: Path, model: dict[str, str]) -> Section:
