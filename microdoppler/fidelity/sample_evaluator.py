@@ -55,15 +55,16 @@ class SampleEvaluator:
 
     def yardstick(self, labels: Sequence[int]) -> dict[str, float]:
         """The same metrics of the held-out real images of these users: the values that samples should have. Their
-        distances are between passes. {} without held-out images of these users."""
+        distances are between passes. count: of how many images they are. {} without held-out images of these users."""
         if self.held_out is None:
             return {}
         own = torch.isin(self.held_out.labels, torch.tensor(labels))
         if not own.any():
             return {}
         images = ImageSet(self.held_out.images[own], self.held_out.labels[own])
-        return self._metrics(images, np.array(self.held_out_passes)[own.numpy()],
-                             self._detector.nearest_of_held_out(images))
+        return {"count": len(images.images),
+                **self._metrics(images, np.array(self.held_out_passes)[own.numpy()],
+                                self._detector.nearest_of_held_out(images))}
 
     @property
     def _detector(self) -> CopyDetector:

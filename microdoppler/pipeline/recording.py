@@ -26,7 +26,7 @@ def title(step: int, metrics: dict[str, float]) -> str:
     """
     lines = ["step {}: {recognised:.0%} recognised as their user, diversity {diversity:.2f}, {copies:.0%} near-copies"]
     if "held_out_recognised" in metrics:
-        lines.append("(held-out real images: {held_out_recognised:.0%}, {held_out_diversity:.2f}, "
+        lines.append("({held_out_count:.0f} held-out real images: {held_out_recognised:.0%}, {held_out_diversity:.2f}, "
                      "{held_out_copies:.0%})")
     lines.append("{num_samples} samples, speckle contrast {speckle:.2f} (training images after the VAE: "
                  "{speckle_of_vae:.2f}), spectra off by {radial_db:.1f} dB, class gain {class_gain:.3f}")

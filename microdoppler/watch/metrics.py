@@ -12,7 +12,7 @@ from groundwork.errors import InputError
 TRAINING_KEYS = ("step", "loss", "grad_norm", "lr", "images_per_second", "wall_time", "skipped_steps")
 MILESTONE_KEYS = ("step", "milestone", "class_gain", "speckle", "speckle_of_vae", "radial_db", "doppler_db",
                   "recognised", "diversity", "copies", "held_out_speckle", "held_out_radial_db", "held_out_doppler_db",
-                  "held_out_recognised", "held_out_diversity", "held_out_copies", "num_samples")
+                  "held_out_recognised", "held_out_diversity", "held_out_copies", "held_out_count", "num_samples")
 ALWAYS_FINITE = ("step", "milestone", "images_per_second", "wall_time", "skipped_steps")    # else the line is damaged
 
 

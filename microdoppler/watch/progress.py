@@ -46,7 +46,8 @@ def milestone_lines(latest: dict[str, float]) -> list[str]:
     if math.isfinite(latest["recognised"]):
         lines.append(f"  {how_many(latest['num_samples']) or 'samples'}: {figures_of_images(latest)}")
     if math.isfinite(latest["held_out_recognised"]):
-        lines.append(f"  held-out real images, the values to reach: {figures_of_images(_held_out(latest))}")
+        count = how_many(latest["held_out_count"], "held-out real images") or "held-out real images"
+        lines.append(f"  {count}, the values to reach: {figures_of_images(_held_out(latest))}")
     elif latest["num_samples"] > 0:
         lines.append("  the values to reach are unknown: the split has no validation part with these users")
     return lines

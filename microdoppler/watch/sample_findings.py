@@ -21,10 +21,10 @@ MAX_COPIES = 0.1                    # share of near-copies, above that of held-o
 ENOUGH_TIMESTEPS = 20               # sampling_timesteps from which on more hardly matter: docs/log.md, 2026-11-24
 
 
-def how_many(num_samples: float) -> str:
-    """The number of samples that figures are of, and the largest standard error of a share of them, as text; "" if the
-    number is unknown, as in runs of earlier versions."""
-    return f"{num_samples:.0f} samples, ± {50 / num_samples ** 0.5:.0f} points in a share" if num_samples > 0 else ""
+def how_many(count: float, images: str = "samples") -> str:
+    """The number of images that figures are of, and the largest standard error of a share of them, as text; "" if the
+    number is unknown, as in runs of earlier versions. images: what they are called."""
+    return f"{count:.0f} {images}, ± {50 / count ** 0.5:.0f} points in a share" if count > 0 else ""
 
 
 def find_in_samples(latest: dict[str, float], metrics: Metrics, settings: RunSettings) -> list[Finding]:

@@ -123,6 +123,7 @@ def test_the_right_value_at_a_milestone_is_that_of_held_out_images_and_not_one(w
     right, perfect = evaluator.yardstick(range(USERS)), evaluator.evaluate(made["perfect"])
     assert right["diversity"] > 1.5 and perfect["diversity"] == pytest.approx(right["diversity"], rel=0.15)
     assert perfect["recognised"] == pytest.approx(right["recognised"], abs=0.05)
+    assert right["count"] == len(evaluator.held_out.labels) > evaluator.yardstick([1])["count"] > 0
     assert right["copies"] == perfect["copies"] == 0 < evaluator.evaluate(made["a quarter copies"])["copies"]
     assert evaluator.evaluate(made["collapsed to 2"])["diversity"] < 0.5 * right["diversity"]
     assert SampleEvaluator(evaluator.classifier, evaluator.training).yardstick(range(USERS)) == {}

@@ -11,8 +11,8 @@ from microdoppler.watch.metrics import read_metrics
 from microdoppler.watch.plot import plot
 from train_latent_cfg import Config
 
-HELD_OUT = {"held_out_recognised": 0.9, "held_out_diversity": 1.6, "held_out_copies": 0.0, "num_samples": 16,
-            "held_out_speckle": 0.99, "held_out_radial_db": 0.4, "held_out_doppler_db": 0.3}
+HELD_OUT = {"held_out_recognised": 0.9, "held_out_diversity": 1.6, "held_out_copies": 0.0, "held_out_count": 25,
+            "num_samples": 16, "held_out_speckle": 0.99, "held_out_radial_db": 0.4, "held_out_doppler_db": 0.3}
 
 
 def with_figures(**other) -> dict:
@@ -99,7 +99,7 @@ def test_figures_say_of_how_many_samples_they_are_and_what_real_images_have(tmp_
     monitor_training.main(Config(results_folder=tmp_path))
     printed = capsys.readouterr().out
     assert "16 samples, ± 12 points in a share: 90% recognised" in printed
-    assert "held-out real images, the values to reach: 90% recognised as their user, diversity 1.60" in printed
+    assert "25 held-out real images, ± 10 points in a share, the values to reach: 90% recognised as their user, diversity 1.60" in printed
     assert "milestones of 16 samples, ± 12 points" in " ".join(printed.split())
     write_run(tmp_path, **with_figures(held_out_diversity=None))        # one pass of each user in the validation part
     assert "90% recognised as their user, diversity unknown" in read_run(tmp_path)[2]
