@@ -35,9 +35,10 @@ def read_wav(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSett
 def read_table(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSettings]:
     """The signal (chirps, samples, 1) of a table: two columns I and Q, or one or more of complex numbers.
 
-    Values are separated by commas, semicolons or white space. After semicolons, a comma is a decimal mark. The first
-    line may name the columns: of more than two, those called I and Q (real and imag, re and im) are read, or those that
-    settings.variable names. Complex numbers look like 1.2+3.4i or 1.2+3.4j. Raises InputError for other files.
+    Values are separated by commas, semicolons or white space, and may be in double quotes. After semicolons, a comma is
+    a decimal mark. The first line may name the columns: of more than two, those called I and Q (real and imag, re and
+    im) are read, or those that settings.variable names. Complex numbers look like 1.2+3.4i or 1.2+3.4j. Raises
+    InputError for other files.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip(" \t,;")]
@@ -50,7 +51,7 @@ def read_table(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSe
         lines = [line.replace(",", ".") for line in lines]
     first = next(csv.reader(lines[:1], delimiter=mark)) if mark else lines[0].split()
     has_names = not all(NUMBER.fullmatch(field.strip()) for field in first if field)
-    names = [name.strip().lower() for name in first] if has_names else []
+    names = [name.strip("# ").lower() for name in first] if has_names else []     # np.savetxt writes "# I,Q"
     chosen = _columns(path, names, [name.lower() for name in settings.variable], len(first))
     body = lines[has_names:]
     if not body:
@@ -58,9 +59,10 @@ def read_table(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSe
     is_complex = re.search(r"\d[ij]", body[0]) is not None
     try:
         values = np.loadtxt([line.replace("i", "j") for line in body] if is_complex else body,
-                            complex if is_complex else float, delimiter=mark, usecols=chosen, ndmin=2)
+                            complex if is_complex else float, delimiter=mark, quotechar='"', usecols=chosen, ndmin=2)
     except ValueError as error:
-        raise InputError(f"{path}: {error}; expected a table of numbers, with at most one line of names") from None
+        raise InputError(f"{path}: {error}; expected a table of numbers, with at most one line of names; move "
+                         "a file that is no recording out of --input") from None
     if not is_complex and values.shape[1] != 2:
         raise InputError(f"{path} has {values.shape[1]} columns of real numbers{': ' if names else ''}"
                          f"{shortened(names)}; expected I and Q. Name the columns in the first line, and give "

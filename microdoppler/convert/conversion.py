@@ -115,7 +115,7 @@ def convert(root: Path, sources: Sequence[Source], output_dir: Path, radar: Rada
                 _convert_one(conversion, root, source, settings, options, entry)
         if not any(entry["images"] for entry in conversion.recordings.values()):
             raise InputError(f"all recordings in {root} are shorter than an image ({options.window_seconds:g} s); give "
-                             "a shorter --window_seconds")
+                             "a shorter --window_seconds, or check prf_hz")
         assert conversion.plan is not None
         plan = Plan(**conversion.plan)
         write_axes(output_dir, plan.axes, plan.hop_seconds)

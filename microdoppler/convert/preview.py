@@ -59,7 +59,8 @@ def draw_spectrogram(cell: Axes, spectrogram: Spectrogram, plan: Plan, options: 
 
 
 def draw_ranges(cell: Axes, spectrogram: Spectrogram, plan: Plan, gate_m: float) -> None:
-    """What moves in each range gate over time, with the chosen gates between two lines. gate_m: 0 if unknown."""
+    """What moves in each range gate over time, with each run of chosen gates between two lines. gate_m: 0 if not
+    known."""
     parts = np.array_split(spectrogram.power, min(RANGE_COLUMNS, len(spectrogram.power)))
     levels = 10 * np.log10(np.array([part.mean(axis=0) for part in parts]).T + 1e-20)
     step, unit = (gate_m, "m") if gate_m else (1.0, "gates")
@@ -67,9 +68,11 @@ def draw_ranges(cell: Axes, spectrogram: Spectrogram, plan: Plan, gate_m: float)
     cell.imshow(levels, cmap="viridis", aspect="auto", origin="lower", interpolation="nearest",
                 vmin=levels.max() - RANGE_DB, vmax=levels.max(),
                 extent=(0, seconds, -step / 2, (len(levels) - 0.5) * step))
-    for edge in (spectrogram.gates[0] - 0.5, spectrogram.gates[-1] + 0.5):
-        cell.axhline(edge * step, color="red", linewidth=1)
-    cell.set_title(f"{len(spectrogram.gates)} gates, between the lines", fontsize=8)
+    gates = spectrogram.gates
+    for run in np.split(gates, np.flatnonzero(np.diff(gates) > 1) + 1):
+        for edge in (run[0] - 0.5, run[-1] + 0.5):
+            cell.axhline(edge * step, color="red", linewidth=1)
+    cell.set_title(f"{len(gates)} gates, between the lines", fontsize=8)
     cell.set_xlabel("time in s", fontsize=7)
     cell.set_ylabel(f"range in {unit}", fontsize=7)
     cell.tick_params(labelsize=7)

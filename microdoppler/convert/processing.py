@@ -149,7 +149,7 @@ def _rows(wanted: tuple[float, float] | None, width_mps: float, nfft: int) -> tu
 @dataclass(frozen=True)
 class Spectrogram:
     """levels: in dB after the gain, float32 (num_bins, columns). gates: the range gates in it, (n,). power: after the
-    removal of clutter, of every gate, float32 (chirps, gates).
+    removal of clutter, of every gate, in the unit of without_unit, float32 (chirps, gates).
     """
     levels: np.ndarray
     gates: np.ndarray
@@ -161,7 +161,7 @@ def make_spectrogram(recording: Recording, plan: Plan, options: Processing) -> S
     Glasgow data set's own script, but without the mean of their noise. Raises InputError when range_m holds no gate, or
     if nothing moves.
     """
-    profiles = range_profiles(recording)
+    profiles = without_unit(range_profiles(recording))
     whole_power = np.vdot(profiles, profiles).real / profiles.size
     profiles = remove_clutter(profiles, plan.clutter, recording)
     power = np.mean(np.square(np.abs(profiles)), axis=2)
@@ -196,6 +196,16 @@ def range_profiles(recording: Recording) -> np.ndarray:
     else:
         profiles = scipy.fft.rfft(weighted, axis=1)[:, :samples // 2]
     return np.conjugate(profiles, out=profiles)
+
+
+def without_unit(profiles: np.ndarray) -> np.ndarray:
+    """Profiles whose largest magnitude is in 0.5 … 1, since files hold counts, volts at an antenna, or anything else.
+
+    The factor is a power of two, so it changes no mantissa. Without it, powers of very small samples would be below
+    the floor of stft_db, or below what float32 holds.
+    """
+    exponent = math.frexp(np.abs(profiles).max(initial=0))[1]
+    return profiles * 2.0 ** -max(exponent, -126)     # a larger factor would be beyond float32
 
 
 def remove_clutter(profiles: np.ndarray, method: str, recording: Recording) -> np.ndarray:

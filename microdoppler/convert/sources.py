@@ -11,8 +11,9 @@ from microdoppler.convert.readers import READERS
 from microdoppler.data.folders import files_below
 from microdoppler.radar.image_files import RECORDINGS_FILE
 
-# The table of a data set; and what Infineon's Radar GUI writes beside .raw.txt, with the same content
-NO_RECORDINGS = (RECORDINGS_FILE, ".raw.bin")
+# Names of what is no recording: the table of a data set; and what Infineon's Radar GUI writes beside .raw.txt, with the
+# same content
+NO_RECORDING = re.compile(rf"{re.escape(RECORDINGS_FILE)}|.*\.raw\.bin", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def find_sources(root: Path, class_table: Path | None, class_pattern: str | None
         raise InputError(f"--output_dir {leave_out} holds --input {root}; give a folder of its own")
     unwanted = {class_table.resolve()} if class_table else set()
     paths = sorted((file.relative_to(root).as_posix() for file in files_below(root)
-                    if file.suffix.lower() in READERS and not file.name.lower().endswith(NO_RECORDINGS)
+                    if file.suffix.lower() in READERS and not NO_RECORDING.fullmatch(file.name)
                     and file.resolve() not in unwanted and leave_out.resolve() not in file.resolve().parents),
                    key=natural_order)
     if not paths:

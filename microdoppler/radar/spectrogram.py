@@ -48,10 +48,18 @@ def stft_db(signals: np.ndarray, window_chirps: int, hop_chirps: int, nfft: int,
         stop = min(start + block, columns)
         # SciPy centres its windows on multiples of the hop. With this offset, they begin there.
         spectrum = transform.stft(signal, start, stop, k_offset=window_chirps // 2)
-        own = np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag))
-        magnitude[:, start:stop] += own[order] - (MEAN_NOISE * np.quantile(own, QUIET) if len(signals) > 1 else 0)
+        if len(signals) == 1:
+            magnitude[:, start:stop] = magnitudes(spectrum[order])
+        else:
+            own = magnitudes(spectrum)
+            magnitude[:, start:stop] += own[order] - MEAN_NOISE * np.quantile(own, QUIET)
     magnitude = np.maximum(magnitude, 0)
     return (10 * np.log10(np.square(magnitude) + 1e-20)).astype(np.float32)
+
+
+def magnitudes(spectrum: np.ndarray) -> np.ndarray:
+    """The magnitudes of complex numbers. It is faster than np.abs, which also avoids overflow."""
+    return np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag))
 
 
 def automatic_gain(spectrogram: np.ndarray, columns: int) -> np.ndarray:

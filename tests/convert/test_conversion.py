@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from radar_signals import CARRIER_HZ, PRF_HZ, chirps, slow_time, write_all_formats, write_glasgow
 
@@ -18,8 +19,9 @@ from groundwork.images import load_image
 from groundwork.limits import to_plain
 from groundwork.preparation import Preparation
 from microdoppler.convert.command import main
-from microdoppler.convert.preview import preview
-from microdoppler.convert.processing import Processing
+from microdoppler.convert.preview import draw_ranges, preview
+from microdoppler.convert.processing import Processing, Spectrogram, make_plan
+from microdoppler.convert.recording import Recording
 from microdoppler.convert.sources import find_sources
 from microdoppler.data.split_file import SplitOptions, open_split
 from microdoppler.figures.axes import axes_of_data, known_axes
@@ -68,6 +70,18 @@ def test_a_recording_of_each_format_becomes_a_data_set_that_the_split_reads(tmp_
     assert len(given) == 9
 
 
+@pytest.mark.parametrize("unit", [2.0 ** -100, 2.0 ** -40, 2.0 ** 100])
+def test_the_unit_of_the_samples_does_not_matter(tmp_path, unit):
+    """Counts, or the volts that a simulated antenna receives. A power of two changes no mantissa."""
+    for folder, gain in (("in", 1.0), ("scaled", unit)):
+        write_walkers(tmp_path / folder, [1.0])
+        path = tmp_path / folder / "ID_1" / "walk1.npy"
+        np.save(path, gain * np.load(path))
+        main(tmp_path / folder, tmp_path / f"{folder}_images", radar=RADAR, processing=QUICK)
+    images, scaled = (contents(tmp_path / name / "ID_1") for name in ("in_images", "scaled_images"))
+    assert images == scaled and len(images) > 5
+
+
 @pytest.mark.parametrize("kind, channels", [("gait", 3), ("drone", 1), ("gesture", 3)])
 def test_the_simulators_recordings_become_its_own_pictures(tmp_path, monkeypatch, kind, channels):
     """Simulate, once to images and once to IQ; the command that converts the IQ gives the same files, byte for byte."""
@@ -96,6 +110,16 @@ def test_preview_writes_its_picture_only(tmp_path, capsys):
     assert "walk1.npy, 1500 × 1 × 1 (chirps × samples × receivers)" in figure.axes[0].get_title()
     with pytest.raises(InputError, match="--preview is look.xyz; expected a file .png"):
         main(tmp_path / "in", tmp_path / "out", radar=RADAR, processing=QUICK, preview="look.xyz")
+
+
+def test_preview_frames_each_run_of_chosen_gates():
+    """Someone walks at gates 2 to 4, someone else at gate 8; a gate is 0.5 m."""
+    target = Recording(slow_time(1.0, 3.0)[:, None, None], CARRIER_HZ, PRF_HZ)
+    shown = Spectrogram(np.zeros((1, 0)), np.array([2, 3, 4, 8]), np.ones((3000, 12), np.float32))
+    cell = Figure().subplots()
+    draw_ranges(cell, shown, make_plan(target, QUICK), gate_m=0.5)
+    assert [line.get_ydata()[0] for line in cell.lines] == [0.75, 2.25, 3.75, 4.25]
+    assert cell.get_title() == "4 gates, between the lines"
 
 
 # ------------------------------------------------------------------------------------------ run once again
@@ -192,7 +216,7 @@ def test_after_recordings_too_short_for_an_image_a_shorter_one_is_no_change(tmp_
 
 def test_classes_come_from_folders_names_patterns_or_a_table(tmp_path):
     for name in ("walker/day1/a.npy", "walker/b.MAT", "sitter/a.npy", "walker/notes.md", "sitter/a.raw.bin",
-                 "sitter/out/a.npy", "recordings.csv", "December 2017/1P07A01R02.dat"):
+                 "sitter/out/a.npy", "recordings.csv", "December 2017/1P07A01R02.dat", "sitter/my_recordings.csv"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"")
 
@@ -202,8 +226,8 @@ def test_classes_come_from_folders_names_patterns_or_a_table(tmp_path):
     images, rule = found()
     assert rule == "the folders and the persons in Glasgow's names"
     assert images == {"December 2017/1P07A01R02.dat": "P07/December 2017/1P07A01R02_1.png",
-                      "sitter/a.npy": "sitter/a_1.png", "walker/b.MAT": "walker/b_1.png",
-                      "walker/day1/a.npy": "walker/day1/a_1.png"}
+                      "sitter/a.npy": "sitter/a_1.png", "sitter/my_recordings.csv": "sitter/my_recordings_1.png",
+                      "walker/b.MAT": "walker/b_1.png", "walker/day1/a.npy": "walker/day1/a_1.png"}
     assert found(pattern=r"(x)?^(?P<class>\w)")[0]["sitter/a.npy"] == "s/sitter/a_1.png"
     assert found(pattern=r"^(\w)")[0]["walker/b.MAT"] == "w/walker/b_1.png"
     table = tmp_path / "in" / "classes.csv"
