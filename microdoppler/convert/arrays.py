@@ -3,17 +3,17 @@
 A .mat file before version 7.3 is read by SciPy. One of version 7.3 is HDF5: MATLAB stores its arrays with the axes
 reversed, and complex numbers as pairs (real, imag). A field of a structure is called structure.field.
 """
-import io
-import subprocess
-import sys
+import faulthandler
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 
 from groundwork.errors import InputError, shortened
 from groundwork.files import load_array, load_arrays
-from microdoppler.convert import loadmat
+from microdoppler.convert.loadmat import load_mat
 from microdoppler.convert.recording import as_signal
 from microdoppler.radar.settings import RadarSettings
 
@@ -66,14 +66,16 @@ def choose(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...]) ->
 
 
 def _read_by_scipy(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of numbers in a .mat file before version 7.3, read by another process: see loadmat.py."""
-    done = subprocess.run([sys.executable, loadmat.__file__, path], capture_output=True)
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").splitlines()
-        reason = said[-1] if done.returncode == 1 and said else "SciPy crashed when it read the file"
-        raise _damaged(path, reason)
-    names, *arrays = np.load(io.BytesIO(done.stdout)).values()
-    return dict(zip(names.tolist(), arrays))
+    """The arrays of numbers in a .mat file before version 7.3, read by another process: see loadmat.py. The process
+    serves all files, and ends when it has had none for ten seconds. A new one takes its place when it is needed.
+    """
+    try:
+        process = get_reusable_executor(max_workers=1, initializer=faulthandler.disable)     # no traceback of a crash
+        return process.submit(load_mat, path.absolute()).result()       # its working folder is that of its start
+    except BrokenProcessPool:
+        raise _damaged(path, "SciPy crashed when it read the file") from None
+    except Exception as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ from groundwork.files import digest_file, read_json, write_json
 from groundwork.limits import to_plain
 from groundwork.lock import sole_writer
 from groundwork.progress import Progress
-from microdoppler.convert.processing import Plan, Processing, Spectrogram, make_plan, make_spectrogram
+from microdoppler.convert.processing import (PROCESSING_VERSION, Plan, Processing, Spectrogram, make_plan,
+                                             make_spectrogram)
 from microdoppler.convert.readers import read_recording
 from microdoppler.convert.recording import Recording
 from microdoppler.convert.sources import Source
@@ -38,7 +39,7 @@ class Conversion:
     """What conversion.json keeps: how the images were made, and of which recordings. The names are its keys.
 
     options: of Processing. plan: of Plan, once a recording was read. recordings: by their paths, `class`, `sha256` of
-    the file, `radar` (settings), and `images`, the names of the files.
+    the file, `radar` (settings), and `images`, the names of the files. In the file, `processing_version` is added.
     """
     folder: Path
     options: dict[str, Any]
@@ -49,7 +50,8 @@ class Conversion:
     def open(folder: Path, options: dict[str, Any], force: bool) -> "Conversion":
         """The conversion in a folder, or a new one.
 
-        Raises InputError when the folder holds other things or, unless force removes it, images with other options.
+        Raises InputError when the folder holds other things or, unless force removes them, images with other options
+        or of another version of the processing.
         """
         path = folder / CONVERSION_FILE
         new = Conversion(folder, options, None, {})
@@ -62,6 +64,7 @@ class Conversion:
             kept = read_json(path)
             found = Conversion(folder, kept["options"], kept["plan"], kept["recordings"])
             changed = differences(found.options, options)
+            outdated = differences(kept, {"processing_version": PROCESSING_VERSION})
             has_images = any(entry["images"] for entry in found.recordings.values())
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not what the converter writes ({type(error).__name__}: {error}); choose "
@@ -69,6 +72,9 @@ class Conversion:
         if force or not has_images:     # nothing was written yet: other options do no harm
             found.remove_images()
             return new
+        if outdated:
+            raise InputError(f"{folder} was converted by another version of the program, so new images would not match "
+                             f"those in it: {outdated}; {ANEW}")
         if changed:
             raise InputError(f"{folder} was converted with other options: {changed}; go back to these, or {ANEW}")
         return found
@@ -76,7 +82,8 @@ class Conversion:
     def write(self) -> None:
         """Write conversion.json."""
         write_json(self.folder / CONVERSION_FILE,
-                   {"options": self.options, "plan": self.plan, "recordings": self.recordings})
+                   {"processing_version": PROCESSING_VERSION, "options": self.options, "plan": self.plan,
+                    "recordings": self.recordings})
 
     def remove_images(self) -> None:
         """Remove all images that were written, and folders that are empty then."""

@@ -1,13 +1,18 @@
-"""python loadmat.py FILE: write the arrays of a .mat file before version 7.3 to standard output, as .npz.
+"""The arrays of a .mat file before version 7.3.
 
-It is a program of its own, because some damaged files end the process that reads them: SciPy 1.17 does not check the
-codes of data types in them (github.com/scipy/scipy/pull/25349). It imports little, since it is started for each file.
+Another process runs this, because some damaged files end the process that reads them: SciPy 1.17 does not check the
+codes of data types in them (github.com/scipy/scipy/pull/25349). It imports little, so that the process starts quickly.
 """
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy
+
+
+def load_mat(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of numbers in a file, by their names. SciPy raises many kinds of errors on damaged files."""
+    return flattened(scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True))
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
@@ -19,8 +24,3 @@ def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]
         elif isinstance(value, np.ndarray) and value.dtype.kind in "iufc":
             found[prefix + name] = value
     return found
-
-
-if __name__ == "__main__":
-    arrays = flattened(scipy.io.loadmat(sys.argv[1], struct_as_record=False, squeeze_me=True))
-    np.savez(sys.stdout.buffer, list(arrays), *arrays.values())

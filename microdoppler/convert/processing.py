@@ -14,6 +14,7 @@ from microdoppler.convert.recording import Recording
 from microdoppler.figures.axes import PictureAxes
 from microdoppler.radar.spectrogram import automatic_gain, bin_mps, speed_edges_mps, stft_db
 
+PROCESSING_VERSION = 1  # increase it when a recording's images change by more than rounding: old sets are not completed
 # The filter of the Glasgow data set's own script is a Butterworth high-pass of order 4. Its cut-off is 0.0075 of half
 # the PRF of 1 kHz. At its carrier of 5.8 GHz this is the Doppler frequency of this speed, which other radars get, too.
 MTI_MPS, MTI_ORDER = 0.097, 4

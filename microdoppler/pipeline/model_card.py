@@ -121,7 +121,8 @@ def training_section(metrics: Path, step: int) -> Section:
     has_yardstick = math.isfinite(milestones["held_out_recognised"][at])
     if has_yardstick:
         of_held_out = milestones["held_out_count"][at]
-        rows.append(["held-out real images" + (f" ({of_held_out:.0f})" if of_held_out > 0 else ""), *(f"{milestones[f'held_out_{name}'][at]:.3f}" for name in figures)])
+        rows.append([f"{of_held_out:.0f} held-out real images" if of_held_out > 0 else "held-out real images",
+                     *(f"{milestones[f'held_out_{name}'][at]:.3f}" for name in figures)])
     count = how_many(milestones["num_samples"][at])
     texture = {name: milestones[name][at] for name in ("speckle", "speckle_of_vae", "radial_db", "doppler_db")}
     return Section(heading, [

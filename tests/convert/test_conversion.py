@@ -20,7 +20,7 @@ from groundwork.limits import to_plain
 from groundwork.preparation import Preparation
 from microdoppler.convert.command import main
 from microdoppler.convert.preview import draw_ranges, preview
-from microdoppler.convert.processing import Processing, Spectrogram, make_plan
+from microdoppler.convert.processing import PROCESSING_VERSION, Processing, Spectrogram, make_plan
 from microdoppler.convert.recording import Recording
 from microdoppler.convert.sources import find_sources
 from microdoppler.data.split_file import SplitOptions, open_split
@@ -162,6 +162,26 @@ def test_a_change_is_refused_or_with_force_written_anew(tmp_path, change, words)
     main(tmp_path / "in", tmp_path / "fresh", **args)
     forced = contents(tmp_path / "out")
     assert forced.pop("ID_1/notes.txt") == b"mine" and forced == contents(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("version", [None, PROCESSING_VERSION - 1, PROCESSING_VERSION + 1])
+def test_images_of_another_version_of_the_processing_are_not_completed(tmp_path, version):
+    """None: the number is missing, as in conversion.json of the first versions."""
+    write_walkers(tmp_path / "in", [1.0, -1.5])
+    args = {"radar": RADAR, "processing": QUICK}
+    main(tmp_path / "in", tmp_path / "out", **args)
+    fresh = contents(tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert kept.pop("processing_version") == PROCESSING_VERSION
+    kept |= {} if version is None else {"processing_version": version}
+    (tmp_path / "out" / "conversion.json").write_text(json.dumps(kept))
+    (tmp_path / "out" / "ID_2" / "walk1_3.png").unlink()
+    before = contents(tmp_path / "out")
+    with pytest.raises(InputError, match=rf"processing_version {version} \(now {PROCESSING_VERSION}\).*--force"):
+        main(tmp_path / "in", tmp_path / "out", **args)
+    assert contents(tmp_path / "out") == before
+    main(tmp_path / "in", tmp_path / "out", **args, force=True)
+    assert contents(tmp_path / "out") == fresh
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path):

@@ -1,4 +1,6 @@
 """Each reader gives the samples that an independent writer, or the format's own document, puts into its files."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy
@@ -278,16 +280,26 @@ def files(tmp_path_factory):
             for name, settings in given.items()}, folder
 
 
+def test_mat_files_are_found_after_a_change_of_the_working_folder(tmp_path, monkeypatch):
+    scipy.io.savemat(tmp_path / "a.mat", {"iq": noise(40)})
+    signal = read(tmp_path / "a.mat").signal
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(read(Path("a.mat")).signal, signal)
+
+
 @pytest.mark.parametrize("code", [8, 200])      # reserved, and beyond SciPy's table
-def test_a_mat_file_that_ends_scipys_process_is_refused(tmp_path, code):
-    """SciPy 1.17 looks the code of a data type up without a check."""
+def test_a_mat_file_that_ends_scipys_process_is_refused(tmp_path, capfd, code):
+    """SciPy 1.17 looks the code of a data type up without a check. Other files can be read before and after it."""
     scipy.io.savemat(tmp_path / "a.mat", {"radar": {"iq": noise(40), "note": "x"}})
     content = (tmp_path / "a.mat").read_bytes()
     tag = np.array([7, 4 * 40], "<u4").tobytes()        # float32, 160 bytes
     assert content.count(tag) == 2                      # the real parts and the imaginary ones
-    (tmp_path / "a.mat").write_bytes(content.replace(tag, np.array([code, 4 * 40], "<u4").tobytes()))
-    with pytest.raises(InputError, match="a.mat is no complete .mat file"):
-        read(tmp_path / "a.mat")
+    (tmp_path / "b.mat").write_bytes(content.replace(tag, np.array([code, 4 * 40], "<u4").tobytes()))
+    before = read(tmp_path / "a.mat", variable=("radar.iq",)).signal
+    with pytest.raises(InputError, match="b.mat is no complete .mat file"):
+        read(tmp_path / "b.mat")
+    assert np.array_equal(read(tmp_path / "a.mat", variable=("radar.iq",)).signal, before)
+    assert capfd.readouterr() == ("", "")
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README", "TRAINING_CHECKLIST",
-         *(f"docs/{page}" for page in ("kaggle", "data", "convert", "study", "choosing", "more_studies", "app",
-                                          "own_vae", "configuration", "errors", "comparison"))]
+         *(f"docs/{page}" for page in ("kaggle", "several_gpus", "data", "convert", "study", "choosing", "more_studies",
+                                          "app", "own_vae", "configuration", "errors", "comparison"))]
 
 BETWEEN_PIECES = re.compile(r"(^ *```.*?^ *```$)|\n\s*\n|\n(?= *(?:- |\||#))", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`]+`")
