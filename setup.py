@@ -27,7 +27,7 @@ setup(
         "jinja2>=3.1",          # report.html, escaped
         "rich>=13.0",           # monitor_training.py --watch: a screen that is drawn over
         "scikit-learn>=1.2",    # scores
-        "joblib>=1.2",          # a process that reads .mat files; scikit-learn brings it along
+        "loky>=3.4",            # a process that reads .mat files, and is replaced when one of them ends it
     ],
     extras_require={"onnx": [
         "torch>=2.5",               # torch.onnx.export(dynamo=True)

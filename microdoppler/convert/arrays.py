@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib.externals.loky import get_reusable_executor
+from loky import get_reusable_executor
 
 from groundwork.errors import InputError, shortened
 from groundwork.files import load_array, load_arrays
