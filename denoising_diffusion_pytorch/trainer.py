@@ -17,7 +17,7 @@ from denoising_diffusion_pytorch.weight_update import WeightUpdate
 from groundwork.cuda_graph import Graphed, Inputs
 from groundwork.device import autocast, convolution_format, half_precision, in_memory_format
 from groundwork.errors import InputError
-from groundwork.processes import init_distributed
+from groundwork.processes import average_over_processes, init_distributed
 from groundwork.progress import Progress
 from groundwork.seeding import derive_seed, seeded
 from groundwork.stopping import StopRequest
@@ -121,7 +121,7 @@ class Trainer:
         self.generator.manual_seed(derive_seed(self.seed, 1, self.step))
         batch = self.draw({"indices": batch_indices(self.step, self.global_batch, self.num_items, self.seed)})
         loss = self.gradients(batch)
-        self._average_gradients()
+        average_over_processes([self.weights.grads])
         grad_norm = self.weights(self.step)
         self.step += 1
         return loss, grad_norm
@@ -138,12 +138,6 @@ class Trainer:
         """The mean loss of a micro-batch."""
         with autocast(self.device, self.amp):
             return self.weights.network(**batch)
-
-    def _average_gradients(self) -> None:
-        """Average the gradients over all processes, in one message."""
-        if self.accelerator.num_processes > 1:
-            grads = self.weights.grads
-            grads.copy_(self.accelerator.reduce(grads, reduction="mean"))
 
     def train(self, num_steps: int, *, log_every: int, milestone_every: int, recorder: Recorder | None,
               stop: StopRequest) -> str | None:

@@ -10,6 +10,7 @@ from typing import Sequence, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 Item = TypeVar("Item")
 PROCESS_TIMEOUT = timedelta(hours=12)      # for one process that waits for another
@@ -54,6 +55,18 @@ def work_alone(program: str) -> None:
     print(f"note: {program} gains nothing from {num_launched()} processes: one does all of the work", flush=True)
     for name in LAUNCHED:
         os.environ.pop(name, None)
+
+
+def average_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors, of one dtype and on one device, by their means over the processes that work together: all of
+    them in one message. Every process then has the same values, to the bit. A single process keeps its own.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        sums = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(sums)
+        means = sums / torch.distributed.get_world_size()
+        for tensor, mean in zip(tensors, means.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(mean.view(tensor.shape))
 
 
 def wait_to_be_ended() -> None:

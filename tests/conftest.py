@@ -1,4 +1,5 @@
 """Fixtures for all tests: a tiny finished demo with trained files, and the device that tests compute on."""
+import inspect
 import os
 import runpy
 import socket
@@ -18,6 +19,12 @@ TINY = ["--num_users", "3", "--images_per_user_train", "10", "--dim", "16", "--t
         "--classifier_image_size", "32", "--classifier_batch_size", "8", "--classifier_seeds", "2",
         "--sampling_timesteps", "4", "--no_amp"]
 DEMO_SIZE = ["--images_per_user", "20", "--samples_per_user", "3", "--vae_num_steps", "10", "--vae_ch", "8"]
+CALL = """
+import sys
+sys.path[:0] = {folders!r}
+from {file} import {function}
+{function}(*{arguments!r})
+"""
 
 
 # Tests must not depend on the machine. They therefore compute in float32 on the CPU, in every process that imports this
@@ -104,6 +111,27 @@ def native_bfloat16(monkeypatch):
 def script():
     """The function run_script."""
     return run_script
+
+
+@pytest.fixture
+def call_in_two(script, tmp_path):
+    """call_in_two(function, *arguments): call a function of a test file in two processes, with arguments as text.
+    expect: the exit status that is asserted."""
+    def in_processes(function, *arguments, expect=0):
+        program, file = tmp_path / "program.py", Path(inspect.getfile(function))
+        program.write_text(CALL.format(folders=[str(file.parent), str(file.parents[1])], file=file.stem,
+                                       function=function.__name__, arguments=[str(argument) for argument in arguments]))
+        script(program, processes=2, expect=expect)
+    return in_processes
+
+
+@pytest.fixture
+def one_thread():
+    """As many as each of several processes has; another number changes results by rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

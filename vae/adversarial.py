@@ -29,19 +29,23 @@ class Adversary:
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), betas=BETAS)
         self.device, self.weight = device, weight
 
-    def backward(self, vae: KL_VAE, images: Tensor, generator: torch.Generator, scaler: torch.amp.GradScaler) -> float:
-        """Compute the gradients of the decoder and of the discriminator, scaled by `scaler`, for images (batch,
-        channels, height, width) in [0, 1]. Returns the mean error plus the weighted feature distance.
+    def backward(self, vae: KL_VAE, images: Tensor, noise: Tensor, seeds: Tensor, scaler: torch.amp.GradScaler
+                 ) -> Tensor:
+        """Compute the gradients of the decoder and of the discriminator, scaled by `scaler`. Returns the mean error
+        plus the weighted feature distance, a scalar.
 
         Both networks get their gradients from the same images, each of them decoded twice, so the discriminator is
         computed once in a step.
+
+        images: (batch, channels, height, width) in [0, 1].
+        noise: of their latents, (batch, embed_dim, h, w).
+        seeds: of the decoder's noise, (2, batch) int64.
         """
         count = len(images)
-        seeds = torch.randint(NUM_SEEDS, (2 * count,), generator=generator).tolist()
         with autocast(self.device):
             with torch.no_grad():
-                latents = vae.encode(images).sample(generator)
-            decoded = vae.decode(torch.cat((latents, latents)), seeds).float()
+                latents = vae.encode(images).at(noise)
+            decoded = vae.decode(torch.cat((latents, latents)), seeds.flatten().tolist()).float()
             scores, features = self.discriminator(torch.cat((images, as_written(decoded))))
         real, fake = scores[:count], scores[count:]
         scaler.scale(discriminator_loss(real, fake)).backward(inputs=list(self.discriminator.parameters()),
@@ -51,7 +55,7 @@ class Adversary:
                 + FEATURE_WEIGHT * feature_distance(first, second, [target.detach() for target in targets]))
         decoded.backward(combined_gradient(decoded, scaler.scale(loss), scaler.scale(adversarial_loss(fake)),
                                            vae.decoder.conv_out.weight, self.weight))
-        return loss.item()
+        return loss.detach()
 
     def update(self, lr: float, scaler: torch.amp.GradScaler) -> None:
         """A step of the discriminator with the gradients of `backward`."""

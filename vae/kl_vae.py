@@ -58,7 +58,10 @@ class DiagonalGaussian:
         on every device.
         """
         device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return self.at(torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype))
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The sample that this standard normal noise (batch, channels, h, w), on any device, gives."""
         return self.mean + self.std * noise.to(self.mean.device)
 
     def kl(self) -> Tensor:

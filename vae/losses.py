@@ -9,6 +9,9 @@ the mean of all images that a latent may stand for. This mean has no speckle.
 Sharpening trains the decoder alone. It decodes every latent twice, with other noise. The two errors are independent, so
 the mean of their product is the squared error of the mean image, without a bias (see `mean_error`): speckle costs
 nothing as long as it is right on average. Ohayon et al. 2021 (arXiv:2103.04192) penalise the mean in the same sense.
+
+When several processes share a batch evenly, the mean of their losses is that of the whole batch. For this, what a loss
+is divided by, and the norms in λ, are those of the whole batch.
 """
 from typing import Sequence
 
@@ -16,17 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from groundwork.processes import average_over_processes
 from vae.kl_vae import KL_VAE
 
 MAX_ADAPTIVE_WEIGHT = 1e4
 TINY = torch.finfo(torch.float32).tiny     # instead of 0 in denominators
 
 
-def autoencoding_loss(vae: KL_VAE, images: Tensor, generator: torch.Generator, kl_weight: float) -> Tensor:
-    """The loss of autoencoding for images (batch, channels, height, width) in [0, 1], a scalar. The network runs under
-    the caller's autocast, the loss in float32."""
+def autoencoding_loss(vae: KL_VAE, images: Tensor, noise: Tensor, kl_weight: float) -> Tensor:
+    """The loss of autoencoding for images (batch, channels, height, width) in [0, 1] and noise of their latents
+    (batch, embed_dim, h, w), a scalar. The network runs under the caller's autocast, the loss in float32."""
     posterior = vae.encode(images)
-    error = vae.decode(posterior.sample(generator)).float() - images
+    error = vae.decode(posterior.at(noise)).float() - images
     return error.abs().mean() + 2 * error.square().mean() + kl_weight * posterior.kl().sum() / images.numel()
 
 
@@ -42,8 +46,10 @@ def feature_distance(first: Sequence[Tensor], second: Sequence[Tensor], target: 
     With the layers of the discriminator it is the learned similarity of Larsen et al. 2016 (arXiv:1512.09300, equation
     7), which needs no network from elsewhere.
     """
-    distances = [mean_error(*(features.float() for features in layer)) / layer[2].float().square().mean()
-                 for layer in zip(first, second, target)]
+    squares = [layer.float().square().mean() for layer in target]
+    average_over_processes(squares)
+    distances = [mean_error(*(features.float() for features in layer)) / square
+                 for *layer, square in zip(first, second, target, squares)]
     return torch.stack(distances).mean()
 
 
@@ -74,7 +80,12 @@ def combined_gradient(decoded: Tensor, error: Tensor, adversarial: Tensor, last_
 def _norm_at(layer: Tensor, decoded: Tensor, gradient: Tensor) -> Tensor:
     """The norm of a loss's gradient at the weights `layer`; gradient: that with respect to the decoded images.
 
-    It goes back with length 1: scaled against underflow, the adversarial one would overflow in float16.
+    It goes back with length 1, on average over processes: scaled against underflow, the adversarial one would overflow
+    in float16.
     """
-    length = gradient.norm().clamp(min=TINY)
-    return length * torch.autograd.grad(decoded, layer, gradient / length, retain_graph=True)[0].float().norm()
+    length = gradient.norm()
+    average_over_processes([length])
+    length = length.clamp(min=TINY)
+    at_layer = torch.autograd.grad(decoded, layer, gradient / length, retain_graph=True)[0].float()
+    average_over_processes([at_layer])
+    return length * at_layer.norm()

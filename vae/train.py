@@ -29,6 +29,7 @@ from groundwork.files import check_inside, digest_tensors, load_tensors, read_js
 from groundwork.images import load_images, natural_order, save_image
 from groundwork.limits import checks_arguments
 from groundwork.preparation import Preparation
+from groundwork.processes import init_distributed
 from groundwork.progress import Progress
 from groundwork.threads import AdaptiveThreads
 from vae.adversarial import ADVERSARIAL_WEIGHT
@@ -183,7 +184,8 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
               finetune: KL_VAE | None = None, validate_every: int = 200, resume: bool = False,
               trained_on: str | None = None) -> dict:
     """Train a VAE, and keep the moving average of its weights that reconstructs the validation images best, or the last
-    one once the decoder is sharpened. That begins with the best ones.
+    one once the decoder is sharpened. That begins with the best ones. Several processes share each step. The main one
+    validates and writes.
 
     train_images, validation_images: (n, c, s, s) uint8.
     output: where the best weights go; KL_VAE.load reads them. Beside it go <stem>_state.pt, for `resume`, and
@@ -194,7 +196,7 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
 
     Returns the metrics of measure_quality for the best weights on the validation images, their step, and the seconds
     spent. Raises InputError if there are files of a run and `resume` is False, if the settings differ from the resumed
-    ones, or if the loss or the reconstructions are not finite.
+    ones, if the processes cannot share a step, or if the loss or the reconstructions are not finite.
     """
     output = Path(output)
     state_path = output.with_name(f"{output.stem}_state.pt")
@@ -210,11 +212,15 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
     trainer = VAETrainer(ddconfig, device, num_steps, lr, kl_weight, seed, adversarial_start, adversarial_weight,
                          finetune)
     trainer.vae.latent_size(image_size)                 # raises InputError for an unsuitable size, before any work
+    trainer.check_shares(batch_size, len(train_images))
+    processes = trainer.processes
     if state:
         trainer.load_state(state)
     else:       # from now on there is a state to resume from, whenever this process is killed
         trainer.find_floor(train_images)
-        save_tensors(state_path, {**trainer.state(), "settings": settings})
+        processes.wait_for_everyone()       # all of them have seen that there was none
+        if processes.is_main_process:
+            save_tensors(state_path, {**trainer.state(), "settings": settings})
     start, loss_average = time.monotonic(), None
     with (AdaptiveThreads(device) as threads,
           Progress(total=num_steps, initial=trainer.step, desc="training the VAE", unit="step") as bar):
@@ -228,10 +234,13 @@ def train_vae(train_images: Tensor, validation_images: Tensor, *, output: str | 
             best = {"best_mse": f"{trainer.best_mse:.4f}"} if math.isfinite(trainer.best_mse) else {}
             bar.set_postfix(loss=f"{loss_average:.4f}", **best, refresh=False)
             if trainer.step % validate_every == 0 or trainer.step in (trainer.start, num_steps):
-                save_if_best(trainer, validation_images, output, notes)
+                if processes.is_main_process:
+                    save_if_best(trainer, validation_images, output, notes)
+                processes.wait_for_everyone()
                 if trainer.step == trainer.start:       # sharpening begins with the best ones, as --finetune_decoder
                     trainer.average.load_state_dict(load_tensors(output)["model_state_dict"])
-                save_tensors(state_path, {**trainer.state(), "settings": settings})
+                if processes.is_main_process:
+                    save_tensors(state_path, {**trainer.state(), "settings": settings})
     saved = load_tensors(output)
     return {**saved["validation"], "step": saved["step"], "seconds": time.monotonic() - start}
 
@@ -258,7 +267,7 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         latent_channels: channels of the latents; more of them keep more detail; None: 4
         channels: channels of the images: 3, or 1 for grey ones; all later steps read this from the VAE; None: 3
         num_steps: optimisation steps
-        batch_size: images per step
+        batch_size: images per step, of all processes together
         lr: highest learning rate of AdamW; narrow networks tolerate more
         kl_weight: a larger one gives a smoother latent space and softer images; None: 0.001
         adversarial_start: step from which the decoder alone is trained, against a discriminator, to make sharp images;
@@ -291,7 +300,8 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
         raise InputError(f"--adversarial_start is {adversarial_start}; expected a step below --num_steps {num_steps}, "
                          "and no --finetune_decoder, which begins with step 0")
     torch_device = choose_device(device)
-    print(describe_work(torch_device, micro_batch=batch_size))
+    count = init_distributed(torch_device).num_processes
+    print(describe_work(torch_device, micro_batch=batch_size // count, processes=count))
     data = read_split(split)
     # The paths of a data set with the folders train and test are relative to train
     root = next((folder for folder in (data_path, data_path / "train") if (folder / data.training[0]).is_file()), None)
@@ -320,4 +330,5 @@ def main(data_path: Path, output: Path = Path("kl_vae_best.pt"), split: Path = P
 
 
 if __name__ == "__main__":
-    run(main, derived={"split": "{latents_cache_folder}/data_split.json", "output": "{vae_path}"})
+    run(main, derived={"split": "{latents_cache_folder}/data_split.json", "output": "{vae_path}"},
+        shares_work=True)

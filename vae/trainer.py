@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from groundwork.device import autocast, grad_scaler
+from groundwork.errors import InputError
+from groundwork.processes import average_over_processes, init_distributed
 from groundwork.seeding import derive_seed, global_seed, seeded
-from vae.adversarial import ADVERSARIAL_WEIGHT, Adversary
+from vae.adversarial import ADVERSARIAL_WEIGHT, NUM_SEEDS, Adversary
 from vae.kl_vae import KL_VAE
 from vae.losses import autoencoding_loss
 
@@ -28,6 +30,11 @@ def learning_rate(step: int, num_steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
+def images_in_step(batch_size: int, is_sharpening: bool) -> int:
+    """A step that sharpens takes half as many images, since it decodes each of them twice."""
+    return max(1, batch_size // 2) if is_sharpening else batch_size
+
+
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (batch, channels, height, time), shifted cyclically along the time axis and, with probability 0.5,
     mirrored in time. All images of the batch are changed alike.
@@ -40,6 +47,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 class VAETrainer:
     """The weights, their moving average, the optimisers and the step count: all that a resumed run needs.
 
+    Several processes share the images of each step. All of them draw the randomness of the whole batch, and average
+    losses and gradients, so they always have the same weights: those that one process would have, up to rounding.
+
     adversarial_start: the step from which the decoder is sharpened; None: never, and it is a plain one.
     adversarial_weight: of the adversarial loss.
     finetune: a VAE to begin with, whose encoder is kept; default: random weights that follow from `seed`.
@@ -48,6 +58,7 @@ class VAETrainer:
     def __init__(self, ddconfig: dict, device: torch.device, num_steps: int, lr: float, kl_weight: float, seed: int,
                  adversarial_start: int | None = None, adversarial_weight: float = ADVERSARIAL_WEIGHT,
                  finetune: KL_VAE | None = None):
+        self.processes = init_distributed(device)
         if finetune is None:
             with global_seed(derive_seed(seed, INIT), torch.device("cpu")):
                 self.vae = KL_VAE({**ddconfig, "noise_inputs": adversarial_start is not None}).to(device)
@@ -68,6 +79,17 @@ class VAETrainer:
             for vae in (self.vae, self.average):
                 vae.floor.find(images)
 
+    def check_shares(self, batch_size: int, num_images: int) -> None:
+        """Raises InputError if the processes cannot share the images of each step evenly."""
+        count = self.processes.num_processes
+        for is_sharpening in {self.start == 0, self.start is not None}:     # of the first and of the last step
+            size = min(images_in_step(batch_size, is_sharpening), num_images)
+            if size % count:
+                raise InputError(f"--batch_size {batch_size} of {num_images} training images makes steps "
+                                 f"{'of sharpening ' if is_sharpening else ''}with {size} of them, which cannot be "
+                                 f"shared out evenly among {count} processes; choose a multiple of "
+                                 f"{(1 + is_sharpening) * count}, or launch fewer processes")
+
     @property
     def is_sharpening(self) -> bool:
         """Whether the next step sharpens the decoder."""
@@ -80,20 +102,17 @@ class VAETrainer:
 
     def train_step(self, images: Tensor, batch_size: int) -> float:
         """One step on random images out of (n, c, s, s) uint8. Returns the loss. The step's randomness depends only on
-        (seed, step).
-
-        A step that sharpens takes half as many images, since it decodes each of them twice.
+        (seed, step). batch_size: images of all processes together, as for images_in_step.
         """
         generator = seeded(self.seed, BATCH, self.step)
-        chosen = torch.randperm(len(images), generator=generator)
-        chosen = chosen[:max(1, batch_size // 2) if self.is_sharpening else batch_size]
-        batch = augment(images[chosen], generator).to(self.device).float() / 255
+        chosen = torch.randperm(len(images), generator=generator)[:images_in_step(batch_size, self.is_sharpening)]
+        batch = augment(images[self._share(chosen)], generator).to(self.device).float() / 255
         lr = learning_rate(self.step, self.num_steps, self.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self._choose_trained_layers()
         self.optimizer.zero_grad()
-        loss = self._backward(batch, generator)
+        loss = self._backward(batch, len(chosen), generator)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.vae.parameters(), MAX_GRAD_NORM)
         self.scaler.step(self.optimizer)
@@ -104,16 +123,33 @@ class VAETrainer:
         decay = min(EMA_DECAY, self.step / (self.step + 9))         # shorter at first, when weights change fast
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), 1 - decay)
-        return loss
-
-    def _backward(self, batch: Tensor, generator: torch.Generator) -> float:
-        """Compute the scaled gradients of a step; returns the loss."""
-        if self.adversary and self.is_sharpening:
-            return self.adversary.backward(self.vae, batch, generator, self.scaler)
-        with autocast(self.device):
-            loss = autoencoding_loss(self.vae, batch, generator, self.kl_weight)
-        self.scaler.scale(loss).backward()
         return loss.item()
+
+    def _share(self, values: Tensor, dim: int = 0) -> Tensor:
+        """This process's part of values for the whole batch."""
+        return values.chunk(self.processes.num_processes, dim)[self.processes.process_index]
+
+    def _backward(self, batch: Tensor, num_images: int, generator: torch.Generator) -> Tensor:
+        """Compute the scaled gradients of a step; returns the loss, a scalar. Both are means over the whole batch.
+
+        batch: this process's images; num_images: of all processes together.
+        """
+        size = self.vae.latent_size(batch.shape[-1])
+        shape = num_images, self.vae.embed_dim, size, size
+        trained = list(self.vae.parameters())
+        if self.adversary and self.is_sharpening:
+            seeds = self._share(torch.randint(NUM_SEEDS, (2, num_images), generator=generator), dim=1)
+            noise = self._share(torch.randn(shape, generator=generator))
+            loss = self.adversary.backward(self.vae, batch, noise, seeds, self.scaler)
+            trained += self.adversary.discriminator.parameters()
+        else:
+            noise = self._share(torch.randn(shape, generator=generator))
+            with autocast(self.device):
+                loss = autoencoding_loss(self.vae, batch, noise, self.kl_weight)
+            self.scaler.scale(loss).backward()
+            loss = loss.detach()
+        average_over_processes([loss, *(weight.grad for weight in trained if weight.grad is not None)])
+        return loss
 
     def _choose_trained_layers(self) -> None:
         """All layers but those for noise, and the decoder alone when it is sharpened. The first step that sharpens goes

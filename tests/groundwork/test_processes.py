@@ -14,7 +14,7 @@ import sys, torch
 from groundwork import processes as processes_module
 from groundwork.command_line import run
 from groundwork.errors import InputError
-from groundwork.processes import init_distributed
+from groundwork.processes import average_over_processes, init_distributed
 
 processes_module.SECONDS_UNTIL_ENDED = 3
 
@@ -22,9 +22,10 @@ def main(fails: int = -1):
     processes = init_distributed(torch.device("cpu"))
     if processes.process_index == fails:
         raise InputError(f"process {fails} cannot go on")
-    total = torch.ones(())
-    torch.distributed.all_reduce(total)
-    assert total == processes.num_processes == 2
+    assert processes.num_processes == 2
+    numbers = torch.tensor(4.0 * processes.process_index), torch.arange(6.0).view(3, 2).T + processes.process_index
+    average_over_processes(numbers)
+    assert numbers[0] == 2 and torch.equal(numbers[1], torch.arange(6.0).view(3, 2).T + 0.5)
     assert init_distributed(torch.device("cpu")).num_processes == 2       # a second step of the same program
 
 run(main, shares_work=True)

@@ -21,35 +21,6 @@ from microdoppler.pipeline.constants import option_words
 from train_latent_cfg import PRESETS
 from vae.kl_vae import KL_VAE
 
-CALL = """
-import sys
-sys.path[:0] = {folders!r}
-import test_two_processes
-test_two_processes.{function}(*{arguments!r})
-"""
-
-
-@pytest.fixture
-def call_in_two(script, tmp_path):
-    """call_in_two(function, *arguments): call a function of this file in two processes, with arguments as text."""
-    def in_processes(function, *arguments):
-        program = tmp_path / "program.py"
-        here = Path(__file__).parent
-        program.write_text(CALL.format(folders=[str(here), str(here.parent)], function=function.__name__,
-                                       arguments=[str(argument) for argument in arguments]))
-        script(program, processes=2)
-    return in_processes
-
-
-@pytest.fixture
-def one_thread():
-    """The processes that are compared here have one each; another number changes results by rounding."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def runs_of(folder):
     """The rows of runs.csv without the time that they took."""
     with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
