@@ -50,9 +50,9 @@ def make_config(shared: Path, trial_folder: Path) -> Config:
     return replace(
         PRESETS["cpu-minutes"], data_path=shared / "data", vae_path=shared / "vae.pt",
         results_folder=trial_folder / "results", latents_cache_folder=shared / "latents_cache", device="cpu",
-        num_users=3, image_size=64, images_per_user_train=10, dim=16, train_batch_size=8, train_num_steps=24,
-        save_and_sample_every=6, log_every=4, num_samples=3, sampling_timesteps=2, classifier_image_size=32,
-        classifier_batch_size=4, classifier_epochs=1, classifier_seeds=1)
+        num_users=3, image_size=64, images_per_user_train=10, dim=16, train_batch_size=8, train_num_steps=16,
+        save_and_sample_every=4, log_every=3, num_samples=3, sampling_timesteps=2, classifier="shufflenet_v2_x0_5",
+        classifier_image_size=32, classifier_batch_size=4, classifier_epochs=1, classifier_seeds=1)
 
 
 def prepare(shared: Path) -> None:
@@ -262,15 +262,18 @@ def main(*, kills: int = 50, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 
         raise InputError(f"--kinds {unknown[0]} is unknown; expected some of {', '.join(KINDS)}")
     PROCESSES.set_forkserver_preload(["scripts.kills"])
     outcomes: dict[str, Outcome] = {}
+    durations: dict[Callable, float] = {}       # of the uninterrupted work in seconds; some kinds of work share it
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(folder) / "shared"
         finish(_prepare, shared, shared)
         print("| work | uninterrupted | kills | before its end | a file not whole | not finished | another result |\n"
               "|---|---|---|---|---|---|---|")
         for kind in kinds:
-            uninterrupted, outcome = Path(folder) / "whole" / kind, outcomes.setdefault(kind, Outcome())
-            seconds = finish(KINDS[kind][1], shared, uninterrupted)
-            expected = KINDS[kind][2](uninterrupted)
+            _, work, result = KINDS[kind]
+            uninterrupted, outcome = Path(folder) / "whole" / work.__name__, outcomes.setdefault(kind, Outcome())
+            if work not in durations:
+                durations[work] = finish(work, shared, uninterrupted)
+            seconds, expected = durations[work], result(uninterrupted)
             for number in Progress(range(kills), desc=kind, unit="kill"):
                 trial(kind, shared, Path(folder) / f"{kind}-{number}", seconds, expected, seed + number, outcome)
             print(f"| {kind} | {seconds:.1f} s | {kills} | {outcome.killed_before_end} | {outcome.broken} | "

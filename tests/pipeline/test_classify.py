@@ -49,7 +49,8 @@ def config(tmp_path):
     data_path = write_users(tmp_path / "data", range(1, NUM_USERS + 1), 12, seed=0)
     return replace(PRESETS["cpu-minutes"], data_path=data_path, results_folder=tmp_path / "results", device="cpu",
                    latents_cache_folder=tmp_path / "cache", num_users=NUM_USERS, images_per_user_train=5, split_guard=2,
-                   classifier_image_size=32, classifier_epochs=1, classifier_batch_size=8, classifier_seeds=2)
+                   classifier="shufflenet_v2_x0_5", classifier_image_size=32, classifier_epochs=1,
+                   classifier_batch_size=8, classifier_seeds=2)
 
 
 def test_outputs(config, tmp_path, capsys):

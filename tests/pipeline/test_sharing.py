@@ -214,7 +214,7 @@ def test_latents_and_features_open_with_numpy(demo, tmp_path):
     split = read_json(demo[0] / "latents_cache" / "data_split.json")
     held_out = sum(len(user["test_images"]) for user in split["users"].values())
     with np.load(demo[0] / "results" / "fidelity" / "features.npz") as found:
-        assert found["features"].shape == (held_out + 9, 512) and found["features"].dtype == np.float32
+        assert found["features"].shape == (held_out + 9, 1024) and found["features"].dtype == np.float32
         synthetic = found["is_synthetic"]
         assert found["labels"][synthetic].tolist() == [0] * 3 + [1] * 3 + [2] * 3
         for path, of_set in zip(found["paths"], synthetic):

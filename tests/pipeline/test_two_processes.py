@@ -31,8 +31,8 @@ def test_they_share_the_runs_of_a_study_which_are_those_of_one(tmp_path, script,
     data_path = write_users(tmp_path / "data", range(1, NUM_USERS + 1), 12, seed=0)
     config = replace(PRESETS["cpu-minutes"], data_path=data_path, results_folder=tmp_path / "results",
                      latents_cache_folder=tmp_path / "cache", num_users=NUM_USERS, images_per_user_train=5,
-                     split_guard=2, classifier_image_size=32, classifier_epochs=1, classifier_batch_size=8,
-                     classifier_seeds=2, classifier_augmentations=())
+                     split_guard=2, classifier="shufflenet_v2_x0_5", classifier_image_size=32, classifier_epochs=1,
+                     classifier_batch_size=8, classifier_seeds=2, classifier_augmentations=())
     sets = [write_users(tmp_path / "set", range(1, NUM_USERS + 1), 4, seed=1)]
     one = classify.main(config, synthetic=tuple(sets), save_models=True)
     folder = config.results_folder / "classify"

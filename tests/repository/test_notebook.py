@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "kaggle.ipynb"
 TINY = dict(num_users=2, images_per_user_train=6, dim=16, train_num_steps=4, save_and_sample_every=2, log_every=1,
             num_samples=2, classifier_epochs=1, classifier_image_size=32, classifier_batch_size=4, classifier_seeds=1,
-            sampling_timesteps=2, amp=False)
+            sampling_timesteps=2, classifier="shufflenet_v2_x0_5", amp=False)
 
 
 def run_session(attached, working, last="classify.main", **changes):

@@ -22,7 +22,7 @@ from microdoppler.study.summary import summarize
 
 CPU = torch.device("cpu")
 REAL_ONLY = KINDS["real only"]
-RECIPE = Recipe(epochs=1, batch_size=4, lr=1e-3)
+RECIPE = Recipe(epochs=1, batch_size=4, lr=1e-3, network="shufflenet_v2_x0_5")
 
 
 def fold_of(arms, number=0):
