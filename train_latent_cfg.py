@@ -118,7 +118,7 @@ PRESETS = {
         Config(), preset="cpu-minutes", dim=32, cond_drop_prob=0.15,
         train_batch_size=32, gradient_accumulate_every=1, train_lr=1e-3, train_num_steps=1200, ema_decay=0.995,
         ema_update_every=1, save_and_sample_every=400, log_every=20, classifier_image_size=64, classifier_epochs=25,
-        classifier_augmentations=("classical",), classifier_batch_size=16, classifier_lr=3e-3, classifier_seeds=2),
+        classifier_augmentations=("classical",), classifier_batch_size=64, classifier_lr=3e-3, classifier_seeds=2),
 }
 
 
