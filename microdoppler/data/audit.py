@@ -197,12 +197,13 @@ def passes_of(overlaps: Overlaps, user: int) -> list[dict]:
 
 
 def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str, axes: PictureAxes | None,
-                 preparation: Preparation, training_preparation: Preparation) -> Figure:
+                 preparation: Preparation, training_preparation: Preparation, near_copies: str) -> Figure:
     """Each image above its most similar training image, both on one time axis.
 
     root, training_root: the folders that the paths of the images and of the training images are relative to; kind: the
     word for the images in titles, such as "test"; axes: of the images, None if unknown; preparation,
-    training_preparation: how their files become square.
+    training_preparation: how their files become square; near_copies: the correlations from which on an image is one, in
+    words.
     """
     window, unit = (axes.window_seconds, "s") if axes else (1.0, "windows")
     figure = Figure(figsize=(2.4 * len(pairs), 5), layout="constrained")
@@ -218,7 +219,7 @@ def pairs_figure(pairs: list[Match], root: Path, training_root: Path, kind: str,
         below.set_xlabel(f"time in {unit}; correlation {match.correlation:.2f}", fontsize=8)
     cells[0, 0].set_ylabel(kind)
     cells[1, 0].set_ylabel("training")
-    figure.suptitle(f"The closest matches of {kind} and training images (near-copies: {NEAR_COPY} and more)",
+    figure.suptitle(f"The closest matches of {kind} and training images (near-copies: {near_copies} and more)",
                     fontsize=9)
     return figure
 
@@ -228,5 +229,5 @@ def write_audit(audit: Audit, data_path: Path, folder: Path) -> None:
     write_json(folder / "split_audit.json", audit.to_json())
     preparation = audit.split.preparation
     save_figure(pairs_figure(audit.worst[:WORST_PAIRS], data_path, data_path, "held-out", axes_of_data(data_path),
-                             preparation, preparation),
+                             preparation, preparation, str(NEAR_COPY)),
                 folder / "split_audit.png")

@@ -28,7 +28,7 @@ from microdoppler.data.synthetic_sets import (channels_of, check_sizes, facts_of
                                               smallest_side, started_from)
 from microdoppler.fidelity.distributions import separation
 from microdoppler.fidelity.gait_physics import MIN_WALKING, cadence_share, describe_gait
-from microdoppler.fidelity.report import (PAIRS_CAPTION, fidelity_verdict, gait_figure, novelty_figure,
+from microdoppler.fidelity.report import (PAIRS_CAPTION, fidelity_verdict, gait_figure, near_copy_bars, novelty_figure,
                                           overview_figure, tables)
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.fidelity.texture import power_spectra, speckle_contrast
@@ -300,8 +300,8 @@ def write_results(report: dict, real: EvaluatedSet, synthetic: EvaluatedSet, tra
     write_json(output / "fidelity.json", plain)
     save_features(output / "features.npz", real, synthetic)
     save_figure(overview_figure(plain), output / "overview.png")
-    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic", axes, Preparation(), preparation),
-                output / "closest_pairs.png")
+    save_figure(pairs_figure(pairs, synthetic_root, real_root, "synthetic", axes, Preparation(), preparation,
+                             near_copy_bars(plain)), output / "closest_pairs.png")
     save_figure(novelty_figure(report["nearest"]), output / "novelty.png")
     shown, walk = tables(plain), []
     if report["gait"]["real"]:

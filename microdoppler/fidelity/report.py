@@ -139,13 +139,20 @@ def _is_calibrated(report: dict) -> bool:
     return bool(report.get("copy_bars"))
 
 
-def _bars(report: dict) -> str:
-    """From where on an image counts as a near-copy, in words."""
+def near_copy_bars(report: dict) -> str:
+    """The correlations from which on an image counts as a near-copy, in words. report: with "copy_bars" as `measure`
+    returns them."""
     if not _is_calibrated(report):
-        return f"a correlation of {NEAR_COPY} or more with the image itself, which blurred copies do not reach"
+        return str(NEAR_COPY)
     low, high = (f"{edge(report['copy_bars']):.2f}" for edge in (min, max))
-    return (f"a correlation of {low if low == high else f'{low} to {high}, by user,'} or more, between those of known "
-            "copies and of images that are none; all are compared as the VAE gives them back")
+    return low if low == high else f"{low} to {high}, by user,"
+
+
+def _bars(report: dict) -> str:
+    """From where on an image counts as a near-copy, and why there."""
+    return f"a correlation of {near_copy_bars(report)} or more" + (
+        ", between those of known copies and of images that are none; all are compared as the VAE gives them back"
+        if _is_calibrated(report) else " with the image itself, which blurred copies do not reach")
 
 
 def sentences(report: dict) -> list[str]:

@@ -206,7 +206,7 @@ def test_pairs_are_told_in_seconds_where_they_are_known(planted):
     root, names, _ = planted
     pair = Match(names[1][1], names[1][0], 0.9, 0.25)
     for axes, unit, end in ((PictureAxes(2.0, -1.0, 1.0), "s", 2.5), (None, "windows", 1.25)):
-        above, below = pairs_figure([pair], root, root, "test", axes, Preparation(), Preparation()).axes
+        above, below = pairs_figure([pair], root, root, "test", axes, Preparation(), Preparation(), "0.8").axes
         assert below.get_xlabel() == f"time in {unit}; correlation 0.90" and above.get_xlim() == (0.0, end)
         assert above.get_title() == names[1][1]
 

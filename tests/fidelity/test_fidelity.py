@@ -17,6 +17,7 @@ from microdoppler.fidelity import measure as fidelity
 from microdoppler.fidelity import two_sample
 from microdoppler.fidelity.sample_evaluator import SampleEvaluator
 from microdoppler.fidelity.report import fidelity_verdict, sentences
+from microdoppler.figures.report import save_figure
 from microdoppler.fidelity.texture import power_spectra
 from microdoppler.simulate.dataset import simulate_dataset
 from microdoppler.simulate.gait import AXES as SIMULATED_AXES
@@ -225,13 +226,19 @@ def test_without_a_control_set_copying_cannot_be_ruled_out():
     assert "Training images are repeated" in told(0.2, 0.02, is_calibrated=False)
 
 
-def test_near_copies_are_told_by_the_control_set_where_there_is_one(folders, capsys):
+def test_near_copies_are_told_by_the_control_set_where_there_is_one(folders, capsys, monkeypatch):
+    titles = {}         # of the figures, by the name of their file
+    monkeypatch.setattr(fidelity, "save_figure", lambda figure, path: (
+        titles.update({path.name: figure.get_suptitle()}), save_figure(figure, path)))
     assert run(folders)["copy_bars"] == [] and "without a control set" in capsys.readouterr().out
+    assert "near-copies: 0.8 and more" in titles["closest_pairs.png"]
     shutil.copytree(folders[0].parent / "synthetic_control", folders[1].parent / "synthetic_control")
     bars = run(folders)["copy_bars"]
     assert len(bars) == 3 and max(bars) <= 1 and read_json(folders[3] / "fidelity.json")["copy_bars"] == bars
     page = " ".join((folders[3] / "report.html").read_text().split())
-    assert f"a correlation of {min(bars):.2f} to {max(bars):.2f}, by user, or more" in page
+    by_user = f"{min(bars):.2f} to {max(bars):.2f}, by user,"
+    assert f"a correlation of {by_user} or more" in page
+    assert f"near-copies: {by_user} and more" in titles["closest_pairs.png"]
 
 
 def walk_of(real: Path, **options) -> list[str]:
