@@ -13,6 +13,7 @@ from microdoppler.study.kinds import CUTS, CUTS_THROUGH_VAE, KINDS, REAL_ONLY, S
 from microdoppler.study.tables import difference_text, p_phrase, shown_names
 
 MAX_ANNOTATED_USERS = 12    # with more users, numbers in the cells of a confusion matrix would be too small to read
+OUTLYING = 4                # times the median interval's farther end: the axis does not follow an interval beyond
 VERDICT_COLOURS = {HELPS: "tab:green", HURTS: "tab:red", OPEN: "tab:gray"}
 COLOURS = {"": "tab:gray", CUTS: "tab:orange", CUTS_THROUGH_VAE: "tab:orange", SYNTHETIC: "tab:blue",
            SELECTED: "tab:purple"}      # by what is added to the real images
@@ -54,6 +55,7 @@ def verdict_figure(summary: dict[str, Any]) -> Figure:
                     loc="right")
     axis.tick_params(axis="x", labelsize=8)
     farthest = max(abs(100 * contrast["difference"]) for contrast in contrasts)
+    _cut_outlying(axis, contrasts)
     widest = max(1.0, 1.9 * farthest, *(1.1 * abs(limit) for limit in axis.get_xlim()))      # 1.9: figures fit, too
     axis.set_xlim(-widest, widest)
     axis.grid(axis="x", alpha=0.25)
@@ -65,6 +67,15 @@ def _draw_interval(axis: Axes, row: float, result: dict[str, Any], colour: str, 
     axis.plot(100 * result["difference"], row, "o", color=colour, markersize=2.5 * width)
     if result["interval_95"]:
         axis.plot([100 * end for end in result["interval_95"]], [row, row], color=colour, linewidth=width)
+
+
+def _cut_outlying(axis: Axes, results: list[dict[str, Any]]) -> None:
+    """Let an interval that is much wider than the others run off the axis: they would be dots beside it. All differences
+    stay. results: as `_draw_interval` has drawn them."""
+    ends = [100 * max(map(abs, result["interval_95"])) for result in results if result["interval_95"]]
+    if ends:
+        widest = max(OUTLYING * float(np.median(ends)), *(110 * abs(result["difference"]) for result in results))
+        axis.set_xlim(*np.clip(axis.get_xlim(), -widest, widest))
 
 
 def accuracy_figure(summary: dict[str, Any]) -> Figure:
@@ -89,6 +100,7 @@ def accuracy_figure(summary: dict[str, Any]) -> Figure:
     left.set_ylim(len(arms) - 0.4, -0.6)
     right.axvline(0, color="black", linewidth=0.8)
     right.set(xlabel=f"points against {REAL_ONLY}, 95 % interval")
+    _cut_outlying(right, [arm["against_real"] for arm in arms if arm["against_real"]])
     for axis in (left, right):
         axis.grid(axis="x", alpha=0.25)
     entries = dict(zip(*reversed(left.get_legend_handles_labels())))        # each label once

@@ -292,6 +292,19 @@ def test_the_verdict_shows_arms_with_real_and_synthetic_images_and_no_figure_cro
         assert frame.x0 < box.x0 and box.x1 < frame.x1
 
 
+def test_one_interval_that_is_much_wider_does_not_make_dots_of_the_others():
+    """As two seeds give it that differ much: the t distribution with one degree of freedom is wide."""
+    summary = whole_summary(("x",), users=5)
+    only_synthetic = next(arm for arm in summary["arms"] if arm["kind"] == "synthetic only")["against_real"]
+    usual = accuracy_figure(summary).axes[1].get_xlim()
+    for result in (only_synthetic, headline_contrasts(summary)[-1]):
+        result["interval_95"] = [-1.37, 0.96]
+    for figure, axis in ((accuracy_figure, 1), (verdict_figure, 0)):
+        assert max(map(abs, figure(summary).axes[axis].get_xlim())) < 60
+    only_synthetic["difference"] = -0.7
+    assert accuracy_figure(summary).axes[1].get_xlim()[0] < -70 < usual[0]
+
+
 def test_report_is_one_file_and_escapes(tmp_path):
     bad = "<script>alert(1)</script>"
     (tmp_path / "a.png").write_bytes(b"\x89PNG not really")
