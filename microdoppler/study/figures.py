@@ -70,7 +70,7 @@ def _draw_interval(axis: Axes, row: float, result: dict[str, Any], colour: str, 
 
 
 def _cut_outlying(axis: Axes, results: list[dict[str, Any]]) -> None:
-    """Let an interval that is much wider than the others run off the axis: they would be dots beside it. All differences
+    """Let an interval that is much wider than the others run off the axis: they would be dots beside it. All dots
     stay. results: as `_draw_interval` has drawn them."""
     ends = [100 * max(map(abs, result["interval_95"])) for result in results if result["interval_95"]]
     if ends:
