@@ -178,7 +178,9 @@ def test_axes_in_an_unusual_order_are_read_only_when_the_samples_are_told(tmp_pa
 
 @pytest.mark.parametrize("text", [
     "I,Q\n{0},{1}\n", "{0} {1}\n", "time;Q;I\n0,0;{1};{0}\n", "n\tREAL\tIMAG\n0\t{0}\t{1}\n", "{0}{1:+}i\n",
-    "a,b,c\n{0},9,{1}\n", "# I,t,Q\n{0},9,{1}\n", '"I","Q"\n"{0}","{1}"\n', '"{0}";"{1}"\n'])
+    "a,b,c\n{0},9,{1}\n", "# I,t,Q\n{0},9,{1}\n", "# I Q\n{0} {1}\n", "# n I Q P\n9 {0} {1} 9\n",
+    "# 24 1000\n{0} {1}\n", "t,\tI,\tQ\n9,\t{0},\t{1}\n", '"n" "I" "Q"\n"9" "{0}" "{1}"\n', '"{0}" "{1}"\n',
+    '"I","Q"\n"{0}","{1}"\n', '"{0}";"{1}"\n'])
 def test_tables(tmp_path, text):
     head, row = ([*text.splitlines(), ""][:2] if "\n" in text[:-1] else ["", text.strip()])
     pairs = RNG.standard_normal((20, 2)).round(3)
@@ -242,6 +244,7 @@ def test_swapped_i_and_q_and_frames(tmp_path):
     ("README.txt", b"Walks of 2020.\nSee the paper.\n", {}, "one line of names; move a file that is no recording out"),
     ("a.csv", b"", {}, "is empty"),
     ("a.csv", b"\x00\xff\x00", {}, "is no text"),
+    ("a.csv", b"x," + 200000 * b"x", {}, "expected a table of numbers"),
     ("a.csv", b"I,Q\n1,2\n", {"variable": ("x",)}, "no column x"),
     ("a.txt", b"IFRT\n# Version = 1\n", {}, "lacks 'Num_Rx_Antennas'"),
     ("a.wav", b"RIFF", {}, "no complete .wav file")])
