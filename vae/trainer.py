@@ -82,13 +82,14 @@ class VAETrainer:
     def check_shares(self, batch_size: int, num_images: int) -> None:
         """Raises InputError if the processes cannot share the images of each step evenly."""
         count = self.processes.num_processes
+        unit = count if self.start is None else 2 * count
         for is_sharpening in {self.start == 0, self.start is not None}:     # of the first and of the last step
             size = min(images_in_step(batch_size, is_sharpening), num_images)
             if size % count:
                 raise InputError(f"--batch_size {batch_size} of {num_images} training images makes steps "
                                  f"{'of sharpening ' if is_sharpening else ''}with {size} of them, which cannot be "
-                                 f"shared out evenly among {count} processes; choose a multiple of "
-                                 f"{(1 + is_sharpening) * count}, or launch fewer processes")
+                                 f"shared out evenly among {count} processes; choose a multiple of {unit}, at most "
+                                 f"{num_images}, or launch fewer processes")
 
     @property
     def is_sharpening(self) -> bool:

@@ -3,7 +3,6 @@
 A .mat file before version 7.3 is read by SciPy. One of version 7.3 is HDF5: MATLAB stores its arrays with the axes
 reversed, and complex numbers as pairs (real, imag). A field of a structure is called structure.field.
 """
-import faulthandler
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from loky import get_reusable_executor
 
 from groundwork.errors import InputError, shortened
 from groundwork.files import load_array, load_arrays
-from microdoppler.convert.loadmat import load_mat
+from microdoppler.convert.loadmat import load_mat, stay_in_background
 from microdoppler.convert.recording import as_signal
 from microdoppler.radar.settings import RadarSettings
 
@@ -70,7 +69,7 @@ def _read_by_scipy(path: Path) -> dict[str, np.ndarray]:
     serves all files, and ends when it has had none for ten seconds. A new one takes its place when it is needed.
     """
     try:
-        process = get_reusable_executor(max_workers=1, initializer=faulthandler.disable)     # no traceback of a crash
+        process = get_reusable_executor(max_workers=1, initializer=stay_in_background)
         return process.submit(load_mat, path.absolute()).result()       # its working folder is that of its start
     except BrokenProcessPool:
         raise _damaged(path, "SciPy crashed when it read the file") from None

@@ -49,9 +49,10 @@ def read_table(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSe
     mark = next((mark for mark in ";," if mark in lines[0]), None)
     if mark == ";":
         lines = [line.replace(",", ".") for line in lines]
-    first = next(csv.reader(lines[:1], delimiter=mark)) if mark else lines[0].split()
-    has_names = not all(NUMBER.fullmatch(field.strip()) for field in first if field)
-    names = [name.strip("# ").lower() for name in first] if has_names else []     # np.savetxt writes "# I,Q"
+    head = lines[0].removeprefix("#")       # np.savetxt writes "# I Q"
+    first = _fields(path, head, mark)
+    has_names = head != lines[0] or not all(NUMBER.fullmatch(field) for field in first if field)
+    names = [name.lower() for name in first] if has_names else []
     chosen = _columns(path, names, [name.lower() for name in settings.variable], len(first))
     body = lines[has_names:]
     if not body:
@@ -69,6 +70,15 @@ def read_table(path: Path, settings: RadarSettings) -> tuple[np.ndarray, RadarSe
                          "--variable I Q if they are called otherwise; move a table that is no recording out of "
                          "--input")
     return as_signal(path, values, settings), RadarSettings()
+
+
+def _fields(path: Path, line: str, mark: str | None) -> list[str]:
+    """The fields of a line, without quotes. mark: what separates them; None: white space."""
+    try:
+        found = next(csv.reader([line if mark else " ".join(line.split())], delimiter=mark or " "))
+    except csv.Error as error:      # a field is too long
+        raise InputError(f"{path}: {error}; expected a table of numbers") from None
+    return [field.strip() for field in found]
 
 
 def _columns(path: Path, names: list[str], wanted: list[str], count: int) -> list[int] | None:

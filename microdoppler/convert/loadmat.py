@@ -3,11 +3,20 @@
 Another process runs this, because some damaged files end the process that reads them: SciPy 1.17 does not check the
 codes of data types in them (github.com/scipy/scipy/pull/25349). It imports little, so that the process starts quickly.
 """
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy
+
+
+def stay_in_background() -> None:
+    """Leave Ctrl-C to the program that waits for this process: else the next file would look damaged. Send standard
+    error to nowhere, since Python and loky write tracebacks of crashes to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def load_mat(path: Path) -> dict[str, np.ndarray]:

@@ -1,14 +1,19 @@
 """Each reader gives the samples that an independent writer, or the format's own document, puts into its files."""
+import os
+import time
 from pathlib import Path
+from signal import SIGINT, default_int_handler, signal
 
 import numpy as np
 import pytest
 import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loky import get_reusable_executor
 from radar_signals import slow_time, write_all_formats, write_glasgow, write_infineon, write_mat73
 
 from groundwork.errors import InputError
+from microdoppler.convert.loadmat import stay_in_background
 from microdoppler.convert.readers import read_recording
 from microdoppler.convert.recording import SHORTEST, as_signal
 from microdoppler.radar.settings import RadarSettings, read_settings, settings_of
@@ -178,7 +183,9 @@ def test_axes_in_an_unusual_order_are_read_only_when_the_samples_are_told(tmp_pa
 
 @pytest.mark.parametrize("text", [
     "I,Q\n{0},{1}\n", "{0} {1}\n", "time;Q;I\n0,0;{1};{0}\n", "n\tREAL\tIMAG\n0\t{0}\t{1}\n", "{0}{1:+}i\n",
-    "a,b,c\n{0},9,{1}\n", "# I,t,Q\n{0},9,{1}\n", '"I","Q"\n"{0}","{1}"\n', '"{0}";"{1}"\n'])
+    "a,b,c\n{0},9,{1}\n", "# I,t,Q\n{0},9,{1}\n", "# I Q\n{0} {1}\n", "# n I Q P\n9 {0} {1} 9\n",
+    "# 24 1000\n{0} {1}\n", "t,\tI,\tQ\n9,\t{0},\t{1}\n", '"n" "I" "Q"\n"9" "{0}" "{1}"\n', '"{0}" "{1}"\n',
+    '"I","Q"\n"{0}","{1}"\n', '"{0}";"{1}"\n'])
 def test_tables(tmp_path, text):
     head, row = ([*text.splitlines(), ""][:2] if "\n" in text[:-1] else ["", text.strip()])
     pairs = RNG.standard_normal((20, 2)).round(3)
@@ -242,6 +249,7 @@ def test_swapped_i_and_q_and_frames(tmp_path):
     ("README.txt", b"Walks of 2020.\nSee the paper.\n", {}, "one line of names; move a file that is no recording out"),
     ("a.csv", b"", {}, "is empty"),
     ("a.csv", b"\x00\xff\x00", {}, "is no text"),
+    ("a.csv", b"x," + 200000 * b"x", {}, "expected a table of numbers"),
     ("a.csv", b"I,Q\n1,2\n", {"variable": ("x",)}, "no column x"),
     ("a.txt", b"IFRT\n# Version = 1\n", {}, "lacks 'Num_Rx_Antennas'"),
     ("a.wav", b"RIFF", {}, "no complete .wav file")])
@@ -287,9 +295,26 @@ def test_mat_files_are_found_after_a_change_of_the_working_folder(tmp_path, monk
     assert np.array_equal(read(Path("a.mat")).signal, signal)
 
 
+def test_ctrl_c_leaves_the_process_that_reads_mat_files(tmp_path):
+    """A terminal and a notebook send it to all processes. If it ended this one, the next file would look damaged."""
+    def number_of_process() -> int:
+        return get_reusable_executor(max_workers=1, initializer=stay_in_background).submit(os.getpid).result()
+    get_reusable_executor(max_workers=1).shutdown()
+    own = signal(SIGINT, default_int_handler)       # else a process may ignore it, as this one may in the background
+    scipy.io.savemat(tmp_path / "a.mat", {"iq": noise(40)})
+    read(tmp_path / "a.mat")
+    signal(SIGINT, own)
+    before = number_of_process()
+    time.sleep(0.2)     # it collects garbage after a task, which hides an interrupt
+    os.kill(before, SIGINT)
+    time.sleep(0.2)
+    assert number_of_process() == before
+
+
 @pytest.mark.parametrize("code", [8, 200])      # reserved, and beyond SciPy's table
 def test_a_mat_file_that_ends_scipys_process_is_refused(tmp_path, capfd, code):
     """SciPy 1.17 looks the code of a data type up without a check. Other files can be read before and after it."""
+    get_reusable_executor(max_workers=1).shutdown()     # a process of another test writes to that test's capture
     scipy.io.savemat(tmp_path / "a.mat", {"radar": {"iq": noise(40), "note": "x"}})
     content = (tmp_path / "a.mat").read_bytes()
     tag = np.array([7, 4 * 40], "<u4").tobytes()        # float32, 160 bytes
