@@ -138,7 +138,8 @@ def read_split(path: Path, data_path: Path, options: SplitOptions) -> tuple[Spli
         raise InputError(f"{path} was made with {', '.join(changed)}; leave these constants as they were, or "
                          + NEW_SPLIT)
     if not data_path.is_dir():
-        raise InputError(f"data_path {data_path} is no folder; give the one that {path} was made from with --data_path")
+        raise InputError(f"data_path {data_path} is no folder; check the path, and give the folder that {path} was "
+                         "made from")
     listed = {name for part in (split.train_images, split.validation_images, split.test_images)
               for own in part.values() for name in own}
     listed |= {name for own in split.recordings.values() for name in all_images(own)}
@@ -160,8 +161,8 @@ def unused_lines(data_path: Path, images: dict[int, list[str]], split: Split) ->
     known = {name for own in split.recordings.values() for name in all_images(own)}
     lines = []
     if added := [name for own in images.values() for name in own if name not in known]:
-        lines.append(f"note: {len(added)} images that are not in the split are not used ({shortened(added, 3)}); they "
-                     f"were added later or cannot be decoded. To use them, {NEW_SPLIT}")
+        lines.append(f"note: {len(added)} images that are not in the split are not used ({shortened(added, 3)}). Those "
+                     f"that cannot be decoded stay out. To use those that were added later, {NEW_SPLIT}")
     return lines + unused_folders(data_path, split.folders, split.settings)
 
 

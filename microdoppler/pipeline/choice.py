@@ -130,8 +130,9 @@ class ValidatedFold:
 
     def _generate(self, candidate: Candidate, folder: Path, count: int) -> None:
         checkpoint = milestone_path(self.config.results_folder, candidate.milestone)
-        generator = ImageGenerator.load(
-            checkpoint, self.device, Sampling(noise_level=candidate.noise_level, cond_scale=candidate.cond_scale),
+        generator = ImageGenerator.load(     # with the constants that the proposed command of generate.py will use
+            checkpoint, self.device, replace(Sampling.of(self.config), noise_level=candidate.noise_level,
+                                             cond_scale=candidate.cond_scale),
             self.config.vae_path, self.config.latents_cache_folder)
         was, now = generator.identity["split"], self.data.split.identity()
         if was != now:

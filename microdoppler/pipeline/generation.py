@@ -47,6 +47,11 @@ class Sampling:
         return replace(config, **{name: value for name, value in vars(self).items() if value is not None})
 
     @staticmethod
+    def of(config: Config) -> "Sampling":
+        """The sampling constants in a Config."""
+        return Sampling(**{constant.name: getattr(config, constant.name) for constant in fields(Sampling)})
+
+    @staticmethod
     def constants_of(config: Config) -> dict:
         """{name: plain value} of the sampling constants in a Config."""
         plain = to_plain(config)

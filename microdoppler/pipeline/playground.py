@@ -4,7 +4,7 @@ The images are made by the functions of generate.py, into a folder of the same l
 are told as at the milestones of a training, by the training and validation images; test images are not looked at.
 """
 import shutil
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Sequence
 
@@ -145,8 +145,7 @@ class Playground:
         """The users of a checkpoint, and its own constants of sampling. Raises InputError if it cannot be read."""
         content = load_checkpoint(checkpoint)
         config = config_of(content)
-        sampling = Sampling(**{constant.name: getattr(config, constant.name) for constant in fields(Sampling)})
-        return Legend.of(content.get("legend"), config.num_users, checkpoint), sampling
+        return Legend.of(content.get("legend"), config.num_users, checkpoint), Sampling.of(config)
 
     def show(self, checkpoint: Path, users: Sequence[int], count: int, sampling: Sampling, is_compared: bool) -> Shown:
         """Generate `count` images of each of these users, and compare them if the training images are at hand.

@@ -70,7 +70,7 @@ def _find_users_not_distinguishable(latest: dict[str, float], settings: RunSetti
         remedies.append(f"train a new model with min_loss_weight 1 (now {settings.min_loss_weight:g})")
     if settings.more_guidance and not _is_overguided(latest):
         remedies.append(f"until then generate with {settings.more_guidance}")
-    remedies.append("check that the images lie in the right ID_* folders")
+    remedies.append("check that each image lies in the folder of its user")
     return Finding("users not distinguishable", "; ".join(seen), meaning, "; ".join(remedies))
 
 

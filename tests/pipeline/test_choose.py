@@ -61,12 +61,14 @@ def as_fold_1(folder: Path) -> Path:
 
 def test_constants_are_chosen_without_test_images_and_the_next_command_uses_them(demo, tmp_path, capsys, script,
                                                                                  monkeypatch):
-    config = with_validation(demo[0], tmp_path)
+    config = replace(with_validation(demo[0], tmp_path), sampling_timesteps=3)       # trained with 4
     chosen = choose(config, values=FEW, seeds=2)
     printed = capsys.readouterr().out
     folder = tmp_path / "results" / "choose"
     assert isinstance(chosen, Candidate) and chosen.cond_scale in (1.5, 3.0) and chosen.milestone in (1, 3)
     assert "warning: classifier_epochs is 1" in printed
+    used = [read_json(manifest) for manifest in folder.rglob("manifest.json")]
+    assert used and {one["sampling_timesteps"] for one in used} == {3}
     found = read_json(folder / "choice.json")
     epochs = found["chosen"].pop("classifier_epochs")
     assert found["chosen"] == {**vars(chosen), "synthetic_shares": list(chosen.synthetic_shares)}
