@@ -15,7 +15,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from groundwork.errors import InputError, shortened
+from groundwork.errors import InputError, printable, shortened
 from groundwork.files import check_inside
 from groundwork.preparation import Preparation
 from microdoppler.data.class_names import default_names
@@ -303,7 +303,8 @@ def cut_at_recordings(split: Split) -> bool:
 
 
 def describe(split: Split) -> str:
-    """One line to print: the number of users, and of how many images of each user is made what."""
+    """One line to print: the users, with their names where folders do not tell their numbers, and of how many images of
+    each is made what."""
     settings = split.settings
     how = settings.strategy
     if settings.test_data is not None:
@@ -317,7 +318,10 @@ def describe(split: Split) -> str:
     counts["left out"] = [len(all_images(split.recordings[user])) - sum(used) for user, used in zip(
         split.users, zip(*counts.values()))]
     described = [f"{_range(numbers)} {part}" for part, numbers in counts.items() if max(numbers)]
-    return f"split: {len(split.users)} users, images of each: {', '.join(described)} ({how})"
+    named = [f"{user} = {printable(split.folders[user] if name == f'user {user}' else name)}"
+             for user, name in split.names.items() if user_number(split.folders[user]) != user]
+    users = f"{len(split.users)} users" + (f" ({shortened(named)})" if named else "")
+    return f"split: {users}, images of each: {', '.join(described)} ({how})"
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from groundwork.errors import InputError
 from groundwork.preparation import Preparation
 from microdoppler.data.class_names import default_names, read_names
 from microdoppler.data.spectrograms import find_classes
-from microdoppler.data.split import Split
+from microdoppler.data.split import Split, describe
 from microdoppler.data.split_file import SplitOptions, open_split
 from microdoppler.data.synthetic_sets import find_synthetic
 from microdoppler.figures.axes import PictureAxes, axes_of_data, known_axes
@@ -62,6 +62,15 @@ def test_a_split_keeps_its_names_until_others_are_given(gestures, tmp_path):
     assert named.names == {1: "hello", 2: "swipe 2", 3: "swipe 10"}
     kept = open_split(path, gestures, OPTIONS).split
     assert kept.names == named.names and kept.identity() == named.identity()
+
+
+def test_the_line_of_the_split_says_which_number_is_whose_where_folders_do_not(gestures, tmp_path):
+    for name, options in (("a", OPTIONS), ("b", replace(OPTIONS, class_folders=False))):
+        split = open_split(tmp_path / name, gestures, options).split
+        assert describe(split).startswith("split: 3 users (1 = Wave, 2 = swipe 2, 3 = swipe 10), images of each: ")
+    for number, folder in enumerate(("Wave", "swipe 2", "swipe 10"), 1):
+        (gestures / folder).rename(gestures / f"ID_{number}")
+    assert describe(open_split(tmp_path / "c", gestures, OPTIONS).split).startswith("split: 3 users, images of each: ")
 
 
 def test_splits_from_before_there_were_names_are_read(tmp_path):
